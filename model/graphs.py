@@ -1,0 +1,253 @@
+"""The model cut into five graphs with different clocks (docs/mathematics.md).
+
+    text_encoder, vae_encoder, conditioner   once an edit
+    unet                                     once a step
+    vae_decoder                              once an edit
+
+Every input and output is float32 (or int64), whatever the precision inside, so that a runtime
+needs no half-precision arrays. Shape letters, used throughout:
+
+    B images   T texts   R rewards   S steps   P U-Net inputs before the text differs   N branches
+    L text length (77)   D text width   C = block_out_channels[0]   h×w latents = H/8 × W/8 pixels
+    Σt channels of all timestep biases   Σk channels of all text keys and values
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from ..errors import MRCError
+from .rewards import HEADS
+from .unet import MRCUNet
+
+
+class TextEncoder(nn.Module):
+    """Token ids `[T, L]` int64 → states `[T, L, D]`, pooled `[T, D]`."""
+
+    def __init__(self, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.text_encoder(input_ids)
+        return output.last_hidden_state.float(), output.pooler_output.float()
+
+
+class VaeEncoder(nn.Module):
+    """Images `[B, 3, H, W]` in -1…1 → source latents `[B, 4, h, w]`: the mode, unscaled."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        moments = self.vae.encode(images.to(self.vae.dtype)).latent_dist
+        return (moments.mode().float(),)
+
+
+class VaeDecoder(nn.Module):
+    """Latents `[B, 4, h, w]` → images `[B, 3, H, W]`, about -1…1."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def forward(self, latents: Tensor) -> tuple[Tensor]:
+        latents = latents / self.vae.config.scaling_factor
+        return (self.vae.decode(latents.to(self.vae.dtype)).sample.float(),)
+
+
+def resnets(unet: MRCUNet) -> list[ResnetBlock2D]:
+    """All ResNets in the order of the forward pass."""
+    return [resnet for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks) for resnet in block.resnets]
+
+
+def cross_attentions(unet: MRCUNet) -> list[Attention]:
+    """All cross-attentions in the order of the forward pass."""
+    blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+    transformers = [transformer for block in blocks for transformer in getattr(block, "attentions", ())]
+    return [layer.attn2 for transformer in transformers for layer in transformer.transformer_blocks]
+
+
+class Conditioner(nn.Module):
+    """Everything in the loop that depends on texts, rewards and timesteps alone.
+
+    Text keys and values of all cross-attentions, the timestep bias of every ResNet for every
+    (step, reward), and the reward attention folded to a gate: with two keys, softmax is a sigmoid,
+    and `dense(attention(x)) = base + update · σ(gate · x + gate_bias)`, one gate a head.
+    """
+
+    def __init__(self, unet: MRCUNet) -> None:
+        super().__init__()
+        self.unet = unet
+
+    def forward(
+        self, timesteps: Tensor, text_states: Tensor, reward_scores: Tensor | None = None,
+        reward_text: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:  # fmt: skip
+        """Timesteps `[S]`, states `[T, L, D]`, scores `[R, 3]`, pooled reward texts `[R, D]` →
+        time_bias `[S, R, Σt]`, text_kv `[T, L, Σk]`, then with rewards gate `[R, 8, C]`,
+        gate_bias `[R, 8, 1]`, base `[R, C, 1]`, update `[R, C, 8]`; R = 1 without rewards.
+        """
+        unet = self.unet
+        text_kv = torch.cat(
+            [project(text_states) for attention in cross_attentions(unet) for project in (attention.to_k, attention.to_v)],
+            dim=-1,
+        )  # fmt: skip
+        emb = unet.time_embedding(unet.time_proj(timesteps))[:, None]
+        folded: tuple[Tensor, ...] = ()
+        if unet.rewards:
+            bias, tokens = unet.reward_embedding(reward_scores, reward_text)
+            emb = emb + bias
+            folded = self.fold(tokens)
+        emb = F.silu(emb)
+        time_bias = torch.cat([resnet.time_emb_proj(emb) for resnet in resnets(unet)], dim=-1)
+        return time_bias, text_kv, *folded
+
+    def fold(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        attention = self.unet.ca["attention"]
+        query, key, value = (attention["self"][name] for name in ("query", "key", "value"))
+        dense = attention["output"]["dense"]
+        size = query.out_features // HEADS  # channels a head
+        key0, key1 = key(tokens).unflatten(2, (HEADS, size)).unbind(1)  # each [R, 8, size]
+        value0, value1 = value(tokens).unflatten(2, (HEADS, size)).unbind(1)
+        difference = (key0 - key1) / size**0.5
+        gate = torch.einsum("rhd,hdc->rhc", difference, query.weight.unflatten(0, (HEADS, size)))
+        gate_bias = torch.einsum("rhd,hd->rh", difference, query.bias.unflatten(0, (HEADS, size)))
+        base = dense(value1.flatten(1))
+        update = torch.einsum("chd,rhd->rch", dense.weight.unflatten(1, (HEADS, size)), value0 - value1)
+        return gate, gate_bias[..., None], base[..., None], update
+
+
+class UNetStep(nn.Module):
+    """One step of the U-Net with guidance: the same modules as `MRCUNet`, called for speed.
+
+    Branches share what comes before the first cross-attention (P inputs, N branches), and are
+    combined before `conv_out`, which is linear.
+    """
+
+    def __init__(self, unet: MRCUNet) -> None:
+        super().__init__()
+        if not hasattr(unet.down_blocks[0], "attentions"):
+            raise MRCError("the first down block has no cross-attention; MRC is built on CrossAttnDownBlock2D")
+        self.unet = unet
+
+    def forward(
+        self, sample: Tensor, branch: Tensor, guidance: Tensor, time_bias: Tensor, text_kv: Tensor,
+        *folded: Tensor,
+    ) -> tuple[Tensor]:  # fmt: skip
+        """Predict the guided noise.
+
+        Args:
+            sample: `[P, 8, h, w]`, scaled latents and source latents.
+            branch: `[N]` int64, the row of `sample` each branch continues.
+            guidance: `[B, N]`, weight of each branch in each image's noise.
+            time_bias: `[P, Σt]`, text_kv: `[N, L, Σk]`, folded: as from `Conditioner`, P for R.
+
+        Returns:
+            Guided noise `[B, 4, h, w]`.
+        """
+        unet = self.unet
+        dtype = unet.conv_in.weight.dtype
+        hidden = unet.conv_in(sample.to(dtype))
+        if unet.rewards:
+            hidden = self.reward_block(hidden, *(tensor.to(dtype) for tensor in folded))
+        channels = [resnet.out_channels for resnet in resnets(unet)]
+        shared_bias = time_bias.to(dtype)[..., None, None].split(channels, dim=1)
+        biases = iter(bias[branch] for bias in shared_bias)
+        keys_values = iter(
+            text_kv.to(dtype).split([attention.inner_dim for attention in cross_attentions(unet) for _ in "kv"], dim=2)
+        )
+
+        first = unet.down_blocks[0]
+        skips = [hidden[branch]]
+        next(biases)  # the first ResNet runs on the P shared inputs
+        hidden = resnet_block(first.resnets[0], hidden, shared_bias[0])
+        hidden = transformer(first.attentions[0], hidden, keys_values, branch)
+        skips.append(hidden)
+        for block in unet.down_blocks:
+            for i, resnet in enumerate(block.resnets):
+                if block is first and i == 0:
+                    continue
+                hidden = resnet_block(resnet, hidden, next(biases))
+                if hasattr(block, "attentions"):
+                    hidden = transformer(block.attentions[i], hidden, keys_values)
+                skips.append(hidden)
+            for downsampler in block.downsamplers or ():
+                hidden = downsampler(hidden)
+                skips.append(hidden)
+
+        hidden = resnet_block(unet.mid_block.resnets[0], hidden, next(biases))
+        for attention, resnet in zip(unet.mid_block.attentions, unet.mid_block.resnets[1:], strict=True):
+            hidden = resnet_block(resnet, transformer(attention, hidden, keys_values), next(biases))
+
+        for block in unet.up_blocks:
+            for i, resnet in enumerate(block.resnets):
+                hidden = resnet_block(resnet, torch.cat([hidden, skips.pop()], dim=1), next(biases))
+                if hasattr(block, "attentions"):
+                    hidden = transformer(block.attentions[i], hidden, keys_values)
+            for upsampler in block.upsamplers or ():
+                hidden = upsampler(hidden, skips[-1].shape[2:])
+
+        hidden = F.silu(unet.conv_norm_out(hidden)).float()
+        guided = (guidance @ hidden.flatten(1)).unflatten(1, hidden.shape[1:])
+        return (unet.conv_out(guided.to(dtype)).float(),)
+
+    def reward_block(self, hidden: Tensor, gate: Tensor, gate_bias: Tensor, base: Tensor, update: Tensor) -> Tensor:
+        x = self.unet.reward_positions(hidden)
+        positions = x.transpose(1, 2)  # [P, C, h·w]
+        attended = base + update @ torch.sigmoid(gate @ positions + gate_bias)
+        return self.unet.reward_residual(hidden, x, attended.transpose(1, 2))
+
+
+def resnet_block(block: ResnetBlock2D, hidden: Tensor, time_bias: Tensor) -> Tensor:
+    """`block` with its timestep projection `[*, C, 1, 1]` already computed."""
+    inner = block.conv1(F.silu(block.norm1(hidden))) + time_bias
+    inner = block.conv2(F.silu(block.norm2(inner)))
+    shortcut = hidden if block.conv_shortcut is None else block.conv_shortcut(hidden)
+    return (shortcut + inner) / block.output_scale_factor
+
+
+def transformer(
+    block: Transformer2DModel, hidden: Tensor, keys_values: Iterator[Tensor], branch: Tensor | None = None
+) -> Tensor:
+    """`block` with text keys and values already computed.
+
+    With `branch`, the P inputs become N branches right before the first cross-attention.
+    """
+    height, width = hidden.shape[2:]
+    residual = hidden
+    x = block.norm(hidden)
+    if block.use_linear_projection:
+        x = block.proj_in(x.flatten(2).transpose(1, 2))
+    else:
+        x = block.proj_in(x).flatten(2).transpose(1, 2)
+    for layer in block.transformer_blocks:
+        normed = layer.norm1(x)
+        attention = layer.attn1
+        x = x + attend(attention, normed, attention.to_k(normed), attention.to_v(normed))
+        if branch is not None:
+            x, residual, branch = x[branch], residual[branch], None
+        x = x + attend(layer.attn2, layer.norm2(x), next(keys_values), next(keys_values))
+        x = x + layer.ff(layer.norm3(x))
+    if block.use_linear_projection:
+        x = block.proj_out(x).transpose(1, 2).unflatten(2, (height, width))
+    else:
+        x = block.proj_out(x.transpose(1, 2).unflatten(2, (height, width)))
+    return x + residual
+
+
+def attend(attention: Attention, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Multi-head attention of positions `[N, HW, C]` to `key` and `value` `[N, L, C']`."""
+    query, key, value = (
+        tensor.unflatten(2, (attention.heads, -1)).transpose(1, 2) for tensor in (attention.to_q(x), key, value)
+    )
+    mixed = F.scaled_dot_product_attention(query, key, value)
+    return attention.to_out[0](mixed.transpose(1, 2).flatten(2))

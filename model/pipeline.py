@@ -1,0 +1,94 @@
+"""The eager pipeline, as plain as the paper: the ground truth for every export and every kernel.
+
+Shapes: B images of H×W pixels, latents h×w = H/8×W/8, text length 77, width D.
+"""
+
+import torch
+from diffusers import SchedulerMixin
+
+from ..errors import MRCError
+from .checkpoint import Checkpoint
+
+NO_FAULTS = "None; None; None"
+
+
+@torch.no_grad()
+def encode_text(checkpoint: Checkpoint, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Text states `[B, 77, D]` and pooled states `[B, D]`; longer texts are cut at 77 tokens."""
+    length = checkpoint.text_encoder.config.max_position_embeddings
+    ids = checkpoint.tokenizer(
+        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids
+    output = checkpoint.text_encoder(ids.to(checkpoint.text_encoder.device))
+    return output.last_hidden_state, output.pooler_output
+
+
+@torch.no_grad()
+def encode_image(checkpoint: Checkpoint, images: torch.Tensor) -> torch.Tensor:
+    """Images `[B, 3, H, W]` in -1…1 → source latents `[B, 4, h, w]`: the mode, unscaled."""
+    return checkpoint.vae.encode(images).latent_dist.mode()
+
+
+@torch.no_grad()
+def decode_latents(checkpoint: Checkpoint, latents: torch.Tensor) -> torch.Tensor:
+    """Latents `[B, 4, h, w]` → images `[B, 3, H, W]`, about -1…1."""
+    return checkpoint.vae.decode(latents / checkpoint.vae.config.scaling_factor).sample
+
+
+@torch.no_grad()
+def edit_latents(
+    checkpoint: Checkpoint,
+    images: torch.Tensor,
+    instructions: list[str],
+    generators: list[torch.Generator],
+    *,
+    reward_scores: tuple[float, float, float] = (5.0, 5.0, 5.0),
+    reward_text: str = NO_FAULTS,
+    num_inference_steps: int = 30,
+    guidance_scale: float = 7.5,
+    image_guidance_scale: float = 1.5,
+    scheduler: SchedulerMixin | None = None,
+) -> torch.Tensor:
+    """Denoise one edit an image with all three guidance branches, as released.
+
+    Args:
+        images: `[B, 3, H, W]` in -1…1, sides multiples of 8.
+        instructions: B texts.
+        generators: B CPU generators, one an image, so that results do not depend on the batch.
+        scheduler: a diffusers scheduler; the checkpoint's own by default.
+
+    Returns:
+        Final latents `[B, 4, h, w]`.
+    """
+    if not len(images) == len(instructions) == len(generators):
+        raise MRCError(f"{len(images)} images, {len(instructions)} instructions, {len(generators)} generators: give B")
+    scheduler = scheduler or checkpoint.scheduler
+    states, _ = encode_text(checkpoint, instructions + [""] * len(images))
+    text, empty = states.chunk(2)
+    text = torch.cat([text, empty, empty])
+    source = encode_image(checkpoint, images)
+    source = torch.cat([source, source, torch.zeros_like(source)])
+    rewards = {}
+    if checkpoint.unet.rewards:
+        pooled = encode_text(checkpoint, [reward_text])[1]
+        rewards = {
+            "reward_scores": torch.tensor([reward_scores], dtype=torch.float32).expand(len(text), 3),
+            "reward_text_embeds": pooled.expand(len(text), -1),
+        }
+
+    scheduler.set_timesteps(num_inference_steps)
+    shape = (1, checkpoint.vae.config.latent_channels, *source.shape[2:])
+    latents = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+    latents = latents.to(source.dtype) * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        sample = scheduler.scale_model_input(torch.cat([latents] * 3), timestep)
+        noise = checkpoint.unet(torch.cat([sample, source], dim=1), timestep, text, **rewards)
+        with_text, with_image, with_none = noise.chunk(3)
+        guided = (
+            with_none
+            + guidance_scale * (with_text - with_image)
+            + image_guidance_scale * (with_image - with_none)
+        )
+        extra = {"generator": generators} if "EulerAncestral" in type(scheduler).__name__ else {}
+        latents = scheduler.step(guided, timestep, latents, **extra).prev_sample
+    return latents

@@ -1,0 +1,86 @@
+"""The MRC U-Net: diffusers' Stable Diffusion U-Net and the reward condition (released `unet/`)."""
+
+import inspect
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from ..errors import MRCError
+from .rewards import RewardConditioning
+
+DOWN_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D"}
+UP_BLOCKS = {"CrossAttnUpBlock2D", "UpBlock2D"}
+
+
+class MRCUNet(RewardConditioning, UNet2DConditionModel):
+    """InstructPix2Pix U-Net with rewards.
+
+    Takes the keywords of diffusers' `UNet2DConditionModel` (a released `unet/config.json` without
+    its underscored entries). `rewards=False` gives a plain InstructPix2Pix U-Net.
+
+    Raises:
+        MRCError: a keyword that diffusers does not know, or a block type outside SD 1.x.
+    """
+
+    def __init__(self, rewards: bool = True, **config: object) -> None:
+        if unknown := sorted(config.keys() - inspect.signature(UNet2DConditionModel.__init__).parameters.keys()):
+            raise MRCError(f"unet config has unknown entries {unknown}; remove them or update diffusers")
+        blocks = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
+        if other := sorted(blocks - DOWN_BLOCKS - UP_BLOCKS):
+            raise MRCError(f"unet config has blocks {other}; MRC is built on {sorted(DOWN_BLOCKS | UP_BLOCKS)}")
+        super().__init__(**config)
+        self.rewards = rewards
+        if rewards:
+            self.build_rewards(
+                self.config.block_out_channels[0], self.config.cross_attention_dim, self.config.norm_num_groups
+            )
+
+    def forward(
+        self,
+        sample: torch.Tensor,
+        timestep: torch.Tensor | float,
+        encoder_hidden_states: torch.Tensor,
+        reward_scores: torch.Tensor | None = None,
+        reward_text_embeds: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Predict the noise.
+
+        Args:
+            sample: `[B, 8, h, w]`, scaled noisy latents and source latents.
+            timestep: scalar or `[B]`, 0–1000.
+            encoder_hidden_states: `[B, 77, D]`, the instruction's text states.
+            reward_scores: `[B, 3]`, raw 0–5: following, preserving, quality.
+            reward_text_embeds: `[B, D]`, pooled text states of the reward text.
+
+        Returns:
+            `[B, 4, h, w]`, of the sample's dtype.
+
+        Raises:
+            MRCError: rewards missing, or given to a checkpoint that has none.
+        """
+        if self.rewards != (reward_scores is not None) or self.rewards != (reward_text_embeds is not None):
+            need = "needs both reward_scores and reward_text_embeds" if self.rewards else "has no reward modules"
+            raise MRCError(f"this U-Net {need}; pass {'both' if self.rewards else 'neither'}")
+
+        emb = self.time_embedding(self.get_time_embed(sample, timestep))
+        hidden = self.conv_in(sample)
+        if self.rewards:
+            bias, tokens = self.reward_embedding(reward_scores, reward_text_embeds)
+            emb = emb + bias
+            x = self.reward_positions(hidden)
+            hidden = self.reward_residual(hidden, x, self.reward_attention(x, tokens))
+
+        def text(block: torch.nn.Module) -> dict[str, torch.Tensor]:
+            return {"encoder_hidden_states": encoder_hidden_states} if hasattr(block, "attentions") else {}
+
+        skips = (hidden,)
+        for block in self.down_blocks:
+            hidden, more = block(hidden, temb=emb, **text(block))
+            skips += more
+        hidden = self.mid_block(hidden, emb, encoder_hidden_states=encoder_hidden_states)
+        for block in self.up_blocks:
+            used = len(block.resnets)
+            skips, taken = skips[:-used], skips[-used:]
+            size = skips[-1].shape[2:] if skips else None
+            hidden = block(hidden, temb=emb, res_hidden_states_tuple=taken, upsample_size=size, **text(block))
+        return self.conv_out(self.conv_act(self.conv_norm_out(hidden)))
