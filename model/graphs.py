@@ -160,16 +160,16 @@ class UNetStep(nn.Module):
         if unet.rewards:
             hidden = self.reward_block(hidden, *(tensor.to(dtype) for tensor in folded))
         channels = [resnet.out_channels for resnet in resnets(unet)]
-        shared_bias = time_bias.to(dtype)[..., None, None].split(channels, dim=1)
-        biases = iter(bias[branch] for bias in shared_bias)
+        time_bias = time_bias.to(dtype)[..., None, None]
+        biases = iter(time_bias.index_select(0, branch).split(channels, dim=1))
         keys_values = iter(
             text_kv.to(dtype).split([attention.inner_dim for attention in cross_attentions(unet) for _ in "kv"], dim=2)
         )
 
         first = unet.down_blocks[0]
-        skips = [hidden[branch]]
+        skips = [hidden.index_select(0, branch)]
         next(biases)  # the first ResNet runs on the P shared inputs
-        hidden = resnet_block(first.resnets[0], hidden, shared_bias[0])
+        hidden = resnet_block(first.resnets[0], hidden, time_bias[:, : channels[0]])
         hidden = transformer(first.attentions[0], hidden, keys_values, branch)
         skips.append(hidden)
         for block in unet.down_blocks:
@@ -234,7 +234,7 @@ def transformer(
         attention = layer.attn1
         x = x + attend(attention, normed, attention.to_k(normed), attention.to_v(normed))
         if branch is not None:
-            x, residual, branch = x[branch], residual[branch], None
+            x, residual, branch = x.index_select(0, branch), residual.index_select(0, branch), None
         x = x + attend(layer.attn2, layer.norm2(x), next(keys_values), next(keys_values))
         x = x + layer.ff(layer.norm3(x))
     if block.use_linear_projection:

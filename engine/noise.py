@@ -1,0 +1,46 @@
+"""Gaussian noise with the very numbers of torch's CPU generator, drawn by numpy.
+
+torch fills a float32 tensor of 16 or more values from MT19937 (seeded with `init_genrand`): the low
+24 bits of each output make a uniform value, and Box–Muller turns 16 of them at a time into
+normals (torch/aten/src/ATen/native/cpu/DistributionTemplates.h, `normal_fill`).
+"""
+
+import math
+
+import numpy as np
+
+GROUP = 16  # values a Box–Muller group: 8 radii, 8 angles
+
+
+def generator(seed: int) -> np.random.RandomState:
+    """The state of `torch.Generator("cpu").manual_seed(seed)`; torch uses the low 32 bits too."""
+    return np.random.RandomState(seed % 2**32)
+
+
+def normal(state: np.random.RandomState, shape: tuple[int, ...]) -> np.ndarray:
+    """What `torch.randn(shape, generator=…)` returns: float32, the state advanced as torch does.
+
+    Raises:
+        ValueError: fewer than 16 values, which torch draws in another way.
+    """
+    count = math.prod(shape)
+    if count < GROUP:
+        raise ValueError(f"shape {shape} has {count} values; torch's sequence is reproduced from {GROUP} on")
+    values = uniform(state, count)
+    whole = count // GROUP * GROUP
+    values[:whole] = box_muller(values[:whole])
+    if count % GROUP:  # torch draws the last sixteen anew
+        values[-GROUP:] = box_muller(uniform(state, GROUP))
+    return values.reshape(shape)
+
+
+def uniform(state: np.random.RandomState, count: int) -> np.ndarray:
+    bits = state.randint(0, 2**32, count, dtype=np.uint32)
+    return (bits & 0xFFFFFF).astype(np.float32) * np.float32(2**-24)
+
+
+def box_muller(uniforms: np.ndarray) -> np.ndarray:
+    first, second = np.moveaxis(uniforms.reshape(-1, 2, GROUP // 2), 1, 0)
+    radius = np.sqrt(-2 * np.log(1 - first))
+    angle = np.float32(2 * math.pi) * second
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()

@@ -1,0 +1,29 @@
+"""The shared library of native CPU kernels."""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+from ..errors import MRCError
+from . import __path__ as folders  # an editable install has two: the sources and the build
+
+LIBRARY = "libmrc_kernels.so"
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Load the library once.
+
+    Raises:
+        MRCError: it was not built, which `pip install` does.
+    """
+    for folder in folders:
+        path = Path(folder) / LIBRARY
+        if path.is_file():
+            return ctypes.CDLL(str(path))
+    raise MRCError(f"{LIBRARY} is in none of {list(folders)}; run `pip install .` to build the native kernels")
+
+
+def pointer(array, kind: type = ctypes.c_float) -> ctypes.c_void_p | None:
+    """Address of a C-contiguous array's first element, None for None."""
+    return None if array is None else array.ctypes.data_as(ctypes.POINTER(kind))
