@@ -1,0 +1,85 @@
+"""`mrc-edit`: edit one image from the command line."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from ..errors import MRCError, run_command
+from .backends import BACKENDS, state_of
+from .engine import Engine
+from .sampling import SAMPLERS
+
+
+def arguments() -> argparse.ArgumentParser:
+    states = "\n".join(f"  {name:13}{state_of(name)}" for name in BACKENDS)
+    parser = argparse.ArgumentParser(
+        prog="mrc-edit",
+        description="Edit an image by an instruction.",
+        epilog=f"backends:\n{states}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, help="checkpoint or export folder")
+    parser.add_argument("image", type=Path)
+    parser.add_argument("instruction")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="image file to write, format by its ending")
+    parser.add_argument("--reward", default="5,5,5", metavar="F,P,Q", help="following, preserving, quality, 0 to 5")
+    parser.add_argument("--reward-text", metavar="TEXT", help="what may go wrong; none by default")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--guidance", type=float, default=7.5, help="weight of the instruction, from 1")
+    parser.add_argument("--image-guidance", type=float, default=1.5, help="weight of the source image, from 1")
+    parser.add_argument("--scheduler", choices=list(SAMPLERS), default="euler_ancestral")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same edit")
+    parser.add_argument("--resolution", type=int, default=512, help="pixels of the longer side; 0 keeps the size")
+    parser.add_argument("--backend", default="auto", metavar="NAME", help="one of those below (default: auto)")
+    parser.add_argument("--json", action="store_true", help="print seed, size and timings as JSON")
+    return parser
+
+
+def edit(args: argparse.Namespace) -> None:
+    if args.output.suffix.lower() not in Image.registered_extensions():
+        raise MRCError(f"{args.output} has no image format's ending; write to .png, .jpg or .webp")
+    try:
+        scores = [float(score) for score in args.reward.split(",")]
+    except ValueError:
+        raise MRCError(f"--reward is {args.reward!r}; give three numbers such as 5,5,5") from None
+    engine = Engine.from_pretrained(args.model, args.backend)
+    result = engine.edit(
+        args.image,
+        args.instruction,
+        reward_scores=scores,
+        reward_text=args.reward_text,
+        num_inference_steps=args.steps,
+        guidance_scale=args.guidance,
+        image_guidance_scale=args.image_guidance,
+        scheduler=args.scheduler,
+        seed=args.seed,
+        resolution=args.resolution or None,
+    )
+    save(result.images[0], args.output)
+    total = sum(result.timings.values())
+    if args.json:
+        size = list(result.images[0].size)
+        print(json.dumps({"output": str(args.output), "seed": result.seed, "size": size, "seconds": result.timings}))
+    else:
+        print(f"{args.output}: seed {result.seed}, {total:.1f} s")
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Write an image whole or not at all."""
+    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    try:
+        image.save(partial)
+        partial.replace(path)
+    except OSError as error:
+        raise MRCError(f"{path} cannot be written ({error}); choose another place") from None
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def main() -> None:
+    args = arguments().parse_args()
+    sys.exit(run_command(lambda: edit(args)))

@@ -1,0 +1,71 @@
+"""The denoising loop. It knows nothing of backends: it calls one object by keywords."""
+
+from collections.abc import Callable
+
+import numpy as np
+from tqdm import tqdm
+
+from ..errors import MRCError
+from ..kernels.guided_step import guided_step
+from .backends import Backend
+from .noise import normal
+from .plan import Plan
+from .sampling import SamplerTable
+
+
+def denoise(
+    backend: Backend,
+    conditions: object,
+    plan: Plan,
+    source: np.ndarray,
+    table: SamplerTable,
+    states: list[np.random.RandomState],
+    on_step: Callable[[int, np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Denoise B images.
+
+    Args:
+        conditions: what `backend.conditioner` returned.
+        source: `[B, 4, h, w]` float32 source latents.
+        states: B noise generators.
+        on_step: called with the step and the latents `[B, 4, h, w]`; what it returns goes on.
+
+    Returns:
+        Final latents `[B, 4, h, w]` float32.
+    """
+    latents = draw(states, source.shape) * np.float32(table.initial_scale)
+    data = np.zeros_like(latents)
+    seen = np.where(plan.has_image[:, None, None, None], source[plan.item], np.float32(0))
+    sample = np.concatenate([latents[plan.item] * np.float32(table.input_scale[0]), seen], axis=1)
+    steps = len(table.timesteps)
+    for step in tqdm(range(steps), desc="edit", unit="step", leave=False, disable=None):
+        noise, weights = backend.unet(
+            conditions=conditions, step=step, sample=sample, branch=plan.branch, guidance=plan.guidance
+        )
+        check_finite(noise, f"unet at step {step + 1} of {steps}")
+        guided_step(
+            noise, weights, latents, data,
+            fresh=draw(states, source.shape) if table.ancestral else None,
+            coefficients=table.coefficients[step],
+            data_coefficients=table.data[step],
+            input_scale=table.input_scale[min(step + 1, steps - 1)],
+            item=plan.item,
+            sample=sample,
+        )  # fmt: skip
+        changed = on_step(step, latents)
+        if changed is not latents:
+            latents = np.ascontiguousarray(changed, dtype=np.float32).reshape(source.shape)
+            sample[:, : latents.shape[1]] = latents[plan.item] * np.float32(
+                table.input_scale[min(step + 1, steps - 1)]
+            )
+    return latents
+
+
+def draw(states: list[np.random.RandomState], shape: tuple[int, ...]) -> np.ndarray:
+    """One tensor an image, each from its own generator, so that a batch changes no image."""
+    return np.concatenate([normal(state, (1, *shape[1:])) for state in states])
+
+
+def check_finite(array: np.ndarray, phase: str) -> None:
+    if not np.isfinite(array).all():
+        raise MRCError(f"{phase} gave NaN or infinity; export with --dtype float32, or check the checkpoint")

@@ -1,0 +1,92 @@
+"""From checked arguments to what the loop computes: which branches, on which inputs, at which weight.
+
+The guided noise is a weighted sum over branches (docs/mathematics.md):
+
+    s_T · ε(text, image)  +  (s_I - s_T) · ε("", image)  +  (1 - s_I) · ε("", no image)
+
+Equal branches are merged and branches of weight zero are left out, both exactly.
+"""
+
+import math
+import numbers
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import MRCError
+
+NO_FAULTS = "None; None; None"  # the reward text that asks for an edit without faults
+BEST = (5.0, 5.0, 5.0)
+PERSPECTIVES = ("following", "preserving", "quality")
+Reward = tuple[tuple[float, float, float], str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """B images, P U-Net inputs (latents with or without the source image), N branches.
+
+    Attributes:
+        texts: distinct instructions; rewards: distinct (scores, text).
+        item: `[P]`, the image of each input; has_image: `[P]`, whether it sees the source.
+        reward: `[P]`, index into `rewards`.
+        branch: `[N]`, the input of each branch; text: `[N]`, index into `texts`.
+        guidance: `[B, N]` float32, weight of each branch in each image's noise.
+    """
+
+    texts: list[str]
+    rewards: list[Reward]
+    item: np.ndarray
+    has_image: np.ndarray
+    reward: np.ndarray
+    branch: np.ndarray
+    text: np.ndarray
+    guidance: np.ndarray
+
+
+def make_plan(instructions: list[str], rewards: list[Reward], guidance: float, image_guidance: float) -> Plan:
+    """Plan one denoising pass over B instructions with their rewards."""
+    weights: dict[tuple[int, str, bool], float] = {}  # (image, text, sees the source) → weight
+    for i, instruction in enumerate(instructions):
+        for text, image, weight in (
+            (instruction, True, guidance),
+            ("", True, image_guidance - guidance),
+            ("", False, 1 - image_guidance),
+        ):
+            weights[i, text, image] = weights.get((i, text, image), 0.0) + weight
+    branches = [key for key, weight in weights.items() if weight]
+    inputs = list(dict.fromkeys((i, image) for i, _, image in branches))
+    texts = list(dict.fromkeys(text for _, text, _ in branches))
+    distinct = list(dict.fromkeys(rewards))
+    matrix = np.zeros((len(instructions), len(branches)), dtype=np.float32)
+    for n, key in enumerate(branches):
+        matrix[key[0], n] = weights[key]
+    return Plan(
+        texts=texts,
+        rewards=distinct,
+        item=np.array([i for i, _ in inputs]),
+        has_image=np.array([image for _, image in inputs]),
+        reward=np.array([distinct.index(rewards[i]) for i, _ in inputs]),
+        branch=np.array([inputs.index((i, image)) for i, _, image in branches]),
+        text=np.array([texts.index(text) for _, text, _ in branches]),
+        guidance=matrix,
+    )
+
+
+def check_guidance(value: object, name: str) -> float:
+    if not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 1:
+        raise MRCError(f"{name} is {value!r}; give a number from 1 (no guidance) up")
+    return float(value)
+
+
+def check_reward(scores: object, text: object) -> Reward:
+    """Three finite scores from 0 to 5 and a text."""
+    if not isinstance(scores, Sequence | np.ndarray) or isinstance(scores, str) or len(scores) != 3:
+        raise MRCError(f"reward_scores is {scores!r}; give three numbers: {', '.join(PERSPECTIVES)}")
+    for name, score in zip(PERSPECTIVES, scores, strict=True):
+        if not isinstance(score, numbers.Real) or isinstance(score, bool) or not 0 <= score <= 5:
+            raise MRCError(f"the reward score for {name} is {score!r}; give a number from 0 to 5")
+    if text is not None and not isinstance(text, str):
+        raise MRCError(f"reward_text is {text!r}; give a text such as {NO_FAULTS!r}")
+    first, second, third = (float(score) for score in scores)
+    return (first, second, third), NO_FAULTS if text is None else text
