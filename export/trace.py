@@ -1,0 +1,103 @@
+"""PyTorch graphs to ONNX, with every dynamic dimension of `engine.contract` left open."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from ..engine.contract import DYNAMIC, INTEGERS, io
+from ..engine.manifest import Artifact
+from ..model import Checkpoint
+from ..model.graphs import Conditioner, TextEncoder, UNetStep, VaeDecoder, VaeEncoder, cross_attentions, resnets
+from ..model.rewards import HEADS
+
+OPSET = 23  # the first that keeps GroupNormalization and Attention whole in half precision
+# Sizes of the traced example. All differ, so that no two dynamic dimensions are taken for one.
+EXAMPLE = {
+    "batch": 2, "texts": 3, "rewards": 4, "steps": 5, "inputs": 4, "branches": 6,
+    "height": 128, "width": 192, "rows": 16, "columns": 24,
+}  # fmt: skip
+
+
+def constants(checkpoint: Checkpoint) -> dict[str, int]:
+    """The contract's dimensions that are constants of the model."""
+    unet = checkpoint.unet
+    return {
+        "length": checkpoint.text_encoder.config.max_position_embeddings,
+        "text_width": unet.config.cross_attention_dim,
+        "latent_channels": unet.config.out_channels,
+        "sample_channels": unet.config.in_channels,
+        "channels": unet.config.block_out_channels[0],
+        "heads": HEADS,
+        "time_channels": sum(resnet.out_channels for resnet in resnets(unet)),
+        "key_channels": 2 * sum(attention.inner_dim for attention in cross_attentions(unet)),
+    }
+
+
+def graph(checkpoint: Checkpoint, role: str) -> torch.nn.Module:
+    """The module that graph `role` traces; it shares the checkpoint's parameters."""
+    match role:
+        case "text_encoder":
+            return TextEncoder(checkpoint.text_encoder)
+        case "vae_encoder":
+            return VaeEncoder(checkpoint.vae)
+        case "vae_decoder":
+            return VaeDecoder(checkpoint.vae)
+        case "conditioner":
+            return Conditioner(checkpoint.unet)
+        case _:
+            return UNetStep(checkpoint.unet)
+
+
+@torch.no_grad()
+def trace(checkpoint: Checkpoint, role: str, precision: str, folder: Path, path: str) -> Artifact:
+    """Write graph `role` to `folder / path` (with its weights beside it) and describe it."""
+    constant = constants(checkpoint)
+    inputs, outputs = io(role, checkpoint.unet.rewards)
+    sizes = EXAMPLE | constant
+    example, dynamic = [], []
+    for name, dims in inputs.items():
+        shape = [sizes[dim] if isinstance(dim, str) else dim for dim in dims]
+        example.append(torch.zeros(shape, dtype=torch.int64) if name in INTEGERS else torch.rand(shape))
+        dynamic.append({i: torch.export.Dim.DYNAMIC for i, dim in enumerate(dims) if dim in DYNAMIC})
+    if role == "unet" and checkpoint.unet.rewards:  # forward(…, *folded)
+        fixed = len(inputs) - 4
+        dynamic = [*dynamic[:fixed], tuple(dynamic[fixed:])]
+    (folder / path).parent.mkdir(parents=True)
+    with quiet_exporter():
+        program = torch.onnx.export(
+            graph(checkpoint, role).eval(),
+            tuple(example),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=tuple(dynamic),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            verbose=False,
+        )
+        program.save(folder / path, external_data=True)
+
+    def described(side: dict) -> dict[str, list]:
+        return {
+            name: ["int64" if name in INTEGERS else "float32", *(constant.get(dim, dim) for dim in dims)]
+            for name, dims in side.items()
+        }
+
+    return Artifact(role, "onnx", precision, path, described(inputs), described(outputs))
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Without the exporter's notes on optional packages and on its own internals."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
