@@ -1,6 +1,6 @@
 """Images in and out: anything Pillow opens → float arrays in -1…1 → Pillow or numpy again."""
 
-import math
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -57,8 +57,8 @@ def check_pixels(width: int, height: int, name: str) -> None:
 def to_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float32)
-        image = Image.fromarray((values / 257 if values.max() > 255 else values).clip(0, 255).round().astype(np.uint8))
+        values = np.asarray(image, dtype=np.float32) / (257 if image.mode.startswith("I") else 1)
+        image = Image.fromarray(np.nan_to_num(values).clip(0, 255).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -66,13 +66,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def fitted_size(width: int, height: int, resolution: int) -> tuple[int, int]:
+def fitted_size(width: int, height: int, resolution: int) -> tuple[int, ...]:
     """Width and height as the released scripts choose them: longer side near `resolution`,
     both multiples of 64."""
-    short = min(width, height)
-    factor = resolution / max(width, height)
-    factor = math.ceil(short * factor / MULTIPLE) * MULTIPLE / short
-    return tuple(max(MULTIPLE, int(side * factor) // MULTIPLE * MULTIPLE) for side in (width, height))
+    short, long = min(width, height), max(width, height)
+    short_side = -(-short * resolution // (long * MULTIPLE)) * MULTIPLE  # rounded up
+    factor = Fraction(short_side, short)
+    return tuple(int(side * factor) // MULTIPLE * MULTIPLE for side in (width, height))
 
 
 def fit(image: Image.Image, resolution: int | None, multiple: int) -> Image.Image:

@@ -206,8 +206,8 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
         checkpoint.text_encoder.config.save_pretrained(out / "text_encoder")
         text_state = {"text_model." + key: value for key, value in checkpoint.text_encoder.state_dict().items()}
         write_weights(text_state, out / "text_encoder" / WEIGHTS["text_encoder"])
-        checkpoint.tokenizer.save_vocabulary(str(make(out / "tokenizer")))
         checkpoint.tokenizer.save_pretrained(out / "tokenizer")
+        checkpoint.tokenizer.backend_tokenizer.model.save(str(out / "tokenizer"))  # vocab.json, merges.txt
         checkpoint.scheduler.save_pretrained(out / "scheduler")
         index = {
             "_class_name": "StableDiffusionInstructPix2PixPipeline",
@@ -225,15 +225,9 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
         (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def make(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
 def write_weights(state: dict[str, torch.Tensor], path: Path) -> None:
-    safetensors.torch.save_file(
-        {key: value.contiguous() for key, value in state.items()}, make(path.parent) / path.name, {"format": "pt"}
-    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    safetensors.torch.save_file({key: value.contiguous() for key, value in state.items()}, path, {"format": "pt"})
 
 
 def checkpoint_digest(folder: str | Path) -> str:

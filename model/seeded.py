@@ -1,0 +1,106 @@
+"""A small checkpoint with seeded random weights, for tests and for trying the tools without a model.
+
+    python -m mrc.model.seeded OUT
+
+It has every part of a released checkpoint; its edits are noise.
+"""
+
+import argparse
+import sys
+import zlib
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ..errors import run_command
+from .checkpoint import Checkpoint, Module, save_checkpoint
+from .unet import MRCUNet
+
+TEXT_WIDTH = 64
+
+
+def seeded_checkpoint(rewards: bool = True) -> Checkpoint:
+    """The checkpoint in memory: a 1 M-parameter U-Net over two levels, an 8× VAE, a byte tokenizer."""
+    tokenizer = byte_tokenizer()
+    unet = MRCUNet(
+        rewards=rewards,
+        sample_size=32,
+        in_channels=8,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(32, 64),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=TEXT_WIDTH,
+        attention_head_dim=8,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(32, 32, 32, 32),
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        scaling_factor=0.18215,
+        sample_size=256,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=2 * TEXT_WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            projection_dim=TEXT_WIDTH,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    scheduler = EulerAncestralDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+    return Checkpoint(seeded(unet), seeded(vae), seeded(text_encoder), tokenizer, scheduler)
+
+
+@torch.no_grad()
+def seeded(module: Module) -> Module:
+    """Fill every parameter from a generator seeded by its key, scaled by its fan-in."""
+    for key, value in module.state_dict().items():
+        if value.is_floating_point():
+            generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+            noise = torch.randn(value.shape, generator=generator)
+            if value.ndim > 1:
+                value.copy_(noise / noise[0].numel() ** 0.5)
+            else:
+                value.copy_(0.1 * noise + (1.0 if key.endswith("weight") else 0.0))
+    return module.eval().requires_grad_(False)
+
+
+def byte_tokenizer() -> CLIPTokenizer:
+    """CLIP's tokenizer with an empty merge list: one token a byte, 514 in all."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = [chr(256 + n) for n in range(256 - len(printable))]
+    characters = [chr(byte) for byte in printable] + others
+    words = [*characters, *(c + "</w>" for c in characters), "<|startoftext|>", "<|endoftext|>"]
+    special = {f"{kind}_token": "<|endoftext|>" for kind in ("eos", "unk", "pad")}
+    return CLIPTokenizer(
+        vocab={word: i for i, word in enumerate(words)},
+        merges=[],
+        bos_token="<|startoftext|>",
+        model_max_length=77,
+        **special,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m mrc.model.seeded", description="Write a random checkpoint.")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--plain", action="store_true", help="InstructPix2Pix, without rewards")
+    args = parser.parse_args()
+    sys.exit(run_command(lambda: save_checkpoint(seeded_checkpoint(rewards=not args.plain), args.out)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Shared models. `MRC_REFERENCE` names the folder of golden data; tests that need it skip without."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = Path(os.environ.get("MRC_REFERENCE", ROOT.parent / "shared" / "reference"))
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    if not (REFERENCE / "unet_slim.npz").is_file():
+        pytest.skip(f"no golden data at {REFERENCE}; set MRC_REFERENCE to its folder")
+    return REFERENCE
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory) -> Path:
+    """A seeded 1 M-parameter checkpoint folder."""
+    from mrc.model import save_checkpoint
+    from mrc.model.seeded import seeded_checkpoint
+
+    folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
+    save_checkpoint(seeded_checkpoint(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny) -> Path:
+    from mrc.export.exporter import export
+
+    export(tiny, tiny.parent / "exported")
+    return tiny.parent / "exported"
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory) -> Path:
+    """The same without rewards: a plain InstructPix2Pix checkpoint."""
+    from mrc.model import save_checkpoint
+    from mrc.model.seeded import seeded_checkpoint
+
+    folder = tmp_path_factory.mktemp("plain") / "checkpoint"
+    save_checkpoint(seeded_checkpoint(rewards=False), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def slim(reference, tmp_path_factory) -> Path:
+    """The released layout with an 85 M-parameter U-Net, written by the reference's own script."""
+    folder = tmp_path_factory.mktemp("slim") / "checkpoint"
+    script = reference / "make_checkpoint.py"
+    subprocess.run([sys.executable, str(script), "slim", str(folder)], cwd=reference, check=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def eager(tiny):
+    from mrc.engine import Engine
+
+    return Engine.from_pretrained(tiny)
+
+
+@pytest.fixture(scope="session")
+def engine(tiny_export):
+    from mrc.engine import Engine
+
+    return Engine.from_pretrained(tiny_export)
+
+
+@pytest.fixture(scope="session")
+def photo() -> np.ndarray:
+    """`[128, 64, 3]` uint8."""
+    return np.random.RandomState(7).randint(0, 256, (128, 64, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def error():
+    """Relative error of two arrays."""
+    return lambda found, expected: float(np.linalg.norm(found - expected) / np.linalg.norm(expected))

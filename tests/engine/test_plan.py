@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from mrc.engine.plan import BEST, NO_FAULTS, check_guidance, check_reward, make_plan
+from mrc.errors import MRCError
+
+REWARD = (BEST, NO_FAULTS)
+
+
+def branches(plan):
+    return {
+        (int(plan.item[p]), plan.texts[t], bool(plan.has_image[p])): plan.guidance[:, n].sum()
+        for n, (p, t) in enumerate(zip(plan.branch, plan.text, strict=True))
+    }
+
+
+def test_three_branches_share_two_inputs():
+    plan = make_plan(["snow"], [REWARD], 7.5, 1.5)
+    assert branches(plan) == {(0, "snow", True): 7.5, (0, "", True): -6.0, (0, "", False): -0.5}
+    assert len(plan.item) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "guidance", "image_guidance", "expected"),
+    [
+        ("snow", 7.5, 1.0, {(0, "snow", True): 7.5, (0, "", True): -6.5}),
+        ("snow", 1.5, 1.5, {(0, "snow", True): 1.5, (0, "", False): -0.5}),
+        ("snow", 1.0, 1.0, {(0, "snow", True): 1.0}),
+        ("", 7.5, 1.5, {(0, "", True): 1.5, (0, "", False): -0.5}),
+        ("", 7.5, 1.0, {(0, "", True): 1.0}),
+    ],
+)
+def test_weightless_branches_drop_out(text, guidance, image_guidance, expected):
+    assert branches(make_plan([text], [REWARD], guidance, image_guidance)) == expected
+
+
+def test_a_batch_shares_texts_and_rewards():
+    plan = make_plan(["snow", "rain", "snow"], [REWARD, ((1.0, 2.0, 3.0), "x"), REWARD], 7.5, 1.5)
+    assert plan.texts == ["snow", "", "rain"]
+    assert len(plan.rewards) == 2
+    np.testing.assert_array_equal(plan.reward[plan.item == 1], [1, 1])
+    np.testing.assert_allclose(plan.guidance.sum(axis=1), 1.0)
+
+
+@pytest.mark.parametrize("value", [0.99, -1, float("nan"), float("inf"), "7", None])
+def test_bad_guidance(value):
+    with pytest.raises(MRCError, match="guidance_scale"):
+        check_guidance(value, "guidance_scale")
+
+
+@pytest.mark.parametrize(
+    "scores", [(5, 5), (5, 5, 5, 5), (), 5, "555", (5, 5, 5.01), (-0.1, 5, 5), (5, float("nan"), 5), (5, "5", 5), None]
+)
+def test_bad_scores(scores):
+    with pytest.raises(MRCError, match="reward"):
+        check_reward(scores, None)
+
+
+def test_scores_may_be_a_numpy_array():
+    assert check_reward(np.array([0, 2.5, 5]), "x") == ((0.0, 2.5, 5.0), "x")

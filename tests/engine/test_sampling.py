@@ -1,0 +1,84 @@
+import diffusers
+import numpy as np
+import pytest
+import torch
+from mrc.engine.noise import generator, normal
+from mrc.engine.sampling import SAMPLERS, sampler_table
+from mrc.errors import MRCError
+
+CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+DIFFUSERS = {
+    "euler": (diffusers.EulerDiscreteScheduler, {}),
+    "euler_ancestral": (diffusers.EulerAncestralDiscreteScheduler, {}),
+    "ddim": (diffusers.DDIMScheduler, {"clip_sample": False}),
+    "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {}),
+}
+
+
+def predict(x, timestep):
+    """A nonlinear noise predictor that numpy and torch compute alike."""
+    return 0.5 * x + 0.3 * x[..., ::-1].copy() * np.cos(float(timestep)) + np.tanh(x)
+
+
+def run_table(table, seed, shape):
+    state = generator(seed)
+    x = normal(state, shape) * table.initial_scale
+    data = np.zeros(shape)
+    for i, timestep in enumerate(table.timesteps):
+        noise = predict(x * table.input_scale[i], timestep)
+        fresh = normal(state, shape) if table.ancestral else 0.0
+        (a, b, c, e), (p, q) = table.coefficients[i], table.data[i]
+        x, data = a * x + b * noise + c * data + e * fresh, p * x + q * noise
+    return x
+
+
+def run_diffusers(scheduler, steps, seed, shape, ancestral):
+    """The scheduler in float64, its noise drawn in float32 as the pipeline's is."""
+    random = torch.Generator().manual_seed(seed)
+    scheduler.set_timesteps(steps)
+    x = torch.randn(shape, generator=random).double() * scheduler.init_noise_sigma
+    for timestep in scheduler.timesteps:
+        noise = torch.from_numpy(predict(scheduler.scale_model_input(x, timestep).numpy(), timestep))
+        extra = {"generator": random} if ancestral else {}
+        x = scheduler.step(noise.float() if ancestral else noise, timestep, x, **extra).prev_sample
+    return x.numpy()
+
+
+@pytest.mark.parametrize("spacing", [None, "linspace", "leading", "trailing"])
+@pytest.mark.parametrize("steps", [5, 20, 30])
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_sampler_agrees_with_diffusers(name, steps, spacing, error):
+    config = CONFIG | ({"timestep_spacing": spacing} if spacing else {})
+    kind, extra = DIFFUSERS[name]
+    shape = (1, 4, 9, 7)
+    expected = run_diffusers(kind(**config, **extra), steps, 3, shape, name == "euler_ancestral")
+    found = run_table(sampler_table(name, config, steps), 3, shape)
+    assert error(found, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("name", list(SAMPLERS))
+def test_timesteps_are_those_of_diffusers(name):
+    kind, extra = DIFFUSERS[name]
+    scheduler = kind(**CONFIG, **extra)
+    scheduler.set_timesteps(13)
+    np.testing.assert_allclose(sampler_table(name, CONFIG, 13).timesteps, scheduler.timesteps.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1001, 2.0, "4", None])
+def test_bad_step_counts(steps):
+    with pytest.raises(MRCError, match="num_inference_steps"):
+        sampler_table("euler", CONFIG, steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "word"),
+    [
+        ("heun", {}, "scheduler"),
+        ("euler", {"prediction_type": "v_prediction"}, "epsilon"),
+        ("euler", {"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule"),
+        ("euler", {"timestep_spacing": "other"}, "timestep_spacing"),
+    ],
+)
+def test_unsupported_schedules_are_named(name, change, word):
+    with pytest.raises(MRCError, match=word):
+        sampler_table(name, CONFIG | change, 4)
