@@ -124,7 +124,7 @@ def measure(folders: dict[str, Path], size: int, steps: int, rounds: int) -> dic
 
 def table(report: dict[str, dict]) -> str:
     head = ("backend", *PHASES, "edit", "speed-up", "load", "memory", "error", "PSNR")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for name, entry in report.items():
         seconds = [f"{entry['seconds'][phase] * 1e3:.1f} ms" for phase in (*PHASES, "edit")]
         decibels = "equal" if entry["psnr_db"] is None else f"{entry['psnr_db']:.1f} dB"
@@ -133,8 +133,9 @@ def table(report: dict[str, dict]) -> str:
              f"{entry['peak_bytes'] / 1e9:.2f} GB", f"{entry['latents_relative_error']:.1e}", decibels)
         )  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, " | ".join("-" * width for width in widths))
+    return "\n".join(f"| {line} |" for line in lines)
 
 
 def plot(report: dict[str, dict], title: str, path: Path) -> None:
@@ -145,7 +146,7 @@ def plot(report: dict[str, dict], title: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 1.2 + 0.7 * len(report)), layout="constrained")
-    for y, (name, entry) in enumerate(report.items()):
+    for y, entry in enumerate(report.values()):
         left = 0.0
         parts = {phase: entry["seconds"][phase] for phase in ("text", "encode", "condition")}
         rest = entry["seconds"]["edit"] - sum(parts.values()) - entry["seconds"]["decode"]
@@ -183,7 +184,7 @@ def run(args: argparse.Namespace) -> None:
     if args.rounds < 1 or args.steps < 1 or args.size < 64:
         raise MRCError("--rounds and --steps are at least 1, --size at least 64")
     if names[0] != "eager":
-        raise MRCError(f"the first of --backends is {names[0]}; speed and fidelity are told against eager, put it first")
+        raise MRCError(f"--backends begins with {names[0]}; all is told against eager, so put that first")
     with tempfile.TemporaryDirectory() as scratch:
         exported = args.export
         if exported is None and any(BACKENDS[name].reads == "export" for name in names):

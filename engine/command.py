@@ -83,3 +83,7 @@ def save(image: Image.Image, path: Path) -> None:
 def main() -> None:
     args = arguments().parse_args()
     sys.exit(run_command(lambda: edit(args)))
+
+
+if __name__ == "__main__":
+    main()

@@ -7,15 +7,17 @@ model. Everything is float32, but for the names in INTEGERS.
 DYNAMIC = {"batch", "texts", "rewards", "steps", "inputs", "branches", "height", "width", "rows", "columns"}
 INTEGERS = {"input_ids", "branch"}
 
-REWARD_INPUTS = {"reward_scores": ("rewards", 3), "reward_text": ("rewards", "text_width")}
-FOLDED = {  # the reward attention, see docs/mathematics.md
+Dims = tuple[str | int, ...]
+
+REWARD_INPUTS: dict[str, Dims] = {"reward_scores": ("rewards", 3), "reward_text": ("rewards", "text_width")}
+FOLDED: dict[str, Dims] = {  # the reward attention, see docs/mathematics.md
     "gate": ("rewards", "heads", "channels"),
     "gate_bias": ("rewards", "heads", 1),
     "base": ("rewards", "channels", 1),
     "update": ("rewards", "channels", "heads"),
 }
 
-INPUTS = {
+INPUTS: dict[str, dict[str, Dims]] = {
     "text_encoder": {"input_ids": ("texts", "length")},
     "vae_encoder": {"images": ("batch", 3, "height", "width")},
     "vae_decoder": {"latents": ("batch", "latent_channels", "rows", "columns")},
@@ -34,7 +36,7 @@ INPUTS = {
     },
 }
 
-OUTPUTS = {
+OUTPUTS: dict[str, dict[str, Dims]] = {
     "text_encoder": {"states": ("texts", "length", "text_width"), "pooled": ("texts", "text_width")},
     "vae_encoder": {"latents": ("batch", "latent_channels", "rows", "columns")},
     "vae_decoder": {"images": ("batch", 3, "height", "width")},
@@ -45,8 +47,6 @@ OUTPUTS = {
     },
     "unet": {"noise": ("batch", "latent_channels", "rows", "columns")},
 }
-
-Dims = tuple[str | int, ...]
 
 
 def io(role: str, rewards: bool) -> tuple[dict[str, Dims], dict[str, Dims]]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..errors import MRCError
 from .backends import Backend, load_backend
@@ -35,7 +35,7 @@ class EditResult:
         step_seconds: seconds of every denoising step.
     """
 
-    images: Sequence[Image.Image] | Sequence[np.ndarray] | np.ndarray
+    images: Any
     seed: int | list[int]
     timings: dict[str, float] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
@@ -141,7 +141,7 @@ class Engine:
             result.images = [(to_pil if output_type == "pil" else to_unit)(output) for output in outputs]
         return result
 
-    def rewards(self, scores: object, text: object, count: int) -> list[Reward]:
+    def rewards(self, scores: Any, text: Any, count: int) -> list[Reward]:
         """Checked rewards, one an image."""
         many = is_list(scores) and len(scores) > 0 and is_list(scores[0])
         all_scores = spread(list(scores) if many else [scores], count, "reward_scores")
@@ -187,14 +187,12 @@ class Engine:
 
         clock = time.perf_counter()
 
-        def on_step(step: int, latents: np.ndarray) -> np.ndarray:
+        def on_step(step: int, latents: np.ndarray) -> np.ndarray | None:
             nonlocal clock
             result.step_seconds.append(time.perf_counter() - clock)
-            if callback is not None:
-                changed = callback(self, step, float(table.timesteps[step]), {"latents": latents}) or {}
-                latents = changed.get("latents", latents)
+            changed = callback(self, step, float(table.timesteps[step]), {"latents": latents}) if callback else None
             clock = time.perf_counter()
-            return latents
+            return (changed or {}).get("latents")
 
         with timed(result, "denoise"):
             return denoise(backend, conditions, plan, source, table, [generator(s) for s in seeds], on_step)

@@ -66,13 +66,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def fitted_size(width: int, height: int, resolution: int) -> tuple[int, ...]:
+def fitted_size(width: int, height: int, resolution: int) -> tuple[int, int]:
     """Width and height as the released scripts choose them: longer side near `resolution`,
     both multiples of 64."""
     short, long = min(width, height), max(width, height)
     short_side = -(-short * resolution // (long * MULTIPLE)) * MULTIPLE  # rounded up
     factor = Fraction(short_side, short)
-    return tuple(int(side * factor) // MULTIPLE * MULTIPLE for side in (width, height))
+    fitted = [int(side * factor) // MULTIPLE * MULTIPLE for side in (width, height)]
+    return fitted[0], fitted[1]
 
 
 def fit(image: Image.Image, resolution: int | None, multiple: int) -> Image.Image:

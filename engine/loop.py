@@ -20,7 +20,7 @@ def denoise(
     source: np.ndarray,
     table: SamplerTable,
     states: list[np.random.RandomState],
-    on_step: Callable[[int, np.ndarray], np.ndarray],
+    on_step: Callable[[int, np.ndarray], np.ndarray | None],
 ) -> np.ndarray:
     """Denoise B images.
 
@@ -28,7 +28,7 @@ def denoise(
         conditions: what `backend.conditioner` returned.
         source: `[B, 4, h, w]` float32 source latents.
         states: B noise generators.
-        on_step: called with the step and the latents `[B, 4, h, w]`; what it returns goes on.
+        on_step: called with the step and the latents `[B, 4, h, w]`; may return others to go on with.
 
     Returns:
         Final latents `[B, 4, h, w]` float32.
@@ -43,21 +43,22 @@ def denoise(
             conditions=conditions, step=step, sample=sample, branch=plan.branch, guidance=plan.guidance
         )
         check_finite(noise, f"unet at step {step + 1} of {steps}")
+        next_scale = table.input_scale[min(step + 1, steps - 1)]
         guided_step(
             noise, weights, latents, data,
             fresh=draw(states, source.shape) if table.ancestral else None,
             coefficients=table.coefficients[step],
             data_coefficients=table.data[step],
-            input_scale=table.input_scale[min(step + 1, steps - 1)],
+            input_scale=next_scale,
             item=plan.item,
             sample=sample,
         )  # fmt: skip
-        changed = on_step(step, latents)
-        if changed is not latents:
-            latents = np.ascontiguousarray(changed, dtype=np.float32).reshape(source.shape)
-            sample[:, : latents.shape[1]] = latents[plan.item] * np.float32(
-                table.input_scale[min(step + 1, steps - 1)]
-            )
+        replaced = on_step(step, latents)
+        if replaced is not None:
+            if np.shape(replaced) != source.shape:
+                raise MRCError(f"the callback returned latents {np.shape(replaced)}; give {source.shape}")
+            latents = np.array(replaced, dtype=np.float32)
+            sample[:, : source.shape[1]] = latents[plan.item] * np.float32(next_scale)
     return latents
 
 

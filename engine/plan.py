@@ -11,6 +11,7 @@ import math
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,18 +74,18 @@ def make_plan(instructions: list[str], rewards: list[Reward], guidance: float, i
     )
 
 
-def check_guidance(value: object, name: str) -> float:
+def check_guidance(value: Any, name: str) -> float:
     if not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 1:
         raise MRCError(f"{name} is {value!r}; give a number from 1 (no guidance) up")
     return float(value)
 
 
-def check_reward(scores: object, text: object) -> Reward:
+def check_reward(scores: Any, text: Any) -> Reward:
     """Three finite scores from 0 to 5 and a text."""
     if not isinstance(scores, Sequence | np.ndarray) or isinstance(scores, str) or len(scores) != 3:
         raise MRCError(f"reward_scores is {scores!r}; give three numbers: {', '.join(PERSPECTIVES)}")
     for name, score in zip(PERSPECTIVES, scores, strict=True):
-        if not isinstance(score, numbers.Real) or isinstance(score, bool) or not 0 <= score <= 5:
+        if not isinstance(score, numbers.Real) or isinstance(score, bool) or not 0 <= float(score) <= 5:
             raise MRCError(f"the reward score for {name} is {score!r}; give a number from 0 to 5")
     if text is not None and not isinstance(text, str):
         raise MRCError(f"reward_text is {text!r}; give a text such as {NO_FAULTS!r}")

@@ -55,3 +55,7 @@ def export(args: argparse.Namespace) -> None:
 def main() -> None:
     args = arguments().parse_args()
     sys.exit(run_command(lambda: export(args)))
+
+
+if __name__ == "__main__":
+    main()

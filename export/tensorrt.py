@@ -104,9 +104,7 @@ def available() -> str:
     Raises:
         MRCError: none can be imported.
     """
-    child = subprocess.run(
-        [sys.executable, "-m", __name__, "--version"], capture_output=True, text=True, check=False
-    )
+    child = subprocess.run([sys.executable, "-m", __name__, "--version"], capture_output=True, text=True, check=False)
     if child.returncode:
         raise MRCError((child.stderr.strip().splitlines() or [f"TensorRT crashed on import; {INSTALL}"])[-1])
     return child.stdout.strip()

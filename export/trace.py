@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -58,7 +59,8 @@ def trace(checkpoint: Checkpoint, role: str, precision: str, folder: Path, path:
     constant = constants(checkpoint)
     inputs, outputs = io(role, checkpoint.unet.rewards)
     sizes = EXAMPLE | constant
-    example, dynamic = [], []
+    example: list[torch.Tensor] = []
+    dynamic: list[Any] = []
     for name, dims in inputs.items():
         shape = [sizes[dim] if isinstance(dim, str) else dim for dim in dims]
         example.append(torch.zeros(shape, dtype=torch.int64) if name in INTEGERS else torch.rand(shape))

@@ -97,10 +97,8 @@ class Conditioner(nn.Module):
         gate_bias `[R, 8, 1]`, base `[R, C, 1]`, update `[R, C, 8]`; R = 1 without rewards.
         """
         unet = self.unet
-        text_kv = torch.cat(
-            [project(text_states) for attention in cross_attentions(unet) for project in (attention.to_k, attention.to_v)],
-            dim=-1,
-        )  # fmt: skip
+        projections = [project for layer in cross_attentions(unet) for project in (layer.to_k, layer.to_v)]
+        text_kv = torch.cat([project(text_states) for project in projections], dim=-1)
         emb = unet.time_embedding(unet.time_proj(timesteps))[:, None]
         folded: tuple[Tensor, ...] = ()
         if unet.rewards:
@@ -148,7 +146,7 @@ class UNetStep(nn.Module):
         Args:
             sample: `[P, 8, h, w]`, scaled latents and source latents.
             branch: `[N]` int64, the row of `sample` each branch continues.
-            guidance: `[B, N]`, weight of each branch in each image's noise.
+            guidance: `[B, N]`, weight of each branch in each image's noise; rows sum to one.
             time_bias: `[P, Σt]`, text_kv: `[N, L, Σk]`, folded: as from `Conditioner`, P for R.
 
         Returns:

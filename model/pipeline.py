@@ -84,11 +84,7 @@ def edit_latents(
         sample = scheduler.scale_model_input(torch.cat([latents] * 3), timestep)
         noise = checkpoint.unet(torch.cat([sample, source], dim=1), timestep, text, **rewards)
         with_text, with_image, with_none = noise.chunk(3)
-        guided = (
-            with_none
-            + guidance_scale * (with_text - with_image)
-            + image_guidance_scale * (with_image - with_none)
-        )
+        guided = with_none + guidance_scale * (with_text - with_image) + image_guidance_scale * (with_image - with_none)
         extra = {"generator": generators} if "EulerAncestral" in type(scheduler).__name__ else {}
         latents = scheduler.step(guided, timestep, latents, **extra).prev_sample
     return latents

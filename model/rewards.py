@@ -25,9 +25,7 @@ def reward_cross_attention(channels: int) -> nn.ModuleDict:
     """Parameters of one post-norm BERT layer whose keys and values are the reward tokens (`ca`)."""
 
     def output() -> nn.ModuleDict:
-        return nn.ModuleDict(
-            {"dense": nn.Linear(channels, channels), "LayerNorm": nn.LayerNorm(channels, eps=1e-12)}
-        )
+        return nn.ModuleDict({"dense": nn.Linear(channels, channels), "LayerNorm": nn.LayerNorm(channels, eps=1e-12)})
 
     projections = nn.ModuleDict({name: nn.Linear(channels, channels) for name in ("query", "key", "value")})
     return nn.ModuleDict(

@@ -1,6 +1,7 @@
 """The MRC U-Net: diffusers' Stable Diffusion U-Net and the reward condition (released `unet/`)."""
 
 import inspect
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -22,7 +23,7 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         MRCError: a keyword that diffusers does not know, or a block type outside SD 1.x.
     """
 
-    def __init__(self, rewards: bool = True, **config: object) -> None:
+    def __init__(self, rewards: bool = True, **config: Any) -> None:
         if unknown := sorted(config.keys() - inspect.signature(UNet2DConditionModel.__init__).parameters.keys()):
             raise MRCError(f"unet config has unknown entries {unknown}; remove them or update diffusers")
         blocks = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}

@@ -37,7 +37,7 @@ def replace_folder(target: Path) -> Iterator[Path]:
 def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()

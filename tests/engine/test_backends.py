@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import pytest
+
 from mrc.engine import Engine
 from mrc.engine.backends import BACKENDS, state_of
 from mrc.errors import MRCError

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from mrc.engine import Engine
 from mrc.errors import MRCError
 from mrc.model.pipeline import decode_latents, edit_latents
-from PIL import Image
 
 STEPS = {"num_inference_steps": 4, "resolution": None}
 LATENT = {**STEPS, "output_type": "latent"}
@@ -15,7 +16,12 @@ LATENT = {**STEPS, "output_type": "latent"}
 def pipeline_latents(engine, photo, text, seed, **options):
     image = torch.from_numpy(photo).permute(2, 0, 1)[None] / 127.5 - 1
     return edit_latents(
-        engine.backend.checkpoint, image, [text], [torch.Generator().manual_seed(seed)], num_inference_steps=4, **options
+        engine.backend.checkpoint,
+        image,
+        [text],
+        [torch.Generator().manual_seed(seed)],
+        num_inference_steps=4,
+        **options,
     ).numpy()
 
 
@@ -93,6 +99,7 @@ def test_the_same_seed_gives_the_same_edit_and_none_reports_one(engine, photo):
 
 def test_a_plain_checkpoint_edits_as_diffusers_does(plain, photo, error, tmp_path):
     from diffusers import StableDiffusionInstructPix2PixPipeline
+
     from mrc.export.exporter import export
 
     pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained(plain, safety_checker=None)
@@ -125,10 +132,11 @@ def test_the_callback_sees_every_step_and_may_replace_latents(engine, photo):
 def test_replaced_latents_enter_the_next_step(engine, photo, error):
     """Restarting from the latents of another run gives that run's end."""
     kept = []
-    other = engine.edit(
-        photo, "snow", seed=8, scheduler="euler", callback_on_step_end=lambda e, i, t, k: kept.append(k["latents"].copy()),
-        **LATENT,
-    ).images  # fmt: skip
+
+    def keep(engine, step, timestep, tensors):
+        kept.append(tensors["latents"].copy())
+
+    other = engine.edit(photo, "snow", seed=8, scheduler="euler", callback_on_step_end=keep, **LATENT).images
     found = engine.edit(
         photo, "snow", seed=3, scheduler="euler",
         callback_on_step_end=lambda e, i, t, k: {"latents": kept[1]} if i == 1 else None, **LATENT,

@@ -2,6 +2,7 @@ import json
 import shutil
 
 import pytest
+
 from mrc.engine import Engine
 from mrc.engine.manifest import confirmed, read_manifest
 from mrc.errors import MRCError
@@ -58,6 +59,7 @@ def test_a_link_out_of_the_folder_is_refused(copy, tmp_path):
 def test_external_data_out_of_the_folder_is_refused(copy, tmp_path):
     """A folder whose digests all fit, as an attacker would make it."""
     import onnx
+
     from mrc.files import file_digest
 
     shutil.copy(copy / "unet" / "model.onnx.data", tmp_path / "outside.data")

@@ -3,14 +3,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mrc.engine.noise import generator, normal
+
+SHAPES = st.lists(
+    st.tuples(st.integers(1, 3), st.just(4), st.integers(4, 24), st.integers(1, 24)), min_size=1, max_size=3
+)
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    seed=st.one_of(st.integers(0, 2**32 - 1), st.integers(-(2**63), 2**63 - 1)),
-    shapes=st.lists(st.tuples(st.integers(1, 3), st.just(4), st.integers(4, 24), st.integers(1, 24)), min_size=1, max_size=3),
-)  # fmt: skip
+@given(seed=st.one_of(st.integers(0, 2**32 - 1), st.integers(-(2**63), 2**63 - 1)), shapes=SHAPES)
 def test_noise_is_torchs(seed, shapes):
     ours, theirs = generator(seed), torch.Generator("cpu").manual_seed(seed)
     for shape in shapes:

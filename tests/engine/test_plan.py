@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from mrc.engine.plan import BEST, NO_FAULTS, check_guidance, check_reward, make_plan
 from mrc.errors import MRCError
 

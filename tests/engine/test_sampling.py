@@ -2,6 +2,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+
 from mrc.engine.noise import generator, normal
 from mrc.engine.sampling import SAMPLERS, sampler_table
 from mrc.errors import MRCError

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from mrc.kernels.guided_step import guided_step
 from mrc.kernels.guided_step.reference import guided_step as reference_step
 

@@ -1,0 +1,34 @@
+# make demo    export a checkpoint and edit a photograph; writes out/demo/before_after.png
+# make test    the whole test suite
+# make lint    formatting, lint and types
+# Each sets up .venv with what it needs; the second time that takes no time.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/csrc/*)
+
+demo: .venv/demo.stamp
+	$(BIN)/python -m mrc.demo out/demo
+
+test: .venv/dev.stamp
+	$(BIN)/python -m pytest
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv out build
+
+.venv/demo.stamp: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu,export]'
+	touch $@
+
+.venv/dev.stamp: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@ .venv/demo.stamp
+
+.PHONY: demo test lint clean

@@ -1,0 +1,164 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnx
+import pytest
+
+from mrc.engine import Engine
+from mrc.engine.contract import DYNAMIC, io
+from mrc.engine.manifest import read_manifest
+from mrc.errors import MRCError
+from mrc.export import exporter
+from mrc.export.exporter import export
+from mrc.export.validate import TOLERANCE, differences
+
+ROLES = {"text_encoder", "vae_encoder", "vae_decoder", "conditioner", "unet"}
+
+
+def test_the_manifest_describes_what_was_written(tiny_export):
+    manifest = read_manifest(tiny_export)
+    assert {artifact.role for artifact in manifest.artifacts} == ROLES
+    for artifact in manifest.artifacts:
+        model = onnx.load(tiny_export / artifact.path, load_external_data=False)
+        assert [value.name for value in model.graph.input] == list(artifact.inputs)
+        assert [value.name for value in model.graph.output] == list(artifact.outputs)
+        for value in model.graph.input:
+            for have, dim in zip(value.type.tensor_type.shape.dim, artifact.inputs[value.name][1:], strict=True):
+                assert (dim in DYNAMIC and have.dim_param) or have.dim_value == dim
+        assert 0 < artifact.difference <= 1e-4
+    assert manifest.geometry.rewards
+    assert manifest.scheduler == "euler_ancestral"
+
+
+def test_no_node_is_of_a_custom_operator(tiny_export):
+    for path in tiny_export.rglob("*.onnx"):
+        model = onnx.load(path, load_external_data=False)
+        assert {node.domain for node in model.graph.node} == {""}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-2), ("bfloat16", 5e-2)])
+def test_half_precision(tiny, tmp_path, photo, eager, error, dtype, tolerance):
+    manifest = export(tiny, tmp_path / "out", dtype=dtype)
+    assert all(a.difference is None or 1e-6 < a.difference <= tolerance for a in manifest.artifacts)
+    size = {a.role: (tmp_path / "out" / f"{a.path}.data").stat().st_size for a in manifest.artifacts[:5]}
+    full = {a.role: (tmp_path / "out" / f"{a.path}.data").stat().st_size for a in manifest.artifacts[5:]}
+    if dtype == "float16":
+        arguments = {"seed": 1, "resolution": None, "num_inference_steps": 3, "output_type": "latent"}
+        editor = Engine.from_pretrained(tmp_path / "out")
+        found = editor.edit(photo, "snow", **arguments).images
+        assert error(found, eager.edit(photo, "snow", **arguments).images) <= tolerance
+        assert size["vae_decoder"] < 0.6 * full["vae_decoder"]
+        overflow_is_retried_in_float32(editor, photo)
+    else:
+        with pytest.raises(MRCError, match="bfloat16"):
+            Engine.from_pretrained(tmp_path / "out")
+
+
+def overflow_is_retried_in_float32(editor, photo):
+    class Overflowing:
+        def run(self, names, feeds):
+            return [np.full((1, 3, 128, 64), np.inf, np.float32)]
+
+    editor.backend.sessions["vae_decoder"] = Overflowing()
+    image = editor.edit(photo, "snow", seed=1, resolution=None, num_inference_steps=1, output_type="np").images[0]
+    assert np.isfinite(image).all()
+
+
+def test_a_graph_far_from_eager_is_an_error(tmp_path):
+    want = [{role: np.ones(4) for role in ("text_encoder", "vae_encoder", "vae_decoder", "unet")}]
+    for value in (1 + 2 * TOLERANCE["float32"], np.nan):
+        have = [want[0] | {"unet": np.full(4, value)}]
+        with pytest.raises(MRCError, match="unet differs from eager"):
+            differences(want, have, "float32", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"dtype": "int4"}, "dtype"),
+        ({"sizes": (512, 256, 768)}, "sizes"),
+        ({"sizes": (100, 512, 768)}, "sizes"),
+        ({"max_batch": 0}, "max_batch"),
+    ],
+)
+def test_bad_options(tiny, tmp_path, options, word):
+    with pytest.raises(MRCError, match=word):
+        export(tiny, tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_export_folders_are_replaced(tiny, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("keep me")
+    with pytest.raises(MRCError, match="no export folder"):
+        export(tiny, tmp_path / "letters")
+    assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
+    for out in (tiny, tiny.parent):
+        with pytest.raises(MRCError, match="checkpoint"):
+            export(tiny, out)
+
+
+@pytest.mark.parametrize("stage", ["trace_all", "write_settings", "digests", "validate"])
+def test_a_failure_at_any_stage_leaves_nothing(tiny, tmp_path, monkeypatch, stage):
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    if stage != "trace_all":
+        monkeypatch.setattr(exporter, "trace_all", lambda *args: [])
+    monkeypatch.setattr(exporter, stage, fail)
+    with pytest.raises(OSError, match="No space"):
+        export(tiny, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_export_leaves_the_old_folder_usable(tiny, tiny_export, tmp_path, photo):
+    """SIGKILL at moments spread over the whole run; then an undisturbed one cleans up."""
+    import shutil
+
+    out = tmp_path / "out"
+    shutil.copytree(tiny_export, out)
+    before = (out / "manifest.json").read_bytes()
+    command = [sys.executable, "-m", "mrc.export.command", str(tiny), str(out)]
+    for seconds in (6.0, 10.0, 14.0, 18.0):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            time.sleep(seconds)
+            os.kill(process.pid, signal.SIGKILL)
+        if process.returncode == 0:
+            break
+        assert (out / "manifest.json").read_bytes() == before
+        Engine.from_pretrained(out).edit(photo, "snow", resolution=None, num_inference_steps=1)
+    subprocess.run(command, check=True, capture_output=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    Engine.from_pretrained(out).edit(photo, "snow", resolution=None, num_inference_steps=1)
+
+
+def test_the_command_prints_a_table_or_json(tiny_export, capsys):
+    from mrc.export.command import table
+
+    text = table(tiny_export, read_manifest(tiny_export))
+    assert all(role in text for role in ROLES)
+
+
+def test_the_command_says_what_is_wrong(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mrc.export.command", str(tmp_path), str(tmp_path / "out")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "error:" in done.stderr
+    assert "is not a checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_contract_names_every_dimension():
+    for rewards in (True, False):
+        for role in ROLES:
+            inputs, outputs = io(role, rewards)
+            assert inputs
+            assert outputs
+            assert json.dumps([inputs, outputs])

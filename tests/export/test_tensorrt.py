@@ -1,0 +1,48 @@
+"""TensorRT-RTX builds without a GPU; running its engines needs one."""
+
+import importlib.util
+import sys
+
+import pytest
+
+from mrc.engine.manifest import confirmed, read_manifest
+from mrc.errors import MRCError
+from mrc.export import tensorrt
+from mrc.export.exporter import export
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT-RTX is not installed (extra trt-rtx)"
+)
+
+
+@needs_rtx
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_every_graph_gets_an_engine(tiny, tmp_path, dtype):
+    out = tmp_path / "out"
+    export(tiny, out, dtype=dtype, trt=True, sizes=(64, 128, 256), max_batch=2)
+    manifest = read_manifest(out)
+    engines = [artifact for artifact in manifest.artifacts if artifact.runtime == "tensorrt_rtx"]
+    assert {engine.role for engine in engines} == {"text_encoder", "vae_encoder", "vae_decoder", "conditioner", "unet"}
+    confirmed(out, manifest, manifest.files)
+    for engine in engines:
+        assert (out / engine.path).stat().st_size > 10_000
+        assert engine.profile.keys() == engine.inputs.keys()
+    unet = next(engine for engine in engines if engine.role == "unet")
+    assert unet.profile["sample"] == {"min": [1, 8, 8, 8], "opt": [2, 8, 16, 16], "max": [4, 8, 32, 32]}
+    assert unet.profile["guidance"]["max"] == [2, 6]
+
+
+@needs_rtx
+def test_a_graph_that_tensorrt_refuses_is_an_error_in_its_words(tiny_export, tmp_path):
+    source = read_manifest(tiny_export).artifact("unet", "onnx")
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "model.onnx").write_bytes(b"not a model")
+    with pytest.raises(MRCError, match="could not build unet"):
+        tensorrt.build_engine(tmp_path, source, {})
+
+
+def test_no_tensorrt_says_what_to_install(monkeypatch):
+    for name in ("tensorrt", "tensorrt_rtx_bindings", "onnxruntime_ep_nv_tensorrt_rtx"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MRCError, match="pip install"):
+        tensorrt.load_tensorrt()
