@@ -7,12 +7,11 @@ Keys written by older libraries load: `text_model.` prefixes in the text encoder
 """
 
 import hashlib
-import inspect
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import diffusers
 import safetensors.torch
@@ -177,10 +176,9 @@ def fill(module: Module, state: dict[str, torch.Tensor], dtype: torch.dtype, fol
 def load_scheduler(folder: Path) -> diffusers.SchedulerMixin:
     config = read_json(folder / "scheduler_config.json")
     name = config.get("_class_name")
-    kind: Any = getattr(diffusers, name, None) if isinstance(name, str) and name.endswith("Scheduler") else None
-    if not (inspect.isclass(kind) and issubclass(kind, diffusers.SchedulerMixin)):
+    if not (isinstance(name, str) and name.endswith("Scheduler") and hasattr(diffusers, name)):
         raise MRCError(f"{folder}: _class_name is {name!r}, not a diffusers scheduler; restore the original file")
-    return kind.from_config(config)
+    return getattr(diffusers, name).from_config(config)
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:

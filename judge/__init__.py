@@ -1,0 +1,1 @@
+"""Scores an edit on the three perspectives. Empty in this version."""

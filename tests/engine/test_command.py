@@ -1,0 +1,75 @@
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrc.engine import command
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`mrc-edit` with arguments → exit status, stdout, stderr."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mrc-edit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_status:
+            command.main()
+        return exit_status.value.code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def picture(photo, tmp_path):
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+def test_the_command_is_the_engine(run, engine, tiny_export, picture, photo, tmp_path):
+    out = tmp_path / "edited.png"
+    options = ("--steps", 2, "--seed", 4, "--resolution", 0, "--reward", "5,2,5", "--scheduler", "euler", "--json")
+    status, stdout, _ = run(tiny_export, picture, "make it snow", "-o", out, *options)
+    assert status == 0
+    printed = json.loads(stdout)
+    assert (printed["seed"], printed["size"]) == (4, [64, 128])
+    expected = engine.edit(
+        photo,
+        "make it snow",
+        num_inference_steps=2,
+        seed=4,
+        resolution=None,
+        reward_scores=(5, 2, 5),
+        scheduler="euler",
+    )
+    np.testing.assert_array_equal(np.asarray(Image.open(out)), np.asarray(expected.images[0]))
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"-o": "edited.txt"}, "image format"),
+        ({"-o": "none/edited.png"}, "cannot be written"),
+        ({"--reward": "5,5"}, "reward_scores"),
+        ({"--reward": "best"}, "--reward"),
+        ({"--steps": "0"}, "num_inference_steps"),
+        ({"--guidance": "0.5"}, "guidance_scale"),
+        ({"--backend": "magic"}, "choose auto"),
+    ],
+)
+def test_bad_options_are_one_line_and_write_nothing(run, tiny_export, picture, tmp_path, change, word):
+    options = {"-o": "edited.png", "--steps": "1", "--resolution": "64"} | change
+    options["-o"] = str(tmp_path / options["-o"])
+    status, _, stderr = run(tiny_export, picture, "x", *(part for pair in options.items() for part in pair))
+    assert status == 2
+    assert stderr.count("\n") == 1
+    assert stderr.startswith("error: ")
+    assert word in stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+def test_help_lists_the_backends(run):
+    _, stdout, _ = run("--help")
+    assert "onnxruntime  available" in stdout
+    assert "openvino" in stdout

@@ -1,0 +1,59 @@
+"""Every command and example of the README, run as it stands."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+# `make test` is what runs this test; installing is tested by tests/test_install.py
+ELSEWHERE = {"make test", "make lint", "pip install '.[cpu]'"}
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[str]:
+    joined = "\n".join(blocks("sh")).replace("\\\n", " ")
+    lines = [line.split("  #")[0].strip() for line in joined.splitlines()]
+    return [line for line in lines if line and line not in ELSEWHERE]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copy(ROOT / "docs" / "chelsea.jpg", folder / "photo.jpg")
+    return folder
+
+
+def test_the_commands_run_in_order(folder):
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    assert len(commands()) >= 5
+    for command in commands():
+        where = ROOT if command.startswith("make ") else folder
+        done = subprocess.run(
+            command, shell=True, cwd=where, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    for name in ("edited.png", "latency.json", "latency.png"):
+        assert (folder / name).stat().st_size > 0
+    assert (ROOT / "out" / "demo" / "before_after.png").is_file()
+
+
+def test_the_python_examples_run(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert (folder / "exported").is_dir(), "the commands come first"
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), {})
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if not target.startswith("http"):
+            assert (ROOT / target).exists(), target
