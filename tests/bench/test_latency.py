@@ -13,23 +13,8 @@ def arguments(*given):
 
 def test_a_report_tells_speed_and_fidelity(tiny, tiny_export, tmp_path, capsys):
     report, picture = tmp_path / "latency.json", tmp_path / "latency.png"
-    latency.run(
-        arguments(
-            tiny,
-            "--export",
-            tiny_export,
-            "--size",
-            64,
-            "--steps",
-            2,
-            "--rounds",
-            3,
-            "--json",
-            report,
-            "--plot",
-            picture,
-        )
-    )
+    options = ("--size", 64, "--steps", 2, "--rounds", 3, "--json", report, "--plot", picture)
+    latency.run(arguments(tiny, "--export", tiny_export, *options))
     read = json.loads(report.read_text())
     assert read["settings"] == {"size": 64, "steps": 2, "rounds": 3}
     eager, onnx = read["backends"]["eager"], read["backends"]["onnxruntime"]
