@@ -40,8 +40,8 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def edit(args: argparse.Namespace) -> None:
-    if args.output.suffix.lower() not in Image.registered_extensions():
-        raise MRCError(f"{args.output} has no image format's ending; write to .png, .jpg or .webp")
+    if Image.registered_extensions().get(args.output.suffix.lower()) not in Image.SAVE:
+        raise MRCError(f"{args.output} has no ending of an image format to write; use .png, .jpg or .webp")
     try:
         scores = [float(score) for score in args.reward.split(",")]
     except ValueError:
@@ -74,7 +74,7 @@ def save(image: Image.Image, path: Path) -> None:
     try:
         image.save(partial)
         partial.replace(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise MRCError(f"{path} cannot be written ({error}); choose another place") from None
     finally:
         partial.unlink(missing_ok=True)

@@ -103,6 +103,8 @@ class Engine:
         images = [fit(load_image(one), resolution, self.backend.geometry.vae_scale) for one in as_list(image)]
         instructions = as_list(instruction)
         count = max(len(images), len(instructions))
+        if not count:
+            raise MRCError("image and instruction are empty lists; give at least one of each")
         images = spread(images, count, "image")
         instructions = spread(instructions, count, "instruction")
         for text in instructions:

@@ -9,6 +9,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import MRCError
 
 MAX_PIXELS = 64_000_000  # refused before decoding; a 64-megapixel photograph takes 192 MB as RGB
+MAX_SIDE = 4096  # of what is edited; self-attention grows with the square of the pixels
 MULTIPLE = 64  # of both sides, in the released scripts
 ImageLike = Image.Image | str | Path | np.ndarray
 
@@ -45,7 +46,10 @@ def load_image(image: ImageLike) -> Image.Image:
             raise MRCError(f"{image} cannot be decoded ({error}); the file is damaged") from None
     if isinstance(image, Image.Image):
         check_pixels(*image.size, "image")
-        return to_rgb(image)
+        try:
+            return to_rgb(image)
+        except (OSError, ValueError) as error:  # opened lazily: truncated, or closed since
+            raise MRCError(f"the image cannot be decoded ({error}); open it again from a whole file") from None
     raise MRCError(f"image is a {type(image).__name__}; give a Pillow image, a path or a uint8 array")
 
 
@@ -89,10 +93,11 @@ def fit(image: Image.Image, resolution: int | None, multiple: int) -> Image.Imag
                 f"multiples of {multiple}, so resize it or give a resolution"
             )
         return image
-    if not isinstance(resolution, int) or not MULTIPLE <= resolution <= 4096:
-        raise MRCError(f"resolution is {resolution!r}; give a whole number of pixels from {MULTIPLE} to 4096, or None")
+    if not isinstance(resolution, int) or not MULTIPLE <= resolution <= MAX_SIDE:
+        limits = f"{MULTIPLE} to {MAX_SIDE}"
+        raise MRCError(f"resolution is {resolution!r}; give a whole number of pixels from {limits}, or None")
     size = fitted_size(image.width, image.height, resolution)
-    if size[0] * size[1] > MAX_PIXELS:
+    if max(size) > MAX_SIDE:
         raise MRCError(f"a {image.width}×{image.height} image would become {size[0]}×{size[1]}; crop it first")
     return ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
 

@@ -153,7 +153,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def validate(folder: Path, manifest: Manifest, expected: list[dict]) -> dict[str, float]:
     """Run what was written, with ONNX Runtime; bfloat16 graphs, which it has no kernels for, widened."""
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix="widened-") as scratch:
         runnable = folder
         if manifest.precision == "bfloat16":
             runnable = Path(scratch)

@@ -9,6 +9,7 @@ Keys written by older libraries load: `text_model.` prefixes in the text encoder
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -64,12 +65,10 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> C
     with tqdm(total=3, desc="load checkpoint", leave=False, disable=None) as progress:
         unet = load_unet(folder / "unet", dtype)
         progress.update()
-        with init_empty_weights():
-            vae = AutoencoderKL.from_config(read_config(folder / "vae"))
+        vae = built(folder / "vae", AutoencoderKL.from_config)
         fill(vae, modern_vae_keys(read_weights(folder, "vae")), dtype, folder / "vae")
         progress.update()
-        with init_empty_weights():
-            text_encoder = CLIPTextModel(CLIPTextConfig(**read_config(folder / "text_encoder")))
+        text_encoder = built(folder / "text_encoder", lambda config: CLIPTextModel(CLIPTextConfig(**config)))
         text_state = {
             key.removeprefix("text_model."): value
             for key, value in read_weights(folder, "text_encoder").items()
@@ -83,10 +82,8 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> C
 
 def load_unet(folder: Path, dtype: torch.dtype) -> MRCUNet:
     state = read_weights(folder.parent, folder.name)
-    config = {key: value for key, value in read_config(folder).items() if not key.startswith("_")}
     rewards = {key for key in state if key.startswith(REWARD_KEYS)}
-    with init_empty_weights():
-        unet = MRCUNet(rewards=bool(rewards), **config)
+    unet = built(folder, lambda config: MRCUNet(rewards=bool(rewards), **without_notes(config)))
     missing = sorted({key for key in unet.state_dict() if key.startswith(REWARD_KEYS)} - rewards)
     if missing:
         raise MRCError(
@@ -94,6 +91,24 @@ def load_unet(folder: Path, dtype: torch.dtype) -> MRCUNet:
             "an MRC checkpoint has all 34, a plain InstructPix2Pix one none"
         )
     return fill(unet, state, dtype, folder)
+
+
+def without_notes(config: dict) -> dict:
+    """Without diffusers' notes such as `_class_name`."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def built(folder: Path, make: Callable[[dict], Module]) -> Module:
+    """The module that `folder/config.json` describes, its parameters still empty."""
+    config = read_config(folder)
+    try:
+        with init_empty_weights():
+            return make(config)
+    except MRCError:
+        raise
+    except Exception as error:  # diffusers and transformers raise whatever a wrong value leads to
+        reason = f"{type(error).__name__}: {error}"
+        raise MRCError(f"{folder}/config.json describes no model ({reason}); restore the original file") from None
 
 
 def read_json(path: Path) -> dict:
@@ -185,7 +200,10 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     for name in ("vocab.json", "merges.txt"):
         if not (folder / name).is_file():
             raise MRCError(f"{folder / name} is missing; the checkpoint folder is incomplete")
-    return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise MRCError(f"{folder} holds no CLIP tokenizer ({error}); restore the original files") from None
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:

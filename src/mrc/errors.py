@@ -12,10 +12,10 @@ class MRCError(ValueError):
 
 
 def run_command(command: Callable[[], None]) -> int:
-    """Run a console script's body; an `MRCError` becomes one line on stderr and exit status 2."""
+    """Run a console script's body; an error of ours or of the disk becomes one line and exit status 2."""
     try:
         command()
-    except MRCError as error:
+    except (MRCError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -43,6 +43,7 @@ def test_the_command_is_the_engine(run, engine, tiny_export, picture, photo, tmp
     ("change", "word"),
     [
         ({"-o": "edited.txt"}, "image format"),
+        ({"-o": "edited.hdf"}, "cannot be written"),
         ({"-o": "none/edited.png"}, "cannot be written"),
         ({"--reward": "5,5"}, "reward_scores"),
         ({"--reward": "best"}, "--reward"),

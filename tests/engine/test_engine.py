@@ -156,6 +156,8 @@ def test_timings_cover_the_edit(engine, photo):
     [
         ({"image": None}, "image"),
         ({"image": []}, "image"),
+        ({"image": [], "instruction": []}, "empty"),
+        ({"callback_on_step_end": lambda *_: {"latents": np.zeros((1, 4, 2, 2))}, "resolution": None}, "callback"),
         ({"instruction": None}, "instruction"),
         ({"instruction": ["a", "b"], "image": ["x"] * 3}, "exist|batch"),
         ({"reward_scores": (5, 5)}, "reward_scores"),

@@ -120,6 +120,18 @@ def test_own_size_is_kept_or_refused(photo):
         fit(image.crop((0, 0, 60, 100)), None, 8)
 
 
+def test_a_strip_that_would_become_huge_is_refused():
+    with pytest.raises(MRCError, match="crop it first"):
+        fit(Image.new("RGB", (5000, 10)), 512, 8)
+
+
+def test_a_lazily_opened_damaged_image_is_an_error(photo, tmp_path):
+    whole = saved(tmp_path, Image.fromarray(photo)).read_bytes()
+    (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MRCError, match="cannot be decoded"):
+        load_image(Image.open(tmp_path / "half.png"))
+
+
 @pytest.mark.parametrize("resolution", [0, 63, 4097, -512, 512.0, "512"])
 def test_bad_resolutions(photo, resolution):
     with pytest.raises(MRCError, match="resolution"):

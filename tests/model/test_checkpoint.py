@@ -133,6 +133,10 @@ def test_pickles_are_refused_and_never_loaded(copy, tmp_path):
     [
         ("unet/config.json", "{", "not JSON"),
         ("unet/config.json", "[]", "not an object"),
+        ("unet/config.json", '{"block_out_channels": "wide"}', "describes no model"),
+        ("vae/config.json", '{"block_out_channels": [32]}', "do not fit"),
+        ("text_encoder/config.json", '{"hidden_size": 7}', "describes no model"),
+        ("tokenizer/tokenizer.json", "{", "tokenizer"),
         ("vae/config.json", None, "missing"),
         ("tokenizer/vocab.json", None, "missing"),
         ("scheduler/scheduler_config.json", '{"_class_name": "os"}', "scheduler"),
