@@ -167,7 +167,7 @@ def sampler_table(name: str, config: dict, steps: int) -> SamplerTable:
     Raises:
         MRCError: an unknown name, or a step count outside 1…num_train_timesteps.
     """
-    if name not in SAMPLERS:
+    if not isinstance(name, str) or name not in SAMPLERS:
         raise MRCError(f"scheduler is {name!r}; choose one of {', '.join(SAMPLERS)}")
     limit = config.get("num_train_timesteps", 1000)
     if not isinstance(steps, int | np.integer) or not 1 <= steps <= limit:

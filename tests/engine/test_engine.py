@@ -168,6 +168,7 @@ def test_timings_cover_the_edit(engine, photo):
         ({"image_guidance_scale": 0}, "image_guidance_scale"),
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"scheduler": "heun"}, "scheduler"),
+        ({"scheduler": ["euler"]}, "scheduler"),
         ({"seed": 1.5}, "seed"),
         ({"seed": [1, 2]}, "seed"),
         ({"resolution": 10}, "resolution"),
