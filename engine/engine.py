@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import MRCError
+from ..reward import BEST
 from .backends import Backend, load_backend
 from .images import ImageLike, fit, load_image, to_array, to_pil, to_unit
 from .loop import check_finite, denoise
 from .noise import generator
-from .plan import BEST, Reward, check_guidance, check_reward, make_plan
+from .plan import Reward, check_guidance, check_reward, make_plan
 from .sampling import SamplerTable, sampler_table
 from .text import tokenize
 
@@ -174,6 +175,7 @@ class Engine:
             texts = list(dict.fromkeys([*plan.texts, *(text for _, text in plan.rewards)]))
             states, pooled = backend.text_encoder(input_ids=tokenize(backend.tokenizer, texts, backend.geometry))
             check_finite(states, "text_encoder")
+            check_finite(pooled, "text_encoder")
         with timed(result, "encode"):
             source = backend.vae_encoder(images=images)
             check_finite(source, "vae_encoder")

@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import MRCError
+from ..reward import NO_FAULTS, PERSPECTIVES
 
-NO_FAULTS = "None; None; None"  # the reward text that asks for an edit without faults
-BEST = (5.0, 5.0, 5.0)
-PERSPECTIVES = ("following", "preserving", "quality")
 Reward = tuple[tuple[float, float, float], str]
 
 

@@ -56,8 +56,8 @@ def export(
     if dtype not in PRECISIONS:
         raise MRCError(f"dtype is {dtype!r}; choose one of {', '.join(PRECISIONS)}")
     check_target(Path(checkpoint_folder), out)
-    stages = stage_names(dtype, trt)
-    with tqdm(total=len(stages), desc="export", unit="stage", disable=None) as bar:
+    stages = 4 + len(INPUTS) * (1 + trt) + (dtype == "float16")
+    with tqdm(total=stages, desc="export", unit="stage", disable=None) as bar:
 
         @contextmanager
         def stage(name: str) -> Iterator[None]:
@@ -95,11 +95,6 @@ def export(
             with stage("write manifest"):
                 manifest.write(folder)
     return manifest
-
-
-def stage_names(dtype: str, trt: bool) -> list[str]:
-    graphs = [*INPUTS] + ["vae_decoder float32"] * (dtype == "float16")
-    return ["load", "eager reference", *graphs, "validate", *([*INPUTS] if trt else []), "write manifest"]
 
 
 def check_target(checkpoint: Path, out: Path) -> None:

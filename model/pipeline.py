@@ -7,9 +7,8 @@ import torch
 from diffusers import SchedulerMixin
 
 from ..errors import MRCError
+from ..reward import BEST, NO_FAULTS
 from .checkpoint import Checkpoint
-
-NO_FAULTS = "None; None; None"
 
 
 @torch.no_grad()
@@ -42,7 +41,7 @@ def edit_latents(
     instructions: list[str],
     generators: list[torch.Generator],
     *,
-    reward_scores: tuple[float, float, float] = (5.0, 5.0, 5.0),
+    reward_scores: tuple[float, float, float] = BEST,
     reward_text: str = NO_FAULTS,
     num_inference_steps: int = 30,
     guidance_scale: float = 7.5,

@@ -12,8 +12,8 @@ from pathlib import Path
 def replace_folder(target: Path) -> Iterator[Path]:
     """Yield an empty sibling of `target` that takes its place when the block ends without error.
 
-    On an error the sibling is removed and `target` stays as it was. A killed process leaves
-    `target` as it was and a hidden sibling, which the next call removes.
+    On an error the sibling is removed and `target` stays as it was. A killed process leaves the
+    old `target` whole (or, between the two renames, none) and a sibling that the next call removes.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)

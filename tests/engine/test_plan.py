@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from mrc.engine.plan import BEST, NO_FAULTS, check_guidance, check_reward, make_plan
+from mrc.engine.plan import check_guidance, check_reward, make_plan
 from mrc.errors import MRCError
+from mrc.reward import BEST, NO_FAULTS
 
 REWARD = (BEST, NO_FAULTS)
 
