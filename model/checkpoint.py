@@ -25,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..errors import MRCError
 from ..files import file_digest, replace_folder
-from .rewards import REWARD_KEYS
+from .rewards import BLOCK_KEYS, REWARD_KEYS
 from .unet import MRCUNet
 
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -53,7 +53,8 @@ class Checkpoint:
 def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> Checkpoint:
     """Load an MRC or plain InstructPix2Pix checkpoint folder.
 
-    All reward keys missing gives a U-Net with `rewards=False`.
+    All reward keys missing gives a U-Net with `rewards=False`, keys of layers after the blocks one
+    with `reward_injection="blocks"`.
 
     Raises:
         MRCError: not a checkpoint folder; pickled, truncated or non-finite weights; keys or shapes
@@ -83,12 +84,14 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> C
 def load_unet(folder: Path, dtype: torch.dtype) -> MRCUNet:
     state = read_weights(folder.parent, folder.name)
     rewards = {key for key in state if key.startswith(REWARD_KEYS)}
-    unet = built(folder, lambda config: MRCUNet(rewards=bool(rewards), **without_notes(config)))
-    missing = sorted({key for key in unet.state_dict() if key.startswith(REWARD_KEYS)} - rewards)
-    if missing:
+    injection = "blocks" if any(key.startswith(BLOCK_KEYS) for key in rewards) else "time"
+    unet = built(folder, lambda config: MRCUNet(bool(rewards), injection, **without_notes(config)))
+    needed = {key for key in unet.state_dict() if key.startswith(REWARD_KEYS)}
+    if missing := sorted(needed - rewards):
+        more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         raise MRCError(
-            f"{folder} has {len(rewards)} reward tensors but lacks {missing}; "
-            "an MRC checkpoint has all 34, a plain InstructPix2Pix one none"
+            f"{folder} has {len(rewards)} reward tensors but lacks {missing[:8]}{more}; an MRC checkpoint with "
+            f"reward_injection={injection!r} has all {len(needed)}, a plain InstructPix2Pix one none"
         )
     return fill(unet, state, dtype, folder)
 

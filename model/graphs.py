@@ -76,6 +76,15 @@ def cross_attentions(unet: MRCUNet) -> list[Attention]:
     return [layer.attn2 for transformer in transformers for layer in transformer.transformer_blocks]
 
 
+def check_injection(unet: MRCUNet) -> None:
+    """Refuse a U-Net that the conditioner and step graphs do not compute."""
+    if unet.reward_injection != "time":
+        raise MRCError(
+            f"the U-Net has reward_injection={unet.reward_injection!r}, which is for training and eager editing; "
+            "the graphs and the export take 'time'"
+        )
+
+
 class Conditioner(nn.Module):
     """Everything in the loop that depends on texts, rewards and timesteps alone.
 
@@ -86,6 +95,7 @@ class Conditioner(nn.Module):
 
     def __init__(self, unet: MRCUNet) -> None:
         super().__init__()
+        check_injection(unet)
         self.unet = unet
 
     def forward(
@@ -133,8 +143,9 @@ class UNetStep(nn.Module):
 
     def __init__(self, unet: MRCUNet) -> None:
         super().__init__()
-        if not hasattr(unet.down_blocks[0], "attentions"):
-            raise MRCError("the first down block has no cross-attention; MRC is built on CrossAttnDownBlock2D")
+        check_injection(unet)
+        if not any(hasattr(block, "attentions") for block in unet.down_blocks):
+            raise MRCError("no down block has cross-attention; give one of CrossAttnDownBlock2D")
         self.unet = unet
 
     def forward(
@@ -159,36 +170,32 @@ class UNetStep(nn.Module):
             hidden = self.reward_block(hidden, *(tensor.to(dtype) for tensor in folded))
         channels = [resnet.out_channels for resnet in resnets(unet)]
         time_bias = time_bias.to(dtype)[..., None, None]
-        biases = iter(time_bias.index_select(0, branch).split(channels, dim=1))
+        biases = zip(time_bias.split(channels, 1), time_bias.index_select(0, branch).split(channels, 1), strict=True)
         keys_values = iter(
             text_kv.to(dtype).split([attention.inner_dim for attention in cross_attentions(unet) for _ in "kv"], dim=2)
         )
 
-        first = unet.down_blocks[0]
-        skips = [hidden.index_select(0, branch)]
-        next(biases)  # the first ResNet runs on the P shared inputs
-        hidden = resnet_block(first.resnets[0], hidden, time_bias[:, : channels[0]])
-        hidden = transformer(first.attentions[0], hidden, keys_values, branch)
-        skips.append(hidden)
+        branched = False  # P inputs become N branches in the first cross-attention
+        skips = [hidden]
         for block in unet.down_blocks:
             for i, resnet in enumerate(block.resnets):
-                if block is first and i == 0:
-                    continue
-                hidden = resnet_block(resnet, hidden, next(biases))
+                hidden = resnet_block(resnet, hidden, next(biases)[branched])
                 if hasattr(block, "attentions"):
-                    hidden = transformer(block.attentions[i], hidden, keys_values)
+                    hidden = transformer(block.attentions[i], hidden, keys_values, None if branched else branch)
+                    if not branched:
+                        skips, branched = [skip.index_select(0, branch) for skip in skips], True
                 skips.append(hidden)
             for downsampler in block.downsamplers or ():
                 hidden = downsampler(hidden)
                 skips.append(hidden)
 
-        hidden = resnet_block(unet.mid_block.resnets[0], hidden, next(biases))
+        hidden = resnet_block(unet.mid_block.resnets[0], hidden, next(biases)[branched])
         for attention, resnet in zip(unet.mid_block.attentions, unet.mid_block.resnets[1:], strict=True):
-            hidden = resnet_block(resnet, transformer(attention, hidden, keys_values), next(biases))
+            hidden = resnet_block(resnet, transformer(attention, hidden, keys_values), next(biases)[branched])
 
         for block in unet.up_blocks:
             for i, resnet in enumerate(block.resnets):
-                hidden = resnet_block(resnet, torch.cat([hidden, skips.pop()], dim=1), next(biases))
+                hidden = resnet_block(resnet, torch.cat([hidden, skips.pop()], dim=1), next(biases)[branched])
                 if hasattr(block, "attentions"):
                     hidden = transformer(block.attentions[i], hidden, keys_values)
             for upsampler in block.upsamplers or ():

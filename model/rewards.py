@@ -1,18 +1,24 @@
 """What MRC adds to a Stable Diffusion U-Net: 34 tensors under the released keys.
 
-Shapes: B batch, C = block_out_channels[0] (320 as released), E = 4·C, D text width, HW positions.
-The sub-module names below are the released state-dict keys, hence `ca` and `proj_deal`.
+Shapes: B batch, C channels at a reward layer, T = block_out_channels[0], the token width (320 as
+released), E = 4·T, D text width, HW positions. The sub-module names below are the released state-dict
+keys, hence `ca` and `proj_deal`; the keys of the layers after every block (paper, figure 5) are ours.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
 from torch import nn
 
+from ..errors import MRCError
+
 SCORE_CHANNELS = 256  # sinusoid channels a score, as Timesteps(256) in the release
 SCORES = 3  # following, preserving, quality
 HEADS = 8
-REWARD_KEYS = ("add_embedding.", "add_embedding2.", "text_linear.", "text_linear2.", "ca.", "proj_deal.")
+BLOCK_KEYS = ("reward_blocks.", "reward_type_embedding")  # of reward_injection="blocks" alone
+REWARD_KEYS = ("add_embedding.", "add_embedding2.", "text_linear.", "text_linear2.", "ca.", "proj_deal.", *BLOCK_KEYS)
 
 
 def score_embedding(scores: torch.Tensor) -> torch.Tensor:
@@ -21,13 +27,19 @@ def score_embedding(scores: torch.Tensor) -> torch.Tensor:
     return sinusoids.reshape(len(scores), SCORES * SCORE_CHANNELS)
 
 
-def reward_cross_attention(channels: int) -> nn.ModuleDict:
+def reward_cross_attention(channels: int, token_width: int) -> nn.ModuleDict:
     """Parameters of one post-norm BERT layer whose keys and values are the reward tokens (`ca`)."""
+    if channels % HEADS:
+        raise MRCError(
+            f"the {HEADS} heads of a reward layer do not divide {channels} channels; "
+            f"make block_out_channels multiples of {HEADS}"
+        )
 
     def output() -> nn.ModuleDict:
         return nn.ModuleDict({"dense": nn.Linear(channels, channels), "LayerNorm": nn.LayerNorm(channels, eps=1e-12)})
 
-    projections = nn.ModuleDict({name: nn.Linear(channels, channels) for name in ("query", "key", "value")})
+    widths = {"query": channels, "key": token_width, "value": token_width}
+    projections = nn.ModuleDict({name: nn.Linear(width, channels) for name, width in widths.items()})
     return nn.ModuleDict(
         {
             "attention": nn.ModuleDict({"self": projections, "output": output()}),
@@ -48,27 +60,27 @@ def reward_projections(channels: int, groups: int) -> nn.ModuleDict:
     )
 
 
-class RewardConditioning(nn.Module):
-    """Mixin of the U-Net that owns the reward modules and their three computations."""
+class RewardLayer(nn.Module):
+    """Adds the reward to a feature map: norm, projection, one BERT layer, projection, residual.
 
-    def build_rewards(self, channels: int, text_width: int, groups: int) -> None:
-        embedding = 4 * channels
-        self.add_embedding = TimestepEmbedding(SCORES * SCORE_CHANNELS, embedding)
-        self.add_embedding2 = TimestepEmbedding(SCORES * SCORE_CHANNELS, channels)
-        self.text_linear = nn.Linear(text_width, channels)
-        self.text_linear2 = nn.Linear(text_width, embedding)
-        self.ca = reward_cross_attention(channels)
+    Released, the U-Net is itself such a layer (`ca`, `proj_deal`), for what `conv_in` gives.
+    """
+
+    def build_layer(self, channels: int, token_width: int, groups: int) -> None:
+        self.ca = reward_cross_attention(channels, token_width)
         self.proj_deal = reward_projections(channels, groups)
 
-    def reward_embedding(self, scores: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scores `[B, 3]`, pooled text `[B, D]` → timestep bias `[B, E]`, two tokens `[B, 2, C]`."""
-        sinusoids = score_embedding(scores).to(text.dtype)
-        bias = self.add_embedding(sinusoids) + self.text_linear2(text)
-        tokens = torch.stack([self.add_embedding2(sinusoids), self.text_linear(text)], dim=1)
-        return bias, tokens
+    def reward_layer(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Feature map `[B, C, h, w]` with the reward tokens `[B, 2, T]` added, of the same shape."""
+        x = self.reward_positions(hidden)
+        return self.reward_residual(hidden, x, self.reward_attention(x, tokens))
+
+    def reward_positions(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Feature map `[B, C, h, w]` → normed, projected positions `[B, HW, C]`."""
+        return self.proj_deal["proj_in"](self.proj_deal["norm"](hidden)).flatten(2).transpose(1, 2)
 
     def reward_attention(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """`dense(attention(x))`: positions `[B, HW, C]` attend to reward tokens `[B, 2, C]`."""
+        """`dense(attention(x))`: positions `[B, HW, C]` attend to reward tokens `[B, 2, T]`."""
         attention = self.ca["attention"]
         query, key, value = (
             attention["self"][name](source).unflatten(2, (HEADS, -1)).transpose(1, 2)
@@ -77,10 +89,6 @@ class RewardConditioning(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value)
         return attention["output"]["dense"](mixed.transpose(1, 2).flatten(2))
 
-    def reward_positions(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Feature map `[B, C, h, w]` → normed, projected positions `[B, HW, C]`."""
-        return self.proj_deal["proj_in"](self.proj_deal["norm"](hidden)).flatten(2).transpose(1, 2)
-
     def reward_residual(self, hidden: torch.Tensor, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """What follows the attention: two post-norm residuals and the way back to `[B, C, h, w]`."""
         drop = 0.1 if self.training else 0.0
@@ -88,3 +96,40 @@ class RewardConditioning(nn.Module):
         inner = F.gelu(self.ca["hidden_intermediate"]["dense"](y))
         z = self.ca["output"]["LayerNorm"](y + F.dropout(self.ca["output"]["dense"](inner), drop))
         return hidden + self.proj_deal["proj_out"](z.transpose(1, 2).unflatten(2, hidden.shape[2:]))
+
+
+class RewardBlock(RewardLayer):
+    """The reward layer after one block of the U-Net; starts as the identity."""
+
+    def __init__(self, channels: int, token_width: int, groups: int) -> None:
+        super().__init__()
+        self.build_layer(channels, token_width, groups)
+        nn.init.zeros_(self.proj_deal["proj_out"].weight)
+        nn.init.zeros_(self.proj_deal["proj_out"].bias)
+
+    def forward(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return self.reward_layer(hidden, tokens)
+
+
+class RewardConditioning(RewardLayer):
+    """Mixin of the U-Net that owns the reward modules: embeddings, the released layer, one after every block."""
+
+    def build_rewards(self, channels: int, text_width: int, groups: int, outputs: Sequence[int]) -> None:
+        """`outputs`: channels that each block gives, in the order of the forward pass; empty as released."""
+        embedding = 4 * channels
+        self.add_embedding = TimestepEmbedding(SCORES * SCORE_CHANNELS, embedding)
+        self.add_embedding2 = TimestepEmbedding(SCORES * SCORE_CHANNELS, channels)
+        self.text_linear = nn.Linear(text_width, channels)
+        self.text_linear2 = nn.Linear(text_width, embedding)
+        self.build_layer(channels, channels, groups)
+        self.reward_blocks = nn.ModuleList(RewardBlock(width, channels, groups) for width in outputs)
+        if outputs:
+            # row 0 for the scores, row 1 for the text; zero keeps the released layer's tokens as they were
+            self.reward_type_embedding = nn.Parameter(torch.zeros(2, channels))
+
+    def reward_embedding(self, scores: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores `[B, 3]`, pooled text `[B, D]` → timestep bias `[B, E]`, two tokens `[B, 2, T]`."""
+        sinusoids = score_embedding(scores).to(text.dtype)
+        bias = self.add_embedding(sinusoids) + self.text_linear2(text)
+        tokens = torch.stack([self.add_embedding2(sinusoids), self.text_linear(text)], dim=1)
+        return bias, tokens + self.reward_type_embedding if self.reward_blocks else tokens

@@ -8,6 +8,7 @@ It has every part of a released checkpoint; its edits are noise.
 import argparse
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -78,18 +79,23 @@ def seeded(module: Module) -> Module:
     return module.eval().requires_grad_(False)
 
 
-def byte_tokenizer() -> CLIPTokenizer:
-    """CLIP's tokenizer with an empty merge list: one token a byte, 514 in all."""
+def byte_words() -> list[str]:
+    """CLIP's 512 smallest tokens: every byte, inside a word and at its end."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
     others = [chr(256 + n) for n in range(256 - len(printable))]
     characters = [chr(byte) for byte in printable] + others
-    words = [*characters, *(c + "</w>" for c in characters), "<|startoftext|>", "<|endoftext|>"]
+    return [*characters, *(c + "</w>" for c in characters)]
+
+
+def byte_tokenizer(merges: Sequence[tuple[str, str]] = (), length: int = 77) -> CLIPTokenizer:
+    """CLIP's tokenizer with these merges alone; with none it has one token a byte, 514 in all."""
+    words = dict.fromkeys([*byte_words(), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"])
     special = {f"{kind}_token": "<|endoftext|>" for kind in ("eos", "unk", "pad")}
     return CLIPTokenizer(
         vocab={word: i for i, word in enumerate(words)},
-        merges=[],
+        merges=list(merges),
         bos_token="<|startoftext|>",
-        model_max_length=77,
+        model_max_length=length,
         **special,
     )
 

@@ -11,6 +11,7 @@ from .rewards import RewardConditioning
 
 DOWN_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D"}
 UP_BLOCKS = {"CrossAttnUpBlock2D", "UpBlock2D"}
+REWARD_INJECTIONS = ("time", "blocks")
 
 
 class MRCUNet(RewardConditioning, UNet2DConditionModel):
@@ -19,11 +20,21 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
     Takes the keywords of diffusers' `UNet2DConditionModel` (a released `unet/config.json` without
     its underscored entries). `rewards=False` gives a plain InstructPix2Pix U-Net.
 
+    `reward_injection="time"` is the released code: a bias of the timestep embedding and one reward
+    layer after `conv_in`. `"blocks"` is the paper's figure 5: besides, one reward layer after every
+    down, mid and up block, and a type embedding of the tokens. The layers change what goes on to the
+    next block; the skip connections keep the down blocks' own outputs.
+
     Raises:
-        MRCError: a keyword that diffusers does not know, or a block type outside SD 1.x.
+        MRCError: a keyword that diffusers does not know, a block type outside SD 1.x, another
+            `reward_injection`, or a width that the reward layers' heads do not divide.
     """
 
-    def __init__(self, rewards: bool = True, **config: Any) -> None:
+    def __init__(self, rewards: bool = True, reward_injection: str = "time", **config: Any) -> None:
+        if reward_injection not in REWARD_INJECTIONS:
+            raise MRCError(f"reward_injection is {reward_injection!r}; choose one of {', '.join(REWARD_INJECTIONS)}")
+        if reward_injection == "blocks" and not rewards:
+            raise MRCError("reward_injection is 'blocks' and rewards is False; a U-Net without rewards injects none")
         if unknown := sorted(config.keys() - inspect.signature(UNet2DConditionModel.__init__).parameters.keys()):
             raise MRCError(f"unet config has unknown entries {unknown}; remove them or update diffusers")
         blocks = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
@@ -31,10 +42,11 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
             raise MRCError(f"unet config has blocks {other}; MRC is built on {sorted(DOWN_BLOCKS | UP_BLOCKS)}")
         super().__init__(**config)
         self.rewards = rewards
+        self.reward_injection = reward_injection
         if rewards:
-            self.build_rewards(
-                self.config.block_out_channels[0], self.config.cross_attention_dim, self.config.norm_num_groups
-            )
+            widths = self.config.block_out_channels
+            outputs = (*widths, widths[-1], *reversed(widths)) if reward_injection == "blocks" else ()
+            self.build_rewards(widths[0], self.config.cross_attention_dim, self.config.norm_num_groups, outputs)
 
     def forward(
         self,
@@ -68,8 +80,11 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         if self.rewards:
             bias, tokens = self.reward_embedding(reward_scores, reward_text_embeds)
             emb = emb + bias
-            x = self.reward_positions(hidden)
-            hidden = self.reward_residual(hidden, x, self.reward_attention(x, tokens))
+            hidden = self.reward_layer(hidden, tokens)
+        layers = iter(self.reward_blocks if self.rewards else ())
+
+        def reward(hidden: torch.Tensor) -> torch.Tensor:
+            return next(layers)(hidden, tokens) if self.reward_injection == "blocks" else hidden
 
         def text(block: torch.nn.Module) -> dict[str, torch.Tensor]:
             return {"encoder_hidden_states": encoder_hidden_states} if hasattr(block, "attentions") else {}
@@ -78,10 +93,11 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         for block in self.down_blocks:
             hidden, more = block(hidden, temb=emb, **text(block))
             skips += more
-        hidden = self.mid_block(hidden, emb, encoder_hidden_states=encoder_hidden_states)
+            hidden = reward(hidden)
+        hidden = reward(self.mid_block(hidden, emb, encoder_hidden_states=encoder_hidden_states))
         for block in self.up_blocks:
             used = len(block.resnets)
             skips, taken = skips[:-used], skips[-used:]
             size = skips[-1].shape[2:] if skips else None
-            hidden = block(hidden, temb=emb, res_hidden_states_tuple=taken, upsample_size=size, **text(block))
+            hidden = reward(block(hidden, temb=emb, res_hidden_states_tuple=taken, upsample_size=size, **text(block)))
         return self.conv_out(self.conv_act(self.conv_norm_out(hidden)))

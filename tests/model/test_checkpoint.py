@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pickle
 import re
@@ -7,10 +8,14 @@ import pytest
 import safetensors.torch
 import torch
 
+from mrc.engine import Engine
 from mrc.errors import MRCError
+from mrc.export.exporter import export
 from mrc.model import load_checkpoint, save_checkpoint
 from mrc.model.checkpoint import checkpoint_digest
 from mrc.model.rewards import REWARD_KEYS
+from mrc.model.seeded import seeded, seeded_checkpoint
+from mrc.model.widen import add_reward_blocks
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -20,6 +25,15 @@ TEXT = "text_encoder/model.safetensors"
 @pytest.fixture
 def copy(tiny, tmp_path):
     return shutil.copytree(tiny, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def blocks(tmp_path_factory):
+    """A seeded checkpoint with rewards after every block."""
+    checkpoint = seeded_checkpoint()
+    unet = seeded(add_reward_blocks(checkpoint.unet))
+    save_checkpoint(dataclasses.replace(checkpoint, unet=unet), folder := tmp_path_factory.mktemp("blocks") / "out")
+    return folder
 
 
 def rewrite(path, change):
@@ -84,6 +98,57 @@ def test_some_reward_keys_missing_are_named(copy):
     rewrite(copy / UNET, lambda state: {k: v for k, v in state.items() if k != "text_linear.bias"})
     with pytest.raises(MRCError, match=re.escape("has 33 reward tensors but lacks ['text_linear.bias']")):
         load_checkpoint(copy)
+
+
+def test_rewards_after_every_block_round_trip(blocks, tiny):
+    assert load_checkpoint(tiny).unet.reward_injection == "time"
+    unet = load_checkpoint(blocks).unet
+    assert (unet.rewards, unet.reward_injection) == (True, "blocks")
+    state = safetensors.torch.load_file(blocks / UNET)
+    assert state.keys() == unet.state_dict().keys()
+    assert all(torch.equal(state[key], value) for key, value in unet.state_dict().items())
+    assert not any("reward" in key for key in json.loads((blocks / "unet" / "config.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("lost", "word"),
+    [
+        ("reward_type_embedding", "has 144 reward tensors but lacks ['reward_type_embedding']"),
+        ("reward_blocks.4.ca.output.dense.bias", "lacks ['reward_blocks.4.ca.output.dense.bias']"),
+        (
+            "text_linear.bias",
+            "lacks ['text_linear.bias']; an MRC checkpoint with reward_injection='blocks' has all 145",
+        ),
+        ("reward_blocks.", "'reward_blocks.0.ca.attention.output.dense.bias', "),
+        ("reward_blocks.", "] and 102 more; "),
+    ],
+)
+def test_some_tensors_of_the_blocks_missing_are_named(blocks, tmp_path, lost, word):
+    copy = shutil.copytree(blocks, tmp_path / "copy")
+    rewrite(copy / UNET, lambda state: {k: v for k, v in state.items() if not k.startswith(lost)})
+    with pytest.raises(MRCError, match=re.escape(word)):
+        load_checkpoint(copy)
+
+
+def test_a_layer_after_a_block_that_is_not_there(blocks, tmp_path):
+    copy = shutil.copytree(blocks, tmp_path / "copy")
+    rewrite(copy / UNET, lambda state: state | {"reward_blocks.5.proj_deal.norm.bias": torch.zeros(32)})
+    with pytest.raises(MRCError, match=r"unknown reward_blocks\.5\.proj_deal\.norm\.bias"):
+        load_checkpoint(copy)
+
+
+def test_rewards_after_every_block_edit_eagerly_and_are_not_exported(blocks, eager, photo, tmp_path):
+    arguments = {"seed": 1, "resolution": 0, "num_inference_steps": 2, "output_type": "latent"}
+    editor = Engine.from_pretrained(blocks)
+    best, worst = (
+        editor.edit(photo, "snow", reward_scores=scores, **arguments).images for scores in ([5] * 3, [0] * 3)
+    )
+    assert best.shape == (1, 4, 16, 8)
+    assert abs(best - worst).max() > 1e-3
+    assert abs(best - eager.edit(photo, "snow", **arguments).images).max() > 1e-3
+    with pytest.raises(MRCError, match="which is for training and eager editing"):
+        export(blocks, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def with_value(key, change):

@@ -3,13 +3,25 @@
 import pytest
 import torch
 
+from mrc.errors import MRCError
+from mrc.model.checkpoint import without_notes
 from mrc.model.graphs import Conditioner, UNetStep, cross_attentions, resnets
-from mrc.model.seeded import seeded_checkpoint
+from mrc.model.seeded import seeded, seeded_checkpoint
+from mrc.model.unet import MRCUNet
+from mrc.model.widen import add_reward_blocks
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["rewards", "plain"])
+@pytest.fixture(scope="module", params=["rewards", "plain", "late text"])
 def unet(request):
-    return seeded_checkpoint(request.param).unet
+    unet = seeded_checkpoint(request.param != "plain").unet
+    if request.param != "late text":
+        return unet
+    levels = {
+        "block_out_channels": (32, 32, 64),
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),  # as `mini`
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    }
+    return seeded(MRCUNet(True, **without_notes(dict(unet.config)) | levels))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 7), (16, 12)])
@@ -57,3 +69,9 @@ def test_layers_are_found_in_the_order_of_the_forward_pass():
     unet(torch.zeros(1, 8, 8, 8), 1.0, torch.zeros(1, 77, 64), torch.zeros(1, 3), torch.zeros(1, 64))
     assert [m for m in called if m in resnets(unet)] == resnets(unet)
     assert [m for m in called if m in cross_attentions(unet)] == cross_attentions(unet)
+
+
+@pytest.mark.parametrize("graph", [Conditioner, UNetStep])
+def test_rewards_after_every_block_are_refused(graph):
+    with pytest.raises(MRCError, match=r"'blocks', which is for training and eager editing.*take 'time'"):
+        graph(add_reward_blocks(seeded_checkpoint().unet))
