@@ -10,7 +10,7 @@ Each function follows the diffusers scheduler of that name, its configuration ke
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,8 +43,8 @@ def alphas_cumprod(config: dict) -> np.ndarray:
     steps = config.get("num_train_timesteps", 1000)
     start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
     schedule = config.get("beta_schedule", "linear")
-    if config.get("prediction_type", "epsilon") != "epsilon" or config.get("trained_betas") is not None:
-        raise MRCError("the scheduler config asks for v-prediction or trained betas; only epsilon models are supported")
+    if config.get("trained_betas") is not None:
+        raise MRCError("the scheduler config has trained_betas; only beta_start and beta_end are supported")
     if schedule == "scaled_linear":
         betas = np.linspace(start**0.5, end**0.5, steps) ** 2
     elif schedule == "linear":
@@ -172,4 +172,24 @@ def sampler_table(name: str, config: dict, steps: int) -> SamplerTable:
     limit = config.get("num_train_timesteps", 1000)
     if not isinstance(steps, int | np.integer) or not 1 <= steps <= limit:
         raise MRCError(f"num_inference_steps is {steps!r}; give a whole number from 1 to {limit}")
-    return SAMPLERS[name](config, int(steps))
+    table = SAMPLERS[name](config, int(steps))
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise MRCError(f"prediction_type is {prediction!r} in the scheduler config; use epsilon or v_prediction")
+    return velocity_table(table, config) if prediction == "v_prediction" else table
+
+
+def velocity_table(table: SamplerTable, config: dict) -> SamplerTable:
+    """The same steps for a model that predicts v = √ᾱ·ε - √(1-ᾱ)·x₀ (arXiv 2202.00512, appendix D).
+
+    With y the latents that enter the U-Net, ε = √ᾱ·v + √(1-ᾱ)·y: still linear.
+    """
+    ratio = sigmas_at(config, table.timesteps)[:-1]
+    alpha = 1 / np.sqrt(ratio**2 + 1)
+    of_sample = ratio * alpha * table.input_scale
+
+    def of_velocity(rows: np.ndarray) -> np.ndarray:
+        """Rows (of x, of ε, …) → (of x, of v, …)."""
+        return np.column_stack([rows[:, 0] + rows[:, 1] * of_sample, rows[:, 1] * alpha, rows[:, 2:]])
+
+    return replace(table, coefficients=of_velocity(table.coefficients), data=of_velocity(table.data))

@@ -45,11 +45,12 @@ def run_diffusers(scheduler, steps, seed, shape, ancestral):
     return x.numpy()
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("spacing", [None, "linspace", "leading", "trailing"])
 @pytest.mark.parametrize("steps", [5, 20, 30])
 @pytest.mark.parametrize("name", list(SAMPLERS))
-def test_sampler_agrees_with_diffusers(name, steps, spacing, error):
-    config = CONFIG | ({"timestep_spacing": spacing} if spacing else {})
+def test_sampler_agrees_with_diffusers(name, steps, spacing, prediction, error):
+    config = CONFIG | ({"timestep_spacing": spacing} if spacing else {}) | {"prediction_type": prediction}
     kind, extra = DIFFUSERS[name]
     shape = (1, 4, 9, 7)
     expected = run_diffusers(kind(**config, **extra), steps, 3, shape, name == "euler_ancestral")
@@ -75,7 +76,7 @@ def test_bad_step_counts(steps):
     ("name", "change", "word"),
     [
         ("heun", {}, "scheduler"),
-        ("euler", {"prediction_type": "v_prediction"}, "epsilon"),
+        ("euler", {"prediction_type": "sample"}, "epsilon"),
         ("euler", {"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule"),
         ("euler", {"timestep_spacing": "other"}, "timestep_spacing"),
     ],
