@@ -39,7 +39,7 @@ def photograph(size: int) -> np.ndarray:
 
 def edit(engine: Engine, size: int, steps: int, output_type: str = "np"):
     return engine.edit(
-        photograph(size), INSTRUCTION, num_inference_steps=steps, seed=0, resolution=None, output_type=output_type
+        photograph(size), INSTRUCTION, num_inference_steps=steps, seed=0, resolution=0, output_type=output_type
     )
 
 

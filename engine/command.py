@@ -22,7 +22,7 @@ def arguments() -> argparse.ArgumentParser:
         epilog=f"backends:\n{states}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", type=Path, help="checkpoint or export folder")
+    parser.add_argument("model", type=Path, help="checkpoint or export folder, or mini: the small one inside")
     parser.add_argument("image", type=Path)
     parser.add_argument("instruction")
     parser.add_argument("-o", "--output", type=Path, required=True, help="image file to write, format by its ending")
@@ -33,7 +33,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--image-guidance", type=float, default=1.5, help="weight of the source image, from 1")
     parser.add_argument("--scheduler", choices=list(SAMPLERS), default="euler_ancestral")
     parser.add_argument("--seed", type=int, help="the same seed gives the same edit")
-    parser.add_argument("--resolution", type=int, default=512, help="pixels of the longer side; 0 keeps the size")
+    parser.add_argument(
+        "--resolution", type=int, help="pixels of the longer side (default: the model's own); 0 keeps the size"
+    )
     parser.add_argument("--backend", default="auto", metavar="NAME", help="one of those below (default: auto)")
     parser.add_argument("--json", action="store_true", help="print seed, size and timings as JSON")
     return parser
@@ -57,7 +59,7 @@ def edit(args: argparse.Namespace) -> None:
         image_guidance_scale=args.image_guidance,
         scheduler=args.scheduler,
         seed=args.seed,
-        resolution=args.resolution or None,
+        resolution=args.resolution,
     )
     save(result.images[0], args.output)
     total = sum(result.timings.values())

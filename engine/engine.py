@@ -18,6 +18,7 @@ from .loop import check_finite, denoise
 from .noise import generator
 from .plan import Reward, check_guidance, check_reward, make_plan
 from .sampling import SamplerTable, sampler_table
+from .shipped import shipped
 from .text import tokenize
 
 OUTPUT_TYPES = ("pil", "np", "latent")
@@ -53,13 +54,13 @@ class Engine:
         """Open a checkpoint folder (PyTorch) or an export folder (no PyTorch needed).
 
         Args:
-            folder: where the model is.
+            folder: where the model is, or "mini" for the small one that is part of this package.
             backend: a name of `engine.backends.BACKENDS`, or "auto" for what fits the folder.
 
         Raises:
             MRCError: not such a folder, damaged or changed files, or a backend that is not installed.
         """
-        return cls(load_backend(Path(folder), backend))
+        return cls(load_backend(shipped(folder, backend), backend))
 
     def edit(
         self,
@@ -73,7 +74,7 @@ class Engine:
         image_guidance_scale: float = 1.5,
         scheduler: str = "euler_ancestral",
         seed: int | Sequence[int] | None = None,
-        resolution: int | None = 512,
+        resolution: int | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callback | None = None,
     ) -> EditResult:
@@ -93,7 +94,8 @@ class Engine:
             image_guidance_scale: weight of the source image, from 1.
             scheduler: euler, euler_ancestral, ddim or dpmpp_2m.
             seed: as for `torch.Generator("cpu").manual_seed`; None draws one and reports it.
-            resolution: pixels of the longer side, about; None keeps the image's size.
+            resolution: pixels of the longer side, about; None for what the model was trained at (512 in
+                the release, 128 for `mini`), 0 keeps the image's size.
             output_type: "pil", "np" or "latent".
             callback_on_step_end: called as `f(engine, step, timestep, {"latents": array})` after
                 each step; a returned dictionary may replace the latents, as in diffusers.
@@ -101,7 +103,9 @@ class Engine:
         Raises:
             MRCError: an argument that cannot be used, or a phase whose output is not finite.
         """
-        images = [fit(load_image(one), resolution, self.backend.geometry.vae_scale) for one in as_list(image)]
+        geometry = self.backend.geometry
+        size = geometry.resolution if resolution is None else resolution
+        images = [fit(load_image(one), size, geometry.vae_scale) for one in as_list(image)]
         instructions = as_list(instruction)
         count = max(len(images), len(instructions))
         if not count:

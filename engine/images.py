@@ -80,22 +80,24 @@ def fitted_size(width: int, height: int, resolution: int) -> tuple[int, int]:
     return fitted[0], fitted[1]
 
 
-def fit(image: Image.Image, resolution: int | None, multiple: int) -> Image.Image:
-    """Scale and crop to `fitted_size`; `resolution=None` keeps the image's own size.
+def fit(image: Image.Image, resolution: int, multiple: int) -> Image.Image:
+    """Scale and crop to `fitted_size`; `resolution=0` keeps the image's own size.
 
     Raises:
         MRCError: a resolution below 64, or an own size that is no multiple of `multiple`.
     """
-    if resolution is None:
+    if resolution == 0:
         if image.width % multiple or image.height % multiple:
             raise MRCError(
-                f"the image is {image.width}×{image.height} and resolution=None keeps its size; both sides must be "
+                f"the image is {image.width}×{image.height} and resolution=0 keeps its size; both sides must be "
                 f"multiples of {multiple}, so resize it or give a resolution"
             )
         return image
     if not isinstance(resolution, int) or not MULTIPLE <= resolution <= MAX_SIDE:
         limits = f"{MULTIPLE} to {MAX_SIDE}"
-        raise MRCError(f"resolution is {resolution!r}; give a whole number of pixels from {limits}, or None")
+        raise MRCError(
+            f"resolution is {resolution!r}; give a whole number of pixels from {limits}, or 0 for the image's own size"
+        )
     size = fitted_size(image.width, image.height, resolution)
     if max(size) > MAX_SIDE:
         raise MRCError(f"a {image.width}×{image.height} image would become {size[0]}×{size[1]}; crop it first")

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from ..errors import MRCError
 from ..files import file_digest
 
-SCHEMA = 1
+SCHEMA = 2
 NAME = "manifest.json"
 
 
@@ -22,6 +22,7 @@ class Geometry:
     rewards: bool  # False: a plain InstructPix2Pix model
     latent_channels: int
     vae_scale: int  # pixels a latent, along one side
+    resolution: int  # pixels of the longer side that the model was trained for
     text_length: int
     eos_token_id: int
     pad_token_id: int

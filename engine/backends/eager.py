@@ -13,10 +13,12 @@ from ..manifest import Geometry
 
 def geometry(checkpoint: Checkpoint) -> Geometry:
     """What the loop must know of `checkpoint`."""
+    vae_scale = 2 ** (len(checkpoint.vae.config.block_out_channels) - 1)
     return Geometry(
         rewards=checkpoint.unet.rewards,
         latent_channels=checkpoint.vae.config.latent_channels,
-        vae_scale=2 ** (len(checkpoint.vae.config.block_out_channels) - 1),
+        vae_scale=vae_scale,
+        resolution=checkpoint.unet.config.sample_size * vae_scale,
         text_length=checkpoint.text_encoder.config.max_position_embeddings,
         eos_token_id=checkpoint.tokenizer.eos_token_id,
         pad_token_id=checkpoint.tokenizer.pad_token_id,

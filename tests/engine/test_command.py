@@ -34,7 +34,7 @@ def test_the_command_is_the_engine(run, engine, tiny_export, picture, photo, tmp
     assert status == 0
     printed = json.loads(stdout)
     assert (printed["seed"], printed["size"]) == (4, [64, 128])
-    arguments = {"num_inference_steps": 2, "seed": 4, "resolution": None, "scheduler": "euler"}
+    arguments = {"num_inference_steps": 2, "seed": 4, "resolution": 0, "scheduler": "euler"}
     expected = engine.edit(photo, "make it snow", reward_scores=(5, 2, 5), **arguments)
     np.testing.assert_array_equal(np.asarray(Image.open(out)), np.asarray(expected.images[0]))
 

@@ -9,7 +9,7 @@ from mrc.engine import Engine
 from mrc.errors import MRCError
 from mrc.model.pipeline import decode_latents, edit_latents
 
-STEPS = {"num_inference_steps": 4, "resolution": None}
+STEPS = {"num_inference_steps": 4, "resolution": 0}
 LATENT = {**STEPS, "output_type": "latent"}
 
 
@@ -157,7 +157,7 @@ def test_timings_cover_the_edit(engine, photo):
         ({"image": None}, "image"),
         ({"image": []}, "image"),
         ({"image": [], "instruction": []}, "empty"),
-        ({"callback_on_step_end": lambda *_: {"latents": np.zeros((1, 4, 2, 2))}, "resolution": None}, "callback"),
+        ({"callback_on_step_end": lambda *_: {"latents": np.zeros((1, 4, 2, 2))}, "resolution": 0}, "callback"),
         ({"instruction": None}, "instruction"),
         ({"instruction": ["a", "b"], "image": ["x"] * 3}, "exist|batch"),
         ({"reward_scores": (5, 5)}, "reward_scores"),
@@ -200,7 +200,7 @@ def test_golden_edit_of_the_released_implementation(slim, reference, error, tmp_
         editor = Engine.from_pretrained(folder)
         arguments = {
             "reward_scores": golden["reward_scores"], "reward_text": str(golden["reward_text"]),
-            "num_inference_steps": int(golden["steps"]), "seed": int(golden["seed"]), "resolution": None,
+            "num_inference_steps": int(golden["steps"]), "seed": int(golden["seed"]), "resolution": 0,
             "guidance_scale": float(golden["guidance_scale"]),
             "image_guidance_scale": float(golden["image_guidance_scale"]),
         }  # fmt: skip

@@ -115,9 +115,9 @@ def test_released_sizes(size, resolution, expected):
 
 def test_own_size_is_kept_or_refused(photo):
     image = load_image(photo)
-    assert fit(image, None, 8) is image
-    with pytest.raises(MRCError, match="resolution=None"):
-        fit(image.crop((0, 0, 60, 100)), None, 8)
+    assert fit(image, 0, 8) is image
+    with pytest.raises(MRCError, match="resolution=0"):
+        fit(image.crop((0, 0, 60, 100)), 0, 8)
 
 
 def test_a_strip_that_would_become_huge_is_refused():
@@ -132,7 +132,7 @@ def test_a_lazily_opened_damaged_image_is_an_error(photo, tmp_path):
         load_image(Image.open(tmp_path / "half.png"))
 
 
-@pytest.mark.parametrize("resolution", [0, 63, 4097, -512, 512.0, "512"])
+@pytest.mark.parametrize("resolution", [1, 63, 4097, -512, 512.0, "512"])
 def test_bad_resolutions(photo, resolution):
     with pytest.raises(MRCError, match="resolution"):
         fit(load_image(photo), resolution, 8)
