@@ -20,6 +20,7 @@ from ..errors import MRCError
 from ..files import file_digest, replace_folder
 from ..model import load_checkpoint
 from ..model.checkpoint import Checkpoint, checkpoint_digest
+from ..model.graphs import check_injection
 from . import tensorrt
 from .trace import graph, trace
 from .validate import cases, differences, outputs
@@ -50,7 +51,8 @@ def export(
         max_batch: images a pass of the TensorRT engines.
 
     Raises:
-        MRCError: an unusable checkpoint or argument, a graph that differs from eager, no TensorRT.
+        MRCError: an unusable checkpoint or argument, rewards after every block, a graph that differs
+            from eager, no TensorRT.
     """
     out = Path(out)
     if dtype not in PRECISIONS:
@@ -68,6 +70,7 @@ def export(
         with stage("load"):
             flavour = tensorrt.available() if trt else ""
             checkpoint = load_checkpoint(checkpoint_folder)
+            check_injection(checkpoint.unet)
             shape = geometry(checkpoint)
             check_sizes(sizes, shape.vae_scale, max_batch)
         with stage("eager reference"):

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx_ir as ir
 import torch
 
 from ..engine.contract import DYNAMIC, INTEGERS, io
@@ -80,6 +82,9 @@ def trace(checkpoint: Checkpoint, role: str, precision: str, folder: Path, path:
             output_names=list(outputs),
             verbose=False,
         )
+        strip_notes(program.model)
+        if precision == "float32":
+            store_halves(program.model)
         program.save(folder / path, external_data=True)
 
     def described(side: dict) -> dict[str, list]:
@@ -89,6 +94,32 @@ def trace(checkpoint: Checkpoint, role: str, precision: str, folder: Path, path:
         }
 
     return Artifact(role, "onnx", precision, path, described(inputs), described(outputs))
+
+
+def strip_notes(model: ir.Model) -> None:
+    """Drop the exporter's notes on every node: three quarters of the file, with this machine's paths in them."""
+    for node in model.graph.all_nodes():
+        node.metadata_props.clear()
+
+
+def store_halves(model: ir.Model) -> None:
+    """Store weights whose every value is exact in float16 as that, cast back in the graph: a float16
+    checkpoint's float32 graphs take half the space and compute the same. Runtimes fold the cast away."""
+    graph = model.graph
+    for name, value in list(graph.initializers.items()):
+        if value.dtype != ir.DataType.FLOAT or value.const_value is None or value.const_value.size < 1024:
+            continue
+        whole = value.const_value.numpy()
+        with np.errstate(over="ignore"):
+            half = whole.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), whole):
+            continue
+        stored = ir.val(f"{name}_half", const_value=ir.tensor(half, name=f"{name}_half"))
+        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
+        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        del graph.initializers[name]
+        graph.register_initializer(stored)
+        graph.insert_before(graph[0], cast)
 
 
 @contextmanager

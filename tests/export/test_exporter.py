@@ -48,7 +48,7 @@ def test_half_precision(tiny, tmp_path, photo, eager, error, dtype, tolerance):
     size = {a.role: (tmp_path / "out" / f"{a.path}.data").stat().st_size for a in manifest.artifacts[:5]}
     full = {a.role: (tmp_path / "out" / f"{a.path}.data").stat().st_size for a in manifest.artifacts[5:]}
     if dtype == "float16":
-        arguments = {"seed": 1, "resolution": None, "num_inference_steps": 3, "output_type": "latent"}
+        arguments = {"seed": 1, "resolution": 0, "num_inference_steps": 3, "output_type": "latent"}
         editor = Engine.from_pretrained(tmp_path / "out")
         found = editor.edit(photo, "snow", **arguments).images
         assert error(found, eager.edit(photo, "snow", **arguments).images) <= tolerance
@@ -65,7 +65,7 @@ def overflow_is_retried_in_float32(editor, photo):
             return [np.full((1, 3, 128, 64), np.inf, np.float32)]
 
     editor.backend.sessions["vae_decoder"] = Overflowing()
-    image = editor.edit(photo, "snow", seed=1, resolution=None, num_inference_steps=1, output_type="np").images[0]
+    image = editor.edit(photo, "snow", seed=1, resolution=0, num_inference_steps=1, output_type="np").images[0]
     assert np.isfinite(image).all()
 
 
@@ -131,10 +131,10 @@ def test_a_killed_export_leaves_the_old_folder_usable(tiny, tiny_export, tmp_pat
         if process.returncode == 0:
             break
         assert (out / "manifest.json").read_bytes() == before
-        Engine.from_pretrained(out).edit(photo, "snow", resolution=None, num_inference_steps=1)
+        Engine.from_pretrained(out).edit(photo, "snow", resolution=0, num_inference_steps=1)
     subprocess.run(command, check=True, capture_output=True)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    Engine.from_pretrained(out).edit(photo, "snow", resolution=None, num_inference_steps=1)
+    Engine.from_pretrained(out).edit(photo, "snow", resolution=0, num_inference_steps=1)
 
 
 def test_the_command_prints_a_table_or_json(tiny_export, capsys):
