@@ -1,0 +1,47 @@
+"""Data sets of triplets: `open_triplets` picks the reader by what is there."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ...errors import MRCError
+from .triplet import Triplet, Triplets, make_triplet
+
+__all__ = ["Triplet", "Triplets", "make_triplet", "open_triplets"]
+
+
+def open_triplets(path: str | Path, rewards: str | Path | None = None) -> Triplets:
+    """Open a data set of triplets.
+
+    Args:
+        path: parquet file or folder, `save_to_disk` folder, folder with metadata.jsonl, tar shards,
+            or InstructPix2Pix folders.
+        rewards: RewardEdit JSON, for InstructPix2Pix folders; `RewardEdit.json` in the folder is
+            found by itself.
+
+    Raises:
+        MRCError: nothing of that kind there, or an empty data set.
+    """
+    from .reward_edit import RewardEdit
+    from .shards import Shards
+    from .tables import ImageFolder, Table
+
+    path = Path(path)
+    if not path.exists():
+        raise MRCError(f"{path} does not exist; give a data set")
+    others: list[tuple[Callable[[Path], Triplets], bool]] = [
+        (Table, path.suffix == ".parquet" or any(path.glob("*.parquet")) or (path / "dataset_info.json").is_file()),
+        (ImageFolder, (path / "metadata.jsonl").is_file()),
+        (Shards, path.suffix == ".tar" or any(path.glob("*.tar"))),
+    ]
+    for reader, fits in others:
+        if fits:
+            if rewards is not None:
+                raise MRCError(f"{path} carries its own rewards; {rewards} goes with InstructPix2Pix folders")
+            return reader(path)
+    if not any(path.glob("*/prompt.json")):
+        raise MRCError(
+            f"{path} holds no data set: looked for *.parquet, dataset_info.json, metadata.jsonl, *.tar, */prompt.json"
+        )
+    if rewards is None and (path / "RewardEdit.json").is_file():
+        rewards = path / "RewardEdit.json"
+    return RewardEdit(path, None if rewards is None else Path(rewards))

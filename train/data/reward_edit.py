@@ -1,0 +1,101 @@
+"""InstructPix2Pix folders, with the released RewardEdit JSON beside them or without.
+
+    ROOT/<triplet folder>/{seed}_0.jpg  {seed}_1.jpg  prompt.json   ("edit": a text, or a list whose first is used)
+    {"<triplet folder>": [{"Score": n, "Negative Prompt": text} × 3]}   following, preserving, quality
+
+Without the JSON every seed of a folder is a triplet; with it, a folder's lowest seed, which it scored.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from ...errors import MRCError
+from .triplet import Triplet, make_triplet
+
+PICTURE = re.compile(r"(\d+)_([01])\.(jpg|jpeg|png|webp)")
+
+
+class RewardEdit:
+    """See `Triplets`."""
+
+    def __init__(self, root: Path, rewards: Path | None = None) -> None:
+        self.root = root.resolve()
+        self.rewards = None if rewards is None else read_rewards(rewards)
+        if self.rewards is not None:
+            self.samples = [(name, "") for name in sorted(self.rewards)]
+            if not any((self.root / name).is_dir() for name, _ in self.samples):
+                raise MRCError(f"none of the {len(self.samples)} folders that {rewards} names is in {root}")
+        else:
+            folders = sorted(path.parent for path in self.root.glob("*/prompt.json"))
+            self.samples = [(folder.name, seed) for folder in folders for seed in seeds(folder)]
+        if not self.samples:
+            raise MRCError(f"{root} holds no triplet; expected folders with prompt.json, N_0.jpg and N_1.jpg")
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> Triplet:
+        name, seed = self.samples[index]
+        folder = inside(self.root, name)
+        found = seeds(folder)
+        if not found:
+            raise MRCError(f"sample {name}: {folder} holds no pair N_0.jpg, N_1.jpg")
+        seed = seed or found[0]
+        source, edited = (inside(self.root, f"{name}/{found_picture(folder, seed, role)}") for role in "01")
+        scores, text = (None, None) if self.rewards is None else reward(name, self.rewards[name])
+        return make_triplet(f"{name}/{seed}", source, edited, read_edit(name, folder), scores, text)
+
+
+def inside(root: Path, name: str) -> Path:
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        raise MRCError(f"sample {name!r} leads out of {root}; remove it from the data")
+    return path
+
+
+def seeds(folder: Path) -> list[str]:
+    """Seeds that have both pictures, lowest first."""
+    roles: dict[str, set[str]] = {}
+    for path in folder.glob("*_[01].*"):
+        if match := PICTURE.fullmatch(path.name):
+            roles.setdefault(match[1], set()).add(match[2])
+    return sorted((seed for seed, found in roles.items() if len(found) == 2), key=int)
+
+
+def found_picture(folder: Path, seed: str, role: str) -> str:
+    return min(p.name for p in folder.glob(f"{seed}_{role}.*") if PICTURE.fullmatch(p.name))
+
+
+def read_edit(name: str, folder: Path) -> Any:
+    try:
+        edit = json.loads((folder / "prompt.json").read_text())["edit"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MRCError(
+            f"sample {name}: prompt.json gives no 'edit' ({error!r}); mend it or remove the folder"
+        ) from None
+    return edit[0] if isinstance(edit, list) and edit else edit
+
+
+def read_rewards(path: Path) -> dict[str, Any]:
+    try:
+        rewards = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise MRCError(f"{path} cannot be read as RewardEdit JSON ({error})") from None
+    if not isinstance(rewards, dict) or not rewards:
+        raise MRCError(f"{path} holds no rewards; expected an object with one entry a triplet folder")
+    return rewards
+
+
+def reward(name: str, entry: Any) -> tuple[list[Any], str]:
+    """Scores and the joined text of one entry."""
+    try:
+        scores = [part["Score"] for part in entry]
+        texts = [part["Negative Prompt"] for part in entry]
+        return scores, "; ".join(text.strip() or "None" for text in texts)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise MRCError(
+            f"sample {name}: its reward is {entry!r} ({error!r}); expected three of "
+            '{"Score": n, "Negative Prompt": text}'
+        ) from None
