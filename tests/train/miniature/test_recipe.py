@@ -1,0 +1,42 @@
+import pytest
+from PIL import Image
+
+from mrc.errors import MRCError
+from mrc.model import load_checkpoint
+from mrc.train import command, config
+from mrc.train.miniature import recipe
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """The recipe with a step or two of everything."""
+    settings = {"data": "miniature:8", "batch_size": 4, "workers": 0, "validate_every": 0, "tracker": ""}
+    monkeypatch.setitem(config.PRESETS, "mini", config.PRESETS["mini"] | settings)
+    monkeypatch.setattr(recipe, "AUTOENCODER_STEPS", 2)
+    stages = {name: (init, given | {"steps": 1}) for name, (init, given) in recipe.STAGES.items()}
+    monkeypatch.setattr(recipe, "STAGES", stages)
+
+
+def test_the_recipe_makes_every_part_once(brief, tmp_path):
+    checkpoint = recipe.reproduce(tmp_path, None, seed=3)
+    loaded = load_checkpoint(checkpoint)
+    assert loaded.unet.rewards and loaded.vae.config.latent_channels == 4
+    assert not load_checkpoint(tmp_path / "baseline" / "checkpoint").unet.rewards
+    written = (tmp_path / "stage2" / "training.json").stat().st_mtime_ns
+    recipe.reproduce(tmp_path, None, seed=3)
+    assert (tmp_path / "stage2" / "training.json").stat().st_mtime_ns == written
+
+
+def test_the_command_refuses_what_the_recipe_sets(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.main(["--preset", "mini", "--out", str(tmp_path), "--steps", "5"])
+    assert stop.value.code == 2 and "sets steps itself" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        command.main(["--data", "miniature:4", "--out", str(tmp_path)])
+    assert stop.value.code == 2 and "checkpoint folder to start from" in capsys.readouterr().err
+
+
+def test_photographs_that_are_none(brief, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "small.gif")
+    with pytest.raises(MRCError, match="holds no"):
+        recipe.reproduce(tmp_path / "out", str(tmp_path), seed=0)

@@ -1,0 +1,97 @@
+import numpy as np
+import pytest
+
+from mrc.errors import MRCError
+from mrc.train.miniature.edits import KINDS, artifacts, damage, random_edit
+from mrc.train.miniature.model import vocabulary, word_tokenizer
+from mrc.train.miniature.oracle import score
+from mrc.train.miniature.photographs import load_photographs
+from mrc.train.miniature.scene import BACKGROUNDS, SIZE, named_background, render
+from mrc.train.miniature.triplets import MiniatureTriplets, held_out
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    return load_photographs()
+
+
+@pytest.fixture(scope="module")
+def edits(photographs):
+    return held_out(photographs, 70)
+
+
+def test_photographs(photographs, tmp_path):
+    assert len(photographs) == 6 and all(min(p.shape[:2]) >= SIZE and p.dtype == np.uint8 for p in photographs)
+    with pytest.raises(MRCError, match="holds no"):
+        load_photographs(tmp_path)
+    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    with pytest.raises(MRCError, match=r"a\.jpg"):
+        load_photographs(tmp_path)
+
+
+def test_all_seven_kinds_are_asked(edits):
+    assert {edit.kind for edit in edits} == set(KINDS)
+    assert len({edit.instruction for edit in edits}) > 50
+
+
+def test_the_right_edit_scores_full(edits, photographs):
+    for edit in edits:
+        assert score(edit, render(edit.target, photographs), photographs) == ((5, 5, 5), "None; None; None"), edit
+
+
+def test_no_edit_does_not_follow(edits, photographs):
+    for edit in edits:
+        (following, _, quality), text = score(edit, render(edit.source, photographs), photographs)
+        assert following <= 1 and quality == 5, edit
+        assert text.split("; ")[0] != "None"
+
+
+def test_damage_costs_preserving(edits, photographs):
+    rng = np.random.default_rng(0)
+    drops = []
+    for edit in edits:
+        if edit.whole or (result := damage(rng, edit, edit.target)) == edit.target:
+            continue
+        (following, preserving, quality), text = score(edit, render(result, photographs), photographs)
+        drops.append((5 - following, 5 - preserving, 5 - quality))
+        assert preserving == 5 or text.split("; ")[1] != "None"
+    following, preserving, quality = np.mean(drops, axis=0)
+    assert preserving > 2 and preserving > 4 * following and preserving > 4 * quality
+
+
+def test_artifacts_cost_quality(edits, photographs):
+    rng = np.random.default_rng(0)
+    scores = [score(edit, artifacts(rng, render(edit.target, photographs)), photographs)[0] for edit in edits]
+    assert np.mean([quality for _, _, quality in scores]) < 2.5
+
+
+def test_the_failure_is_named(photographs):
+    edit = random_edit(np.random.default_rng(3), photographs, "remove")
+    _, text = score(edit, render(edit.source, photographs), photographs)
+    shape = edit.source.things[edit.touched[0]].shape
+    assert text == f"the {shape} did not change; None; None"
+
+
+def test_triplets_are_a_function_of_seed_and_number(photographs):
+    first, again, other = (MiniatureTriplets(photographs, 3, seed) for seed in (0, 0, 1))
+    assert first[2].source.tobytes() == again[2].source.tobytes() and first[2].scores == again[2].scores
+    assert first[2].source.tobytes() != other[2].source.tobytes()
+    with pytest.raises(IndexError):
+        first[3]
+
+
+def test_every_word_is_one_token(photographs):
+    tokenizer = word_tokenizer()
+    for i in range(60):
+        triplet = MiniatureTriplets(photographs, 60)[i]
+        for text in (triplet.instruction, triplet.reward_text):
+            ids = tokenizer(text).input_ids
+            assert len(ids) <= 40
+            assert len(ids) - 2 == len(text.replace(";", " ;").split()), tokenizer.tokenize(text)
+    assert "circle" in vocabulary() and tokenizer.decode(tokenizer("zebra", add_special_tokens=False).input_ids)
+
+
+def test_backgrounds_differ():
+    means = np.array([named_background(name).mean((0, 1)) for name in BACKGROUNDS])
+    distances = np.linalg.norm(means[:, None] - means, axis=-1) + 1e3 * np.eye(len(means))
+    assert distances.min() > 20

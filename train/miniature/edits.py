@@ -1,0 +1,171 @@
+"""Edits of the miniature world: an instruction, the scene it asks for, and how an imperfect editor fails.
+
+The seven kinds are those of Real-Edit: local, remove, add, texture, background, global, style.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from .scene import (
+    BACKGROUNDS,
+    COLOURS,
+    PATTERNS,
+    PLACES,
+    SHAPES,
+    SIZE,
+    STYLES,
+    TONES,
+    Scene,
+    Thing,
+    random_scene,
+    render,
+)  # fmt: skip
+
+KINDS = ("local", "remove", "add", "texture", "background", "global", "style")
+WORDS = {
+    "recolour": ("make the {it} {new}", "turn the {it} {new}", "paint the {it} {new}",
+                 "change the colour of the {it} to {new}"),
+    "reshape": ("turn the {it} into a {new}", "replace the {it} with a {new}", "change the {it} to a {new}"),
+    "remove": ("remove the {it}", "delete the {it}", "take the {it} away", "erase the {it}"),
+    "add": ("add a {new} {where}", "put a {new} {where}", "place a {new} {where}"),
+    "texture": ("make the {it} {new}", "give the {it} a {new} pattern", "turn the {it} {new}"),
+    "background": ("change the background to {new}", "replace the background with {new}",
+                   "use {new} as the background"),
+    "night": ("make it night", "turn day into night", "make the picture dark like at night"),
+    "fog": ("add fog", "make it foggy", "cover the scene in fog"),
+    "sunset": ("make it look like a sunset", "give it warm sunset light", "make it sunset"),
+    "bright": ("make it brighter", "brighten the picture", "add more light"),
+    "sketch": ("turn it into a pencil sketch", "make it a pencil drawing", "draw it as a sketch"),
+    "grey": ("make it black and white", "turn it into a black and white photo", "remove all colour"),
+    "sepia": ("make it look like an old sepia photo", "turn it into a sepia photo", "make it sepia"),
+    "mosaic": ("turn it into a mosaic", "make it a mosaic", "make it look like pixel art"),
+    "poster": ("turn it into a poster", "make it look like pop art", "make it a pop art poster"),
+}  # fmt: skip
+PLACE_WORDS = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom",
+               "middle": "in the middle"}  # fmt: skip
+ADDED_RADIUS = 19
+# How often a training example fails in each perspective, as generated data does
+FAILS_FOLLOWING, FAILS_PRESERVING, FAILS_QUALITY = 0.45, 0.25, 0.25
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What is asked of a scene. `touched` are the indices of `source.things` that may change."""
+
+    kind: str
+    instruction: str
+    source: Scene
+    target: Scene
+    touched: tuple[int, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether every pixel may change."""
+        return self.kind in ("global", "style")
+
+
+def random_edit(rng: np.random.Generator, photographs: list[np.ndarray], kind: str | None = None) -> Edit:
+    """An edit of a new scene; of a kind drawn evenly unless one is given. Its change can be seen."""
+    kind = kind or str(rng.choice(KINDS))
+    while True:
+        edit = ask(rng, random_scene(rng, photographs), kind)
+        change = np.abs(render(edit.target, photographs) - render(edit.source, photographs)).mean(-1)
+        if (change > 20).sum() >= 200:  # not a white star on snow
+            return edit
+
+
+def ask(rng: np.random.Generator, scene: Scene, kind: str) -> Edit:
+    """A random instruction of `kind` about `scene`."""
+    index = int(rng.integers(len(scene.things)))
+    thing = scene.things[index]
+    name = f"{thing.colour} {thing.shape}" if rng.random() < 0.3 else thing.shape
+
+    def say(words: str, **values: str) -> str:
+        return str(rng.choice(WORDS[words])).format(it=name, **values)
+
+    def changed(new: Thing) -> Scene:
+        return replace(scene, things=tuple(new if t is thing else t for t in scene.things))
+
+    match kind:
+        case "local" if rng.random() < 0.7:
+            colour = other(rng, COLOURS, thing.colour)
+            return Edit(kind, say("recolour", new=colour), scene, changed(replace(thing, colour=colour)), (index,))
+        case "local":
+            shape = other(rng, SHAPES, *(t.shape for t in scene.things))
+            return Edit(kind, say("reshape", new=shape), scene, changed(replace(thing, shape=shape)), (index,))
+        case "remove":
+            left = tuple(t for t in scene.things if t is not thing)
+            return Edit(kind, say("remove"), scene, replace(scene, things=left), (index,))
+        case "add":
+            where = free_place(rng, scene)
+            colour, shape = str(rng.choice(list(COLOURS))), other(rng, SHAPES, *(t.shape for t in scene.things))
+            new = Thing(shape, colour, *PLACES[where], ADDED_RADIUS)
+            text = say("add", new=f"{colour} {shape}", where=PLACE_WORDS[where])
+            return Edit(kind, text, scene, replace(scene, things=(*scene.things, new)))
+        case "texture":
+            pattern = other(rng, PATTERNS, thing.pattern)
+            return Edit(kind, say("texture", new=pattern), scene, changed(replace(thing, pattern=pattern)), (index,))
+        case "background":
+            new_background = other(rng, BACKGROUNDS, scene.background)
+            text = say("background", new=("the " if new_background in ("sea", "sky", "night sky") else "")
+                       + new_background)  # fmt: skip
+            return Edit(kind, text, scene, replace(scene, background=new_background))
+        case "global":
+            tone = str(rng.choice(TONES))
+            return Edit(kind, say(tone), scene, replace(scene, tone=tone))
+    style = str(rng.choice(STYLES))
+    return Edit(kind, say(style), scene, replace(scene, style=style))
+
+
+def other(rng: np.random.Generator, choices, *taken: str | None) -> str:
+    return str(rng.choice([choice for choice in choices if choice not in taken]))
+
+
+def free_place(rng: np.random.Generator, scene: Scene) -> str:
+    """A named place that no object covers; at most three of five are taken."""
+    free = [name for name, (x, y) in PLACES.items() if all(np.hypot(t.x - x, t.y - y) > 20 for t in scene.things)]
+    return str(rng.choice(free))
+
+
+def imperfect(rng: np.random.Generator, edit: Edit, photographs: list[np.ndarray]) -> np.ndarray:
+    """The edited picture of a training example, float32 `[128, 128, 3]` in 0…255: often not what was asked."""
+    result = edit.target
+    if rng.random() < FAILS_FOLLOWING:
+        # half do nothing, half do something else of the same kind
+        result = edit.source if rng.random() < 0.5 else ask(rng, edit.source, edit.kind).target
+    if rng.random() < FAILS_PRESERVING:
+        result = damage(rng, edit, result)
+    picture = render(result, photographs)
+    if rng.random() < FAILS_QUALITY:
+        picture = artifacts(rng, picture)
+    return picture
+
+
+def damage(rng: np.random.Generator, edit: Edit, result: Scene) -> Scene:
+    """Change what should have stayed: another object, or else the background."""
+    kept = [t for i, t in enumerate(edit.source.things) if i not in edit.touched and t in result.things]
+    if kept and rng.random() < 0.8:
+        victim = kept[int(rng.integers(len(kept)))]
+        things = tuple(t for t in result.things if t is not victim)
+        if rng.random() < 0.5:
+            things += (replace(victim, colour=other(rng, COLOURS, victim.colour)),)
+        return replace(result, things=things)
+    if edit.kind in ("remove", "background"):  # there the background is what the edit is about
+        return result
+    return replace(result, background=other(rng, BACKGROUNDS, result.background))
+
+
+def artifacts(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
+    """Coloured blotches, or noise in cells of 8 pixels: coarse enough to survive a latent space."""
+    if rng.random() < 0.5:
+        strength = rng.uniform(40, 90)
+        cells = rng.normal(0, strength, (SIZE // 8, SIZE // 8, 3))
+        return (picture + cells.repeat(8, 0).repeat(8, 1)).clip(0, 255).astype(np.float32)
+    image = Image.fromarray(picture.clip(0, 255).astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    for _ in range(int(rng.integers(8, 24))):
+        x, y, r = int(rng.integers(SIZE)), int(rng.integers(SIZE)), int(rng.integers(5, 10))
+        draw.ellipse((x - r, y - r, x + r, y + r), fill=((255, 0, 255), (0, 255, 255), (255, 120, 0))[rng.integers(3)])
+    return np.asarray(image, dtype=np.float32)

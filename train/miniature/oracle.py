@@ -1,0 +1,159 @@
+"""The exact oracle: three rewards, 0–5, of any edit whose scene is known.
+
+Everything is measured on pictures averaged over 4×4 pixels, `[32, 32, 3]`, so that the fine blur of
+a small latent space counts little.
+
+    following    how much of the asked change is still missing where change was asked
+    preserving   how far the rest is from what it was (for whole-picture edits: after the best
+                 common colour curve, so that only structure counts)
+    quality      how far pixels are from every clean picture that this world could show there
+"""
+
+import numpy as np
+
+from .edits import Edit
+from .scene import (
+    BACKGROUNDS,
+    COLOURS,
+    SIZE,
+    STYLES,
+    TONES,
+    background,
+    level,
+    mask,
+    named_background,
+    render,
+    stylize,
+    tone,
+)
+
+POOL = 4
+PASS = 4  # an edit passes a perspective from this score on
+# Errors (levels of 255) at which a score is 5 and 0; following is a share of the asked change
+FOLLOWING = (0.30, 0.85)
+PRESERVING = (11.0, 38.0)
+QUALITY = (9.0, 36.0)
+
+
+def pooled(picture: np.ndarray) -> np.ndarray:
+    """`[128, 128, …]` → `[32, 32, …]`. Rows first: numpy's mean over both axes at once takes six times as long."""
+    rows = picture.reshape(SIZE // POOL, POOL, *picture.shape[1:]).mean(1)
+    return rows.reshape(SIZE // POOL, SIZE // POOL, POOL, *picture.shape[2:]).mean(2)
+
+
+def rms(error: np.ndarray, weight: np.ndarray) -> float:
+    """Root mean square over channels and positions with `weight` `[32, 32]`."""
+    return float(np.sqrt(((error**2).mean(-1) * weight).sum() / max(float(weight.sum()), 1e-6)))
+
+
+def grade(error: float, limits: tuple[float, float]) -> int:
+    """5 up to the first limit, 0 from the second, evenly between."""
+    best, worst = limits
+    return round(5 * float(np.clip((worst - error) / (worst - best), 0, 1)))
+
+
+def score(edit: Edit, edited: np.ndarray, photographs: list[np.ndarray]) -> tuple[tuple[int, int, int], str]:
+    """Scores (following, preserving, quality) and the reward text of an edited picture.
+
+    Args:
+        edited: `[128, 128, 3]`, 0…255, any numeric dtype.
+    """
+    source, target = (pooled(render(scene, photographs)) for scene in (edit.source, edit.target))
+    found = pooled(np.asarray(edited, dtype=np.float32))
+    asked = change_region(edit, source, target)
+    change = max(rms(target - source, asked), 1.0)
+    missing = rms(target - found, asked) / change
+    following = grade(missing, FOLLOWING)
+    preserving = grade(preserving_error(edit, found, target, asked), PRESERVING)
+    quality = grade(quality_error(edit, found, source, target, photographs), QUALITY)
+    texts = (
+        "None" if following == 5 else following_text(edit, found, source, asked, change),
+        "None" if preserving == 5 else preserving_text(edit, found, photographs),
+        "None" if quality == 5 else "coloured spots and noise",
+    )
+    return (following, preserving, quality), "; ".join(texts)
+
+
+def change_region(edit: Edit, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Weight `[32, 32]` of the positions where the edit asks for a change."""
+    if edit.whole:
+        return np.ones(source.shape[:2], np.float32)
+    return (np.abs(target - source).max(-1) > 12).astype(np.float32)
+
+
+def preserving_error(edit: Edit, found: np.ndarray, target: np.ndarray, asked: np.ndarray) -> float:
+    if not edit.whole:
+        kept = 1 - grown(asked)
+        if edit.kind == "background":  # what is left are the objects
+            kept = np.minimum(1, sum((pooled(mask(t)) > 0.9).astype(np.float32) for t in edit.source.things))
+        return rms(found - target, kept)
+    flat_found = np.concatenate([found.reshape(-1, 3), np.ones((found[..., 0].size, 1))], axis=1)
+    fit = np.linalg.lstsq(flat_found, target.reshape(-1, 3), rcond=None)[0]
+    contrast = max(float(target.std()), 1.0)
+    return rms((flat_found @ fit).reshape(target.shape) - target, np.ones(target.shape[:2])) * min(1.0, 50 / contrast)
+
+
+def grown(region: np.ndarray) -> np.ndarray:
+    """Region and its neighbours: edges of objects belong to neither side."""
+    padded = np.pad(region, 1)
+    return np.max([padded[dy : dy + len(region), dx : dx + len(region)] for dy in range(3) for dx in range(3)], axis=0)
+
+
+def quality_error(
+    edit: Edit, found: np.ndarray, source: np.ndarray, target: np.ndarray, photographs: list[np.ndarray]
+) -> float:
+    """Root mean square distance to the nearest clean picture, position by position."""
+    things = [*edit.source.things, *(t for t in edit.target.things if t not in edit.source.things)]
+    covers = [pooled(mask(thing))[..., None] for thing in things]
+    grounds = [pooled(background(edit.source, photographs)), *(pooled(named_background(name)) for name in BACKGROUNDS)]
+    colours = [level(*colour) for colour in COLOURS.values()]
+    clean = [source, target]
+    for ground in grounds if not edit.whole else grounds[:1]:
+        clean += [ground, *(over(ground, covers, [colour] * len(covers)) for colour in colours)]
+    if edit.whole:
+        # the asked look over every clean scene, and every other look of its kind over this one
+        own = [level(*COLOURS[thing.colour]) for thing in things]
+        looks = TONES if edit.kind == "global" else STYLES
+        asked = edit.target.tone or edit.target.style
+        clean += [look(picture, asked) for picture in (*clean[2:], *(over(g, covers, own) for g in grounds[1:]))]
+        clean += [look(source, name) for name in looks if name != asked]
+    distances = np.stack([((found - picture) ** 2).mean(-1) for picture in clean])
+    return float(np.sqrt(distances.min(0).mean()))
+
+
+def over(ground: np.ndarray, covers: list[np.ndarray], colours: list[np.ndarray]) -> np.ndarray:
+    for cover, colour in zip(covers, colours, strict=True):
+        ground = ground * (1 - cover) + colour * cover
+    return ground
+
+
+def look(picture: np.ndarray, name: str | None) -> np.ndarray:
+    """A pooled picture with a tone or style."""
+    big = picture.repeat(POOL, 0).repeat(POOL, 1)
+    return pooled(tone(big, name) if name in TONES else stylize(big, name))
+
+
+def following_text(edit: Edit, found: np.ndarray, source: np.ndarray, asked: np.ndarray, change: float) -> str:
+    """Names the failure: nothing happened, or something else did."""
+    subject = f"the {edit.source.things[edit.touched[0]].shape}" if edit.touched else (
+        "the background" if edit.kind == "background" else "the picture"
+    )  # fmt: skip
+    if rms(found - source, asked) < 0.3 * change:
+        if edit.kind == "add":
+            return "nothing was added"
+        colour = edit.source.things[edit.touched[0]].colour if edit.touched else None
+        return f"{subject} stayed {colour}" if edit.kind == "local" else f"{subject} did not change"
+    return f"{subject} became something else"
+
+
+def preserving_text(edit: Edit, found: np.ndarray, photographs: list[np.ndarray]) -> str:
+    """Names the object that changed most, or the whole picture."""
+    expected = pooled(render(edit.target, photographs))
+    errors = {
+        thing.shape: rms(found - expected, pooled(mask(thing)))
+        for i, thing in enumerate(edit.source.things)
+        if i not in edit.touched
+    }
+    if errors and max(errors.values()) > 40:
+        return f"the {max(errors, key=lambda shape: errors[shape])} changed"
+    return "the rest of the picture changed"

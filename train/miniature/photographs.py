@@ -1,0 +1,45 @@
+"""Photographs for backgrounds: scikit-image's own, and those of a folder (Debian's wallpaper packages)."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from ...errors import MRCError
+
+PACKAGED = ("astronaut.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg", "ihc.png")
+SHORTER_SIDE = 192  # pixels; crops of 128 then see two thirds of a photograph
+
+
+def load_photographs(folder: str | Path | None = None) -> list[np.ndarray]:
+    """All photographs, uint8 `[H, W, 3]`, the shorter side 192 pixels, in the order of their names.
+
+    Args:
+        folder: searched with its sub-folders for .jpg, .jpeg and .png besides what scikit-image ships.
+
+    Raises:
+        MRCError: scikit-image is not installed, or the folder holds no picture.
+    """
+    package = importlib.util.find_spec("skimage")
+    if package is None or package.origin is None:
+        raise MRCError("the miniature world takes its photographs from scikit-image; pip install 'mrc[train]'")
+    paths = [Path(package.origin).parent / "data" / name for name in PACKAGED]
+    if folder is not None:
+        more = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
+        if not more:
+            raise MRCError(f"{folder} holds no .jpg or .png; give a folder of photographs")
+        paths += more
+    return [shrink(path) for path in paths]
+
+
+def shrink(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as opened:
+            opened.draft("RGB", (2 * SHORTER_SIDE, 2 * SHORTER_SIDE))  # JPEG decodes small: wallpapers load fast
+            image = opened.convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise MRCError(f"{path} is no readable picture ({error}); remove it from the folder") from None
+    scale = SHORTER_SIDE / min(image.size)
+    size = (max(SHORTER_SIDE, round(image.width * scale)), max(SHORTER_SIDE, round(image.height * scale)))
+    return np.asarray(image.resize(size, Image.Resampling.LANCZOS))

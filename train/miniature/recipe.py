@@ -1,0 +1,46 @@
+"""How the shipped checkpoint was made: `mrc-train --preset mini --out OUT --photographs DIR`.
+
+    OUT/vae        the autoencoder
+    OUT/init       untrained model around it
+    OUT/stage1     editor without rewards, text encoder trained along
+    OUT/stage2     editor with rewards
+    OUT/baseline   the editor without for as many further steps: what rewards are compared with
+    OUT/checkpoint stage 2 in float16, as shipped
+
+Each part that is there is kept and a stopped one goes on, so the same command finishes what was begun.
+"""
+
+from pathlib import Path
+
+import torch
+
+from ...model.checkpoint import load_checkpoint, save_checkpoint
+from .. import autoencoder
+from ..config import TrainConfig, preset
+from ..loop import train
+from .model import miniature_checkpoint
+
+AUTOENCODER_STEPS = 700
+STAGES = {
+    "stage1": ("init", {"stage": 1, "steps": 2400, "train_text_encoder": True, "lr_schedule": "constant"}),
+    "stage2": ("stage1/checkpoint", {"stage": 2, "steps": 4400}),
+    "baseline": ("stage1/checkpoint", {"stage": 1, "steps": 4400}),
+}
+
+
+def reproduce(out: Path, photographs: str | None, seed: int) -> Path:
+    """Make the checkpoint from nothing; returns its path."""
+    vae = out / "vae"
+    if not vae.is_dir():
+        autoencoder.train(vae, Path(photographs) if photographs else None, AUTOENCODER_STEPS, seed)
+    if not (out / "init").is_dir():
+        save_checkpoint(miniature_checkpoint(vae, seed), out / "init")
+    for name, (init, settings) in STAGES.items():
+        if (out / name / "checkpoint").is_dir():
+            continue
+        common = {"photographs": photographs, "cache": str(out / "cache"), "seed": seed}
+        config = TrainConfig(**preset("mini") | settings | common, init=str(out / init), out=str(out / name))
+        train(config, resume="latest" if (out / name / "states").is_dir() else None)
+    shipped = load_checkpoint(out / "stage2" / "checkpoint", torch.float16)
+    save_checkpoint(shipped, out / "checkpoint")
+    return out / "checkpoint"
