@@ -1,0 +1,54 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mrc.train.command import main
+
+COMMAND = Path(sys.executable).parent / "mrc-train"
+
+
+def run(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code, capsys.readouterr()
+
+
+def test_the_installed_command_trains(plain, tmp_path):
+    flags = "--data miniature:4 --resolution 64 --batch-size 2 --steps 1 --workers 0 --validate-every 0 --stage 1"
+    command = [COMMAND, plain, *flags.split(), "--no-augment", "--out", tmp_path / "o"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "o" / "checkpoint")
+    config = json.loads((tmp_path / "o" / "training.json").read_text())["config"]
+    assert config["augment"] is False and config["stage"] == 1
+
+
+def test_a_preset_gives_way_to_flags(plain, tmp_path, capsys):
+    code, _ = run(capsys, plain, "--preset", "mini", "--steps", 1, "--batch-size", 2, "--data", "miniature:2", "--out",
+                  tmp_path / "o", "--workers", 0, "--validate-every", 0, "--tracker", "")  # fmt: skip
+    assert code == 0
+    config = json.loads((tmp_path / "o" / "training.json").read_text())["config"]
+    assert (config["batch_size"], config["resolution"], config["lr_schedule"]) == (2, 128, "cosine")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--preset", "huge"), "huge"),
+        ((), "--data, --out"),
+        (("--data", "miniature:4", "--out", "{tmp}", "--stage", 3), "stage is 3"),
+        (("--data", "{tmp}/none", "--out", "{tmp}/o", "--workers", 0), "does not exist"),
+        (("--data", "miniature:4", "--out", "{tmp}", "--resume", "5"), "no state of step '5'"),
+    ],
+)
+def test_what_cannot_be_run(plain, tmp_path, capsys, arguments, message):
+    code, captured = run(capsys, plain, *(str(a).format(tmp=tmp_path) for a in arguments))
+    assert code == 2 and message in captured.err
+
+
+def test_no_folder_to_start_from(tmp_path, capsys):
+    code, captured = run(capsys, tmp_path, "--data", "miniature:4", "--out", tmp_path / "o")
+    assert code == 2 and "model_index.json" in captured.err

@@ -1,0 +1,123 @@
+"""Everything a training run is told, once."""
+
+from dataclasses import asdict, dataclass
+
+from ..errors import MRCError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One run of `mrc-train`. Defaults are InstructPix2Pix's where a preset says nothing else.
+
+    Attributes:
+        init: checkpoint folder to start from.
+        data: what `open_triplets` reads, or `miniature:N` for N triplets of the miniature world.
+        rewards: RewardEdit JSON over InstructPix2Pix folders.
+        out: the run's folder; the trained checkpoint is `out/checkpoint`.
+        stage: 1 trains an editor without rewards, 2 one with them.
+        batch_size: triplets an optimizer step, over all processes and accumulated passes.
+        accumulation: forward passes an optimizer step.
+        conditioning_dropout: width of each of three bands of one random number: no text, no text and
+            no image, no image (InstructPix2Pix §3.2.1).
+        reward_dropout: probability that a triplet's reward is hidden (scores 2.5, no text).
+        min_snr_gamma: weight timesteps by min(SNR, gamma)/SNR (arXiv 2303.09556); None for equal weights.
+        lora_rank: train low-rank updates of the attention matrices alone; they are merged at the end.
+        validate_every: steps between pictures of edits with the averaged weights; 0 for none.
+        broken_limit: distinct broken samples that are skipped before the run stops.
+    """
+
+    init: str
+    data: str
+    out: str
+    rewards: str | None = None
+    photographs: str | None = None
+    stage: int = 2
+    reward_injection: str = "time"
+    resolution: int = 256
+    augment: bool = True
+    batch_size: int = 32
+    accumulation: int = 1
+    steps: int = 1000
+    learning_rate: float = 5e-5
+    lr_schedule: str = "constant"
+    warmup: int = 0
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.9999
+    conditioning_dropout: float = 0.05
+    reward_dropout: float = 0.0
+    min_snr_gamma: float | None = None
+    mixed_precision: str = "no"
+    gradient_checkpointing: bool = False
+    train_text_encoder: bool = False
+    lora_rank: int | None = None
+    cache: str | None = None
+    workers: int = 1
+    seed: int = 0
+    checkpoint_every: int = 500
+    checkpoints_total_limit: int = 3
+    validate_every: int = 500
+    broken_limit: int = 100
+    tracker: str = "tensorboard"
+
+    def __post_init__(self) -> None:
+        choices = {
+            "stage": (1, 2),
+            "reward_injection": ("time", "blocks"),
+            "lr_schedule": ("constant", "cosine"),
+            "mixed_precision": ("no", "bf16", "fp16"),
+        }
+        for name, allowed in choices.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise MRCError(f"{name} is {value!r}; choose one of {', '.join(map(str, allowed))}")
+        for name in ("batch_size", "accumulation", "steps", "checkpoint_every", "checkpoints_total_limit"):
+            if (value := getattr(self, name)) < 1:
+                raise MRCError(f"{name} is {value}; give a whole number from 1 up")
+        if not 0 <= 3 * self.conditioning_dropout <= 1 or not 0 <= self.reward_dropout <= 1:
+            raise MRCError(
+                f"conditioning_dropout is {self.conditioning_dropout} (three bands must fit in 1), "
+                f"reward_dropout {self.reward_dropout} (0 to 1)"
+            )
+        if self.resolution % 8:
+            raise MRCError(f"resolution is {self.resolution}; give a multiple of 8 pixels")
+
+    def record(self) -> dict:
+        """As JSON takes it."""
+        return asdict(self)
+
+
+# What each preset sets; the command line overrides it
+PRESETS: dict[str, dict] = {
+    # the release's command; its batch is 4 a device × 4 passes × devices, taken as 8 here
+    "released": {
+        "resolution": 256,
+        "batch_size": 128,
+        "accumulation": 4,
+        "steps": 10_000,
+        "learning_rate": 5e-5,
+        "conditioning_dropout": 0.05,
+        "checkpoint_every": 500,
+    },
+    "mini": {
+        "data": "miniature:16000",
+        "resolution": 128,
+        "augment": False,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "lr_schedule": "cosine",
+        "warmup": 100,
+        "ema_decay": 0.998,
+        "mixed_precision": "bf16",
+        "conditioning_dropout": 0.04,
+        "min_snr_gamma": 5.0,
+    },
+}
+
+
+def preset(name: str) -> dict:
+    """The settings of a preset, by field name."""
+    if name not in PRESETS:
+        raise MRCError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,123 @@
+"""The training objective: one denoising loss of a batch, its randomness drawn by sample.
+
+Every random number comes from (seed, position of the sample in the run), so that a batch gives the
+same loss however many processes share it, and a resumed run goes on exactly.
+
+Shapes: B samples, latents h×w, text length L, text width D.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from ..model.unet import MRCUNet
+
+HIDDEN_SCORES = (2.5, 2.5, 2.5)  # what a dropped reward is replaced with, and an empty text
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of a batch: noise `[B, 4, h, w]`, posterior `[B, 4, h, w]`, timesteps `[B]` int64,
+    condition `[B]` and reward `[B]` uniform in 0…1."""
+
+    noise: Tensor
+    posterior: Tensor
+    timesteps: Tensor
+    condition: Tensor
+    reward: Tensor
+
+
+def draw(seed: int, positions: Tensor, shape: tuple[int, ...], timesteps: int) -> Draws:
+    """Random numbers of the samples at `positions` `[B]`; `shape` is one latent's."""
+    rngs = [np.random.default_rng([seed, 1, int(position)]) for position in positions]
+
+    def stack(one) -> Tensor:
+        return torch.from_numpy(np.stack([one(rng) for rng in rngs]))
+
+    return Draws(
+        noise=stack(lambda rng: rng.standard_normal(shape, dtype=np.float32)),
+        posterior=stack(lambda rng: rng.standard_normal(shape, dtype=np.float32)),
+        timesteps=stack(lambda rng: rng.integers(timesteps)),
+        condition=stack(lambda rng: rng.random(dtype=np.float32)),
+        reward=stack(lambda rng: rng.random(dtype=np.float32)),
+    )
+
+
+class Editor(nn.Module):
+    """Text encoder and U-Net as one module, so that data parallelism sees all that may be trained."""
+
+    def __init__(self, unet: MRCUNet, text_encoder: CLIPTextModel) -> None:
+        super().__init__()
+        self.unet = unet
+        self.text_encoder = text_encoder
+
+    def forward(
+        self, sample: Tensor, timesteps: Tensor, text: Tensor, scores: Tensor | None, reward_text: Tensor | None
+    ) -> Tensor:
+        """Noise of `sample` `[B, 8, h, w]`, scores `[B, 3]`. Texts are token ids `[B, L]`, or already
+        states `[B, L, D]` and for rewards pooled `[B, D]`."""
+        states = text if text.is_floating_point() else self.text_encoder(text).last_hidden_state
+        if reward_text is None:
+            return self.unet(sample, timesteps, states)
+        if not reward_text.is_floating_point():
+            texts, rows = torch.unique(reward_text, dim=0, return_inverse=True)
+            reward_text = self.text_encoder(texts).pooler_output[rows]
+        return self.unet(sample, timesteps, states, scores, reward_text)
+
+
+def dropped(draws: Draws, dropout: float) -> tuple[Tensor, Tensor]:
+    """Which samples lose their text and which their image `[B]` bool: one number, three bands."""
+    no_text = draws.condition < 2 * dropout
+    no_image = (draws.condition >= dropout) & (draws.condition < 3 * dropout)
+    return no_text, no_image
+
+
+def snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float | None) -> Tensor:
+    """Weights `[B]` of min-SNR for noise or velocity prediction; ones without gamma."""
+    if gamma is None:
+        return torch.ones(len(timesteps), device=timesteps.device)
+    alphas = schedule.alphas_cumprod.to(timesteps.device)[timesteps]
+    snr = alphas / (1 - alphas)
+    return snr.clamp(max=gamma) / (snr + 1 if predicts_velocity(schedule) else snr)
+
+
+def predicts_velocity(schedule: DDPMScheduler) -> bool:
+    return schedule.config.prediction_type == "v_prediction"
+
+
+def sample_losses(
+    editor: nn.Module,
+    schedule: DDPMScheduler,
+    batch: dict,
+    draws: Draws,
+    *,
+    conditioning_dropout: float,
+    reward_dropout: float,
+    min_snr_gamma: float | None,
+) -> Tensor:
+    """Loss of every sample `[B]`.
+
+    Args:
+        batch: source `[B, 4, h, w]` unscaled; edited `[B, 4, h, w]` scaled; text and empty_text as for
+            `Editor`, the latter for one sample; for stage 2 also scores `[B, 3]`, reward_text, empty_reward.
+    """
+    no_text, no_image = dropped(draws, conditioning_dropout)
+    noisy = schedule.add_noise(batch["edited"], draws.noise, draws.timesteps)
+    source = torch.where(no_image[:, None, None, None], 0.0, batch["source"])
+    text = torch.where(no_text.view(-1, *[1] * (batch["text"].ndim - 1)), batch["empty_text"], batch["text"])
+    scores, reward_text = batch.get("scores"), batch.get("reward_text")
+    if scores is not None and reward_dropout:
+        hidden = (draws.reward < reward_dropout)[:, None]
+        scores = torch.where(hidden, scores.new_tensor(HIDDEN_SCORES), scores)
+        reward_text = torch.where(hidden, batch["empty_reward"], reward_text)
+    found = editor(torch.cat([noisy, source], dim=1), draws.timesteps, text, scores, reward_text)
+    target = draws.noise
+    if predicts_velocity(schedule):
+        target = schedule.get_velocity(batch["edited"], draws.noise, draws.timesteps)
+    losses = F.mse_loss(found.float(), target, reduction="none").mean((1, 2, 3))
+    return losses * snr_weights(schedule, draws.timesteps, min_snr_gamma)

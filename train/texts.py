@@ -1,0 +1,64 @@
+"""Texts to what the U-Net takes: token ids, or the states of a frozen text encoder, computed once.
+
+states.npy [U, L, D] float16   one row a text, every position
+pooled.npy [U, D] float16
+texts.json                     the U texts in order
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ..files import replace_folder
+from ..model.checkpoint import Checkpoint
+
+ENCODE_BATCH = 32
+
+
+def token_ids(checkpoint: Checkpoint, texts: list[str]) -> Tensor:
+    """`[B, L]` int64, padded and cut to the text encoder's length."""
+    length = checkpoint.text_encoder.config.max_position_embeddings
+    return checkpoint.tokenizer(
+        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+@torch.no_grad()
+def build_text_states(checkpoint: Checkpoint, texts: set[str], folder: Path) -> None:
+    """Encode every text, and the empty one that conditioning dropout needs; whole or not at all."""
+    rows = sorted(texts | {""})
+    encoder = checkpoint.text_encoder
+    length, width = encoder.config.max_position_embeddings, encoder.config.hidden_size
+    with replace_folder(folder) as out:
+        shape = (len(rows), length, width)
+        states = np.lib.format.open_memmap(out / "states.npy", mode="w+", dtype=np.float16, shape=shape)
+        pooled = np.empty((len(rows), width), dtype=np.float16)
+        for start in tqdm(range(0, len(rows), ENCODE_BATCH), desc="cache texts", unit="batch", disable=None):
+            some = slice(start, start + ENCODE_BATCH)
+            output = encoder(token_ids(checkpoint, rows[some]).to(encoder.device))
+            states[some] = output.last_hidden_state.half().cpu().numpy()
+            pooled[some] = output.pooler_output.half().cpu().numpy()
+        states.flush()
+        np.save(out / "pooled.npy", pooled)
+        (out / "texts.json").write_text(json.dumps(rows))
+
+
+class TextStates:
+    """What `build_text_states` wrote, by text."""
+
+    def __init__(self, folder: Path) -> None:
+        self.states_array = np.load(folder / "states.npy", mmap_mode="r")
+        self.pooled_array = np.load(folder / "pooled.npy")
+        self.rows = {text: row for row, text in enumerate(json.loads((folder / "texts.json").read_text()))}
+
+    def states(self, texts: list[str]) -> Tensor:
+        """`[B, L, D]` float32."""
+        return torch.from_numpy(self.states_array[[self.rows[text] for text in texts]].astype(np.float32))
+
+    def pooled(self, texts: list[str]) -> Tensor:
+        """`[B, D]` float32."""
+        return torch.from_numpy(self.pooled_array[[self.rows[text] for text in texts]].astype(np.float32))
