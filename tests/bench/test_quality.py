@@ -1,0 +1,55 @@
+import json
+import sys
+
+import pytest
+
+from mrc.bench import quality
+from mrc.bench.quality import interval, summary
+
+
+def test_interval_is_wilsons():
+    low, high = interval(85, 100)
+    assert (low, high) == (76.7, 90.7)  # Wilson 1927, as statsmodels gives it
+    assert interval(0, 10)[0] == 0 and interval(10, 10)[1] == 100
+
+
+def test_summary_counts_passes_from_four_up():
+    import numpy as np
+
+    table = summary(np.array([[5, 4, 3], [3, 4, 3]]), ["local", "style"])
+    assert [table[name]["pass"] for name in ("following", "preserving", "quality")] == [50, 100, 0]
+    assert table["following_by_kind"] == {"local": 100, "style": 0}
+
+
+def run(monkeypatch, capsys, *arguments):
+    monkeypatch.setattr(sys, "argv", ["quality", "--world", "miniature", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        quality.main()
+    captured = capsys.readouterr()
+    return stop.value.code, captured.out, captured.err
+
+
+def test_one_command_gives_the_whole_table(tiny, plain, tmp_path, monkeypatch, capsys):
+    record = {"config": {"stage": 2}, "versions": {}, "seconds": 1, "broken": [], "loss_every_50_steps": [[0, 0.5]]}
+    (tmp_path / "training.json").write_text(json.dumps(record))
+    code, out, _ = run(monkeypatch, capsys, "--model", tiny, "--baseline", plain, "--scenes", 7, "--steps", 1,
+                       "--json", tmp_path / "q.json", "--run", tmp_path)  # fmt: skip
+    assert code == 0
+    report = json.loads((tmp_path / "q.json").read_text())
+    rows = ["baseline", "MRC 5,5,5", "MRC 1,1,1", "MRC 1,5,5", "MRC 5,1,5", "MRC 5,5,1"]
+    assert list(report["rows"]) == rows and report["scenes"] == 7
+    assert all(name in out for name in rows) and len(out.strip().splitlines()) == 8
+    page = (tmp_path / "report.html").read_text()
+    assert all(f"<th>{name}</th>" in page for name in rows)
+
+
+def test_what_cannot_be_measured(monkeypatch, capsys, tmp_path):
+    for arguments, message in (
+        ((), "--model"),
+        (("--model", tmp_path), str(tmp_path)),
+        (("--model", tmp_path, "--scenes", 0), "--scenes"),
+        (("--model", tmp_path, "--run", tmp_path), "no training.json"),
+        (("--model", tmp_path, "--photographs", tmp_path), "holds no"),
+    ):
+        code, _, err = run(monkeypatch, capsys, *arguments)
+        assert code == 2 and message in err
