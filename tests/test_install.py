@@ -40,6 +40,8 @@ def test_it_edits(python, tiny_export, photo, tmp_path):
     command = [edit, tiny_export, tmp_path / "photo.png", "snow", "-o", tmp_path / "out.png", "--resolution", 64]
     output(*command, "--steps", 2, "--seed", 1)
     assert Image.open(tmp_path / "out.png").size == (64, 128)
+    output(edit, "mini", tmp_path / "photo.png", "make it night", "-o", tmp_path / "mini.png", "--steps", 2)
+    assert Image.open(tmp_path / "mini.png").size == (64, 128)
 
 
 def test_a_checkpoint_needs_the_torch_extra(python, tiny):
