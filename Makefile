@@ -1,4 +1,4 @@
-# make demo    export a checkpoint and edit a photograph; writes out/demo/before_after.png
+# make demo    edit a photograph and three drawn scenes with mini; writes out/demo/before_after.png
 # make test    the whole test suite
 # make lint    formatting, lint and types
 # Each sets up .venv with what it needs; the second time that takes no time.
@@ -23,7 +23,7 @@ clean:
 
 .venv/demo.stamp: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu,export]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[cpu]'
 	touch $@
 
 .venv/dev.stamp: $(SOURCES)

@@ -1,46 +1,67 @@
-"""From nothing to an edited photograph: checkpoint → export → edit → before/after picture.
+"""What the shipped model does: a photograph and three scenes of its own world, before and after.
 
     python -m mrc.demo OUT
 
-The checkpoint is a small one with seeded random weights, so the edit is noise; the way is the
-same with a trained one.
+The scenes are drawn by `train/miniature` on backgrounds that no photograph is needed for.
 """
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from .engine import Engine
 from .errors import run_command
+from .train.miniature.scene import SIZE, Scene, Thing, render
+from .train.miniature.triplets import to_image
 
 PHOTOGRAPH = Path(__file__).resolve().parents[2] / "docs" / "chelsea.jpg"
-INSTRUCTION = "turn the cat into a tiger"
+SCENES = (
+    (
+        "make the circle red",
+        Scene((Thing("circle", "blue", 40, 66, 20), Thing("star", "yellow", 100, 40, 19)), "grass"),
+    ),
+    ("remove the heart", Scene((Thing("heart", "red", 64, 64, 21), Thing("square", "white", 26, 28, 18)), "sea")),
+    ("change the background to the night sky", Scene((Thing("star", "yellow", 64, 60, 21),), "sand")),
+)
+PHOTOGRAPH_INSTRUCTION = "turn it into a pencil sketch"
+GUIDANCE = 3.0
+SHOWN, GAP, CAPTION = 256, 8, 22  # pixels
 
 
 def demo(out: Path) -> None:
-    from .export.exporter import export
-    from .model.checkpoint import save_checkpoint
-    from .model.seeded import seeded_checkpoint
+    started = time.perf_counter()
+    engine = Engine.from_pretrained("mini")
+    edits = [(PHOTOGRAPH_INSTRUCTION, centre(Image.open(PHOTOGRAPH).convert("RGB")))]
+    edits += [(instruction, to_image(render(scene, []))) for instruction, scene in SCENES]
+    instructions = [instruction for instruction, _ in edits]
+    befores = [before for _, before in edits]
+    afters = engine.edit(befores, instructions, guidance_scale=GUIDANCE, seed=0).images
+    width, height = 2 * SHOWN + 3 * GAP, SHOWN + CAPTION + GAP
+    picture = Image.new("RGB", (2 * width, 2 * height), "white")
+    draw = ImageDraw.Draw(picture)
+    for i, pair in enumerate(zip(befores, afters, strict=True)):
+        left, top = i % 2 * width + GAP, i // 2 * height
+        draw.text((left, top + 4), instructions[i], fill="black", font_size=15)
+        for side, image in enumerate(pair):
+            shown = image.resize((SHOWN, SHOWN), Image.Resampling.BICUBIC)
+            picture.paste(shown, (left + side * (SHOWN + GAP), top + CAPTION))
+    out.mkdir(parents=True, exist_ok=True)
+    picture.save(out / "before_after.png")
+    print(f"{out / 'before_after.png'}: {len(edits)} edits in {time.perf_counter() - started:.1f} s")
 
-    if not (out / "exported" / "manifest.json").is_file():
-        save_checkpoint(seeded_checkpoint(), out / "checkpoint")
-        export(out / "checkpoint", out / "exported")
-    engine = Engine.from_pretrained(out / "exported")
-    result = engine.edit(PHOTOGRAPH, INSTRUCTION, resolution=256, seed=0)
-    after = result.images[0]
-    before = Image.open(PHOTOGRAPH).convert("RGB").resize(after.size)
-    pair = Image.new("RGB", (2 * after.width, after.height))
-    pair.paste(before, (0, 0))
-    pair.paste(after, (after.width, 0))
-    pair.save(out / "before_after.png")
-    print(f"{out / 'before_after.png'}: {INSTRUCTION!r} in {sum(result.timings.values()):.1f} s")
-    print("The weights of this demo are random, so its edit is noise; give mrc-export a trained checkpoint.")
+
+def centre(photograph: Image.Image) -> Image.Image:
+    """The middle square at the model's size."""
+    side = min(photograph.size)
+    left, top = (photograph.width - side) // 2, (photograph.height - side) // 2
+    return photograph.resize((SIZE, SIZE), Image.Resampling.LANCZOS, (left, top, left + side, top + side))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mrc.demo", description="Export and edit in one go.")
+    parser = argparse.ArgumentParser(prog="python -m mrc.demo", description="Edit four pictures with mini.")
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     sys.exit(run_command(lambda: demo(args.out)))
