@@ -11,6 +11,7 @@ Each part that is there is kept and a stopped one goes on, so the same command f
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +22,7 @@ from ..loop import train
 from .model import miniature_checkpoint
 
 AUTOENCODER_STEPS = 700
-STAGES = {
+STAGES: dict[str, tuple[str, dict[str, Any]]] = {
     "stage1": ("init", {"stage": 1, "steps": 2400, "train_text_encoder": True, "lr_schedule": "constant"}),
     "stage2": ("stage1/checkpoint", {"stage": 2, "steps": 4400}),
     "baseline": ("stage1/checkpoint", {"stage": 1, "steps": 4400}),
