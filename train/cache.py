@@ -104,7 +104,7 @@ class CachedBatches(Dataset):
             "reward_texts": None if self.scores is None else [self.texts["reward_text"][i] for i in indices],
             "ids": [self.texts["id"][i] for i in indices],
             "positions": torch.arange(first, first + share),
-            "broken": [],
+            "broken": self.texts["broken"],
         }
 
 

@@ -21,6 +21,7 @@ class TrainConfig:
             no image, no image (InstructPix2Pix §3.2.1).
         reward_dropout: probability that a triplet's reward is hidden (scores 2.5, no text).
         min_snr_gamma: weight timesteps by min(SNR, gamma)/SNR (arXiv 2303.09556); None for equal weights.
+        shard: share parameters, gradients and moments out over the processes (FSDP) instead of copying them (DDP).
         lora_rank: train low-rank updates of the attention matrices alone; they are merged at the end.
         validate_every: steps between pictures of edits with the averaged weights; 0 for none.
         broken_limit: distinct broken samples that are skipped before the run stops.
@@ -51,6 +52,7 @@ class TrainConfig:
     min_snr_gamma: float | None = None
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False
+    shard: bool = False
     train_text_encoder: bool = False
     lora_rank: int | None = None
     cache: str | None = None

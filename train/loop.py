@@ -37,6 +37,7 @@ from .data.batches import StepBatches, check_broken
 from .lora import add_lora, merge_lora
 from .objective import Draws, Editor, draw, sample_losses
 from .report import validation_grid, write_report
+from .sharding import gathered, shard, shared_like
 from .state import load_state, optimizer_tensors, restore_optimizer, save_state
 from .texts import TextStates, build_text_states, token_ids
 
@@ -66,13 +67,20 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
             f"batch_size {config.batch_size} does not divide among {processes} processes × "
             f"{config.accumulation} passes; give a multiple of {processes * config.accumulation}"
         )
+    if config.shard and processes == 1:
+        raise MRCError("shard needs more than one process; start mrc-train under torchrun, or leave --shard out")
 
     # ---- model
     checkpoint = starting_point(config)
     checkpoint.vae.to(accelerator.device, memory_format=torch.channels_last)
-    editor = Editor(checkpoint.unet.to(memory_format=torch.channels_last), checkpoint.text_encoder)
+    editor = Editor(checkpoint.unet, checkpoint.text_encoder)
     schedule = DDPMScheduler.from_config(checkpoint.scheduler.config)
     trained = prepare_parameters(editor, config)
+    if config.shard:
+        shard(editor, accelerator.device)
+        trained = [parameter for parameter in editor.parameters() if parameter.requires_grad]
+    else:
+        editor.unet.to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(
         trained, config.learning_rate, (config.beta1, config.beta2), weight_decay=config.weight_decay
     )
@@ -87,11 +95,14 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
         first, curve, seen_broken = record["step"], record["curve"], set(record["broken"])
         with torch.no_grad():
             for i, parameter in enumerate(trained):
-                parameter.copy_(tensors[f"weights.{i}"])
-        average.shadow_params = [tensors[f"average.{i}"].to(accelerator.device) for i in range(len(trained))]
+                parameter.copy_(shared_like(tensors[f"weights.{i}"], parameter))
+        average.shadow_params = [shared_like(tensors[f"average.{i}"], p) for i, p in enumerate(trained)]
         average.optimization_step = first
         restore_optimizer(optimizer, tensors)
-    model, optimizer = accelerator.prepare(editor, optimizer)
+    if config.shard:
+        model, optimizer = editor, accelerator.prepare(optimizer)
+    else:
+        model, optimizer = accelerator.prepare(editor, optimizer)
 
     # ---- data
     batches = load_batches(config, checkpoint, accelerator)
@@ -101,7 +112,8 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
         batches, batch_size=None, sampler=range(first * passes, config.steps * passes), num_workers=config.workers
     )
     stream: Iterator[dict] = iter(loader)
-    shown = open_data(config) if accelerator.is_main_process and config.validate_every else None
+    shows = accelerator.is_main_process or config.shard  # sharded weights are gathered by all processes
+    shown = open_data(config) if shows and config.validate_every else None
 
     if config.tracker:
         accelerator.init_trackers("mrc", config={k: v for k, v in config.record().items() if v is not None})
@@ -133,7 +145,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
                     stop_on_nan(out, step, total, ids, losses)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
-                    norm = float(accelerator.clip_grad_norm_(trained, config.max_grad_norm))
+                    norm = float(gathered(accelerator.clip_grad_norm_(trained, config.max_grad_norm)))
                 optimizer.step()
                 optimizer.zero_grad()
         average.step(trained)
@@ -145,26 +157,37 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
         bar.set_postfix(loss=f"{recent:.4f}", images_s=f"{config.batch_size / seconds:.1f}")
         accelerator.log({"loss": total, "rate": learning_rate(config, step), "gradient_norm": norm}, step=step)
         done = step + 1
-        if accelerator.is_main_process and (done % config.checkpoint_every == 0 or done == config.steps):
+        if done % config.checkpoint_every == 0 or done == config.steps:
             tensors = {f"weights.{i}": p for i, p in enumerate(trained)}
             tensors |= {f"average.{i}": p for i, p in enumerate(average.shadow_params)}
             tensors |= optimizer_tensors(optimizer)
+            tensors = {name: gathered(tensor) for name, tensor in tensors.items()}
             record = {"config": config.record(), "curve": curve, "broken": sorted(seen_broken)}
-            save_state(out, done, tensors, record, config.checkpoints_total_limit)
+            if accelerator.is_main_process:
+                save_state(out, done, tensors, record, config.checkpoints_total_limit)
         if shown is not None and (done % config.validate_every == 0 or done == config.steps):
             average.store(trained)
             average.copy_to(trained)
             editor.eval()
-            validation_grid(checkpoint, shown, config.resolution, out / "validation" / f"{done:08d}.png")
+            picture = validation_grid(checkpoint, shown, config.resolution)
+            if accelerator.is_main_process:
+                (out / "validation").mkdir(parents=True, exist_ok=True)
+                picture.save(out / "validation" / f"{done:08d}.png")
             average.restore(trained)
             editor.train()
     bar.close()
+    averages = [gathered(tensor) for tensor in average.shadow_params]
     accelerator.wait_for_everyone()
     accelerator.end_training()
 
     # ---- the trained checkpoint: averaged weights in the released layout
     if accelerator.is_main_process:
-        average.copy_to(trained)
+        if config.shard:  # whole modules again
+            checkpoint = starting_point(config)
+            trained = prepare_parameters(Editor(checkpoint.unet, checkpoint.text_encoder), config)
+        with torch.no_grad():
+            for parameter, tensor in zip(trained, averages, strict=True):
+                parameter.copy_(tensor)
         merge_lora(checkpoint.unet, config.lora_rank)
         save_checkpoint(
             dataclasses.replace(checkpoint, unet=checkpoint.unet.eval(), text_encoder=checkpoint.text_encoder.eval()),

@@ -23,8 +23,8 @@ STEPS = 20  # denoising steps of each
 CAPTION = 14  # pixels
 
 
-def validation_grid(checkpoint: Checkpoint, triplets: Triplets, size: int, path: Path) -> None:
-    """Write a picture of the data's first samples: source, our edit (asked for 5,5,5), the data's edit."""
+def validation_grid(checkpoint: Checkpoint, triplets: Triplets, size: int) -> Image.Image:
+    """A picture of the data's first samples: source, our edit (asked for 5,5,5), the data's edit."""
     samples = []
     for index in range(len(triplets)):
         try:
@@ -48,8 +48,7 @@ def validation_grid(checkpoint: Checkpoint, triplets: Triplets, size: int, path:
         draw.text((2, top + 1), sample.instruction, fill="black")
         pixels = ((row.transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
         picture.paste(Image.fromarray(pixels), (0, top + CAPTION))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    return picture
 
 
 def write_report(out: Path) -> None:

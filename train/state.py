@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 
 from ..errors import MRCError
 from ..files import replace_folder
+from .sharding import shared_like
 
 RESUMABLE = ("steps", "checkpoint_every", "checkpoints_total_limit", "validate_every", "workers", "tracker", "out",
-             "cache")  # fmt: skip
+             "cache", "shard")  # fmt: skip
 
 
 def save_state(out: Path, step: int, tensors: dict[str, torch.Tensor], record: dict, keep: int) -> Path:
@@ -75,8 +76,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tenso
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     entries: dict[int, dict[str, torch.Tensor]] = {}
+    parameters = optimizer.param_groups[0]["params"]
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".")
-            entries.setdefault(int(index), {})[name] = value
+            entries.setdefault(int(index), {})[name] = shared_like(value, parameters[int(index)]) if value.ndim else value
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})

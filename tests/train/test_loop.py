@@ -127,23 +127,24 @@ def test_killed_at_any_moment_it_resumes_from_the_last_whole_state(base, undistu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [1])
-def test_two_processes_train_as_one_with_twice_the_batch(base, stage, tmp_path):
-    config = replace(base, stage=stage, steps=20, checkpoint_every=20, out=str(tmp_path / "one"))
-    train(config)
+@pytest.mark.parametrize("shard", [False, True])
+def test_two_processes_train_as_one_with_twice_the_batch(base, shard, tmp_path):
+    config = replace(base, stage=1, steps=20, checkpoint_every=20, out=str(tmp_path / "one"))
+    alone = load_checkpoint(train(config)).unet.state_dict()
     script = tmp_path / "launch.py"
     script.write_text(LAUNCH)
-    two = json.dumps(replace(config, out=str(tmp_path / "two")).record())
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([*command, str(script), two], env=environment, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr[-3000:]
-    curves = [
-        json.loads((list_states(tmp_path / name)[-1] / "state.json").read_text())["curve"] for name in ("one", "two")
-    ]
-    losses = np.array([[row[1] for row in curve] for curve in curves])
+    two = replace(config, shard=shard, out=str(tmp_path / "two"))
+    for steps, resume in ((8, []), (20, ["latest"])):
+        given = json.dumps(replace(two, steps=steps).record())
+        run = subprocess.run([*command, str(script), given, *resume], env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr[-3000:]
+    losses = np.array([losses_of(tmp_path / name) for name in ("one", "two")])
     assert losses.shape == (2, 20)
     assert np.abs(losses[0] - losses[1]).max() <= 1e-4 * losses[0].max()
+    together = load_checkpoint(tmp_path / "two" / "checkpoint").unet.state_dict()
+    assert all(torch.allclose(together[key], value, atol=1e-2) for key, value in alone.items())
 
 
 def test_accumulated_passes_are_one_step(base, tmp_path):
@@ -226,6 +227,7 @@ def test_what_cannot_be_trained(base, undisturbed, tmp_path):
         ({"data": "miniature:many", "cache": None}, "miniature:N"),
         ({"data": str(tmp_path), "cache": None}, "looked for"),
         ({"init": undisturbed + "/checkpoint", "stage": 1}, "stage 1 trains without"),
+        ({"shard": True}, "more than one process"),
     ):
         with pytest.raises(MRCError, match=message):
             train(replace(base, out=out, **change))

@@ -1,7 +1,11 @@
+import sys
+
 import numpy as np
 import pytest
 
 from mrc.errors import MRCError
+from mrc.train.data import open_triplets
+from mrc.train.miniature import triplets
 from mrc.train.miniature.edits import KINDS, artifacts, damage, random_edit
 from mrc.train.miniature.model import vocabulary, word_tokenizer
 from mrc.train.miniature.oracle import score
@@ -78,6 +82,28 @@ def test_triplets_are_a_function_of_seed_and_number(photographs):
     assert first[2].source.tobytes() != other[2].source.tobytes()
     with pytest.raises(IndexError):
         first[3]
+
+
+@pytest.mark.parametrize("form", ["folders", "parquet", "shards"])
+def test_the_world_can_be_written(photographs, form, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["triplets", str(tmp_path / "o"), "--format", form, "--count", "3", "--seed", "4"])
+    with pytest.raises(SystemExit) as stop:
+        triplets.main()
+    assert stop.value.code == 0
+    found, expected = open_triplets(tmp_path / "o"), MiniatureTriplets(photographs, 3, 4)
+    assert len(found) == 3
+    for i in range(3):
+        assert found[i].instruction == expected[i].instruction
+        assert found[i].scores == expected[i].scores and found[i].reward_text == expected[i].reward_text
+        difference = np.asarray(found[i].edited, int) - np.asarray(expected[i].edited, int)
+        assert np.abs(difference).mean() < (6 if form == "folders" else 0.01)  # JPEG, PNG
+
+
+def test_a_world_of_nothing_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["triplets", str(tmp_path / "o"), "--count", "0"])
+    with pytest.raises(SystemExit) as stop:
+        triplets.main()
+    assert stop.value.code == 2 and "--count is 0" in capsys.readouterr().err
 
 
 def test_every_word_is_one_token(photographs):

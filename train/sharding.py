@@ -1,0 +1,37 @@
+"""Parameters, gradients and optimizer moments shared out over the processes (FSDP2, torch's `fully_shard`).
+
+accelerate's own FSDP runs on accelerators alone; torch's runs on two CPU processes as well, where it
+is tested.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from .objective import Editor
+
+
+def shard(editor: Editor, device: torch.device) -> None:
+    """Shard in place: one group a U-Net block, one for the rest of the U-Net, one for the text encoder."""
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    unet = editor.unet.to(device)
+    groups = [*unet.down_blocks, unet.mid_block, *unet.up_blocks, unet, editor.text_encoder.to(device)]
+    for module in groups:
+        sharded = fully_shard(module, mesh=mesh)
+        assert isinstance(sharded, FSDPModule)
+        sharded.set_force_sum_reduction_for_comms(True)  # gloo has no averaging reduction
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The whole tensor; all processes must call it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def shared_like(tensor: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor on the parameter's device, sharded as the parameter is."""
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return tensor.to(parameter.device)
