@@ -80,5 +80,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".")
-            entries.setdefault(int(index), {})[name] = shared_like(value, parameters[int(index)]) if value.ndim else value
+            if value.ndim:  # a moment; the step count is the same everywhere
+                value = shared_like(value, parameters[int(index)])
+            entries.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
