@@ -113,7 +113,6 @@ PRESETS: dict[str, dict] = {
         "ema_decay": 0.998,
         "mixed_precision": "bf16",
         "conditioning_dropout": 0.04,
-        "min_snr_gamma": 5.0,
     },
 }
 

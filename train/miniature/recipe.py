@@ -23,9 +23,9 @@ from .model import miniature_checkpoint
 
 AUTOENCODER_STEPS = 700
 STAGES: dict[str, tuple[str, dict[str, Any]]] = {
-    "stage1": ("init", {"stage": 1, "steps": 2400, "train_text_encoder": True, "lr_schedule": "constant"}),
-    "stage2": ("stage1/checkpoint", {"stage": 2, "steps": 4400}),
-    "baseline": ("stage1/checkpoint", {"stage": 1, "steps": 4400}),
+    "stage1": ("init", {"stage": 1, "steps": 3600, "train_text_encoder": True, "lr_schedule": "constant"}),
+    "stage2": ("stage1/checkpoint", {"stage": 2, "steps": 2900}),
+    "baseline": ("stage1/checkpoint", {"stage": 1, "steps": 2900}),
 }
 
 
