@@ -143,12 +143,12 @@ def main() -> None:
         }
         report = miniature(args.model, args.baseline, args.photographs, args.scenes, settings)
         measured = json.dumps({"settings": settings, "scenes": args.scenes, "rows": report}, indent=1) + "\n"
+        print(markdown(report))
         if args.json:
             args.json.write_text(measured)
         if args.run:
             (args.run / "scores.json").write_text(measured)
             write_report(args.run)
-        print(markdown(report))
 
     sys.exit(run_command(run))
 

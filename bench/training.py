@@ -94,13 +94,14 @@ def main() -> None:
             "mixed_precision": args.mixed_precision,
             "steps": args.steps,
             "checkpoint_every": args.steps,
+            "augment": False,
             "validate_every": 0,
             "tracker": "",
         }
         report = measure(settings, args.rounds)
+        print(markdown(report))
         if args.json:
             args.json.write_text(json.dumps(report, indent=1) + "\n")
-        print(markdown(report))
 
     sys.exit(run_command(run))
 

@@ -11,10 +11,11 @@ FOLDERS = {"export": "onnx", "checkpoint": "checkpoint"}
 def shipped(model: str | Path, backend: str) -> Path:
     """The folder of a shipped model that `backend` reads; any other `model` is a folder already.
 
-    A folder of that name in the working directory goes first. "auto" takes the export where ONNX
+    A model folder of that name in the working directory goes first. "auto" takes the export where ONNX
     Runtime is installed, else the checkpoint.
     """
-    if str(model) not in MODELS or Path(model).is_dir():
+    own = any((Path(model) / name).is_file() for name in ("model_index.json", "manifest.json"))
+    if str(model) not in MODELS or own:
         return Path(model)
     if backend == "auto":
         backend = "onnxruntime" if state_of("onnxruntime") == "available" else "eager"

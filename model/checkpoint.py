@@ -246,8 +246,18 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
 
 
 def write_weights(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Write one safetensors file.
+
+    Raises:
+        MRCError: it cannot be written (a full disk, a missing right).
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file({key: value.contiguous() for key, value in state.items()}, path, {"format": "pt"})
+    tensors = {key: value.detach().contiguous() for key, value in state.items()}
+    try:
+        safetensors.torch.save_file(tensors, path, {"format": "pt"})
+    except SafetensorError as error:  # what safetensors makes of every error of the disk
+        raise MRCError(f"{path} cannot be written ({error}); free some space and run it again") from None
+    path.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def checkpoint_digest(folder: str | Path) -> str:

@@ -70,15 +70,16 @@ def edit_latents(
     rewards = {}
     if checkpoint.unet.rewards:
         pooled = encode_text(checkpoint, [reward_text])[1]
+        scores = torch.tensor([reward_scores], dtype=torch.float32, device=source.device)
         rewards = {
-            "reward_scores": torch.tensor([reward_scores], dtype=torch.float32).expand(len(text), 3),
+            "reward_scores": scores.expand(len(text), 3),
             "reward_text_embeds": pooled.expand(len(text), -1),
         }
 
     scheduler.set_timesteps(num_inference_steps)
     shape = (1, checkpoint.vae.config.latent_channels, *source.shape[2:])
     latents = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
-    latents = latents.to(source.dtype) * scheduler.init_noise_sigma
+    latents = latents.to(source.device, source.dtype) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         sample = scheduler.scale_model_input(torch.cat([latents] * 3), timestep)
         noise = checkpoint.unet(torch.cat([sample, source], dim=1), timestep, text, **rewards)

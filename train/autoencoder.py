@@ -20,7 +20,7 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..errors import run_command
+from ..errors import MRCError, run_command
 from ..files import replace_folder
 from ..model.checkpoint import WEIGHTS, write_weights
 from .miniature.edits import artifacts, random_edit
@@ -115,7 +115,9 @@ def start_at_averages(vae: AutoencoderKL) -> None:
 
 
 def train(out: Path, photographs: Path | None, steps: int, seed: int) -> None:
-    """Train for `steps` batches and write the VAE folder `out`."""
+    """Train for `steps` batches and write the new VAE folder `out`."""
+    if out.exists():
+        raise MRCError(f"{out} exists already; give a folder that does not")
     torch.manual_seed(seed)
     vae = AutoencoderKL(**CONFIG).to(memory_format=torch.channels_last)
     start_at_averages(vae)

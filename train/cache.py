@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ..errors import MRCError
 from ..files import replace_folder
 from .data import Triplets
-from .data.batches import fit_pair, step_indices
+from .data.batches import check_broken, fit_pair, step_indices
 
 ENCODE_BATCH = 32
 
@@ -51,14 +51,20 @@ class Pairs(Dataset):
 
 
 @torch.no_grad()
-def build_cache(triplets: Triplets, vae: AutoencoderKL, folder: Path, size: int, key: dict, workers: int) -> None:
-    """Write the cache whole or not at all; broken samples are left out and named in texts.json."""
+def build_cache(
+    triplets: Triplets, vae: AutoencoderKL, folder: Path, size: int, key: dict, workers: int, broken_limit: int
+) -> None:
+    """Write the cache whole or not at all; up to `broken_limit` broken samples are left out and named in texts.json.
+
+    Raises:
+        MRCError: more broken samples than that, or none that can be read.
+    """
     kept: list[dict] = []
-    broken: list[str] = []
+    broken = set[str]()
     sources, edits = [], []
     loader = DataLoader(Pairs(triplets, size), ENCODE_BATCH, num_workers=workers, collate_fn=list)
     for items in tqdm(loader, desc="cache latents", unit="batch", disable=None):
-        broken += [item["broken"] for item in items if "broken" in item]
+        check_broken(broken, (item["broken"] for item in items if "broken" in item), broken_limit)
         items = [item for item in items if "broken" not in item]
         if not items:
             continue
@@ -70,14 +76,14 @@ def build_cache(triplets: Triplets, vae: AutoencoderKL, folder: Path, size: int,
         edits.append(mean_std.half().cpu().numpy())
         kept += items
     if not kept:
-        raise MRCError(f"no sample of the data can be read; the first says: {broken[0] if broken else 'it is empty'}")
+        raise MRCError(f"no sample of the data can be read; one says: {min(broken, default='it is empty')}")
     with replace_folder(folder) as out:
         np.save(out / "source.npy", np.concatenate(sources))
         np.save(out / "edited.npy", np.concatenate(edits))
         if all(item["scores"] is not None for item in kept):
             np.save(out / "scores.npy", np.array([item["scores"] for item in kept], dtype=np.float32))
         texts = {name: [item[name] for item in kept] for name in ("id", "instruction", "reward_text")}
-        (out / "texts.json").write_text(json.dumps(texts | {"broken": broken}))
+        (out / "texts.json").write_text(json.dumps(texts | {"broken": sorted(broken)}))
         (out / "key.json").write_text(json.dumps(key))
 
 
@@ -114,17 +120,20 @@ def cached_texts(folder: Path) -> set[str]:
     return set(texts["instruction"]) | {text for text in texts["reward_text"] if text is not None}
 
 
-def cache_key(data: str, rewards: str | None, size: int, vae_digest: str) -> dict:
-    return {"data": data, "rewards": rewards, "size": size, "vae": vae_digest}
+def cache_key(data: str, rewards: str | None, drawn: tuple | None, size: int, vae_digest: str) -> dict:
+    """What a cache was made from; `drawn` is what else decides the samples of a drawn world."""
+    return {"data": data, "rewards": rewards, "drawn": drawn and list(drawn), "size": size, "vae": vae_digest}
 
 
 def open_cache(folder: Path, key: dict) -> bool:
     """Whether `folder` is a cache made from the same things.
 
     Raises:
-        MRCError: it was made from something else.
+        MRCError: it was made from something else, or is a folder of other things.
     """
     if not (folder / "key.json").is_file():
+        if folder.exists():
+            raise MRCError(f"--cache is {folder}, which is no cache; give a folder that does not exist yet")
         return False
     found = json.loads((folder / "key.json").read_text())
     if found != key:

@@ -74,16 +74,20 @@ class TrainConfig:
         for name, allowed in choices.items():
             if (value := getattr(self, name)) not in allowed:
                 raise MRCError(f"{name} is {value!r}; choose one of {', '.join(map(str, allowed))}")
-        for name in ("batch_size", "accumulation", "steps", "checkpoint_every", "checkpoints_total_limit"):
-            if (value := getattr(self, name)) < 1:
-                raise MRCError(f"{name} is {value}; give a whole number from 1 up")
+        positive = ("batch_size", "accumulation", "steps", "checkpoint_every", "checkpoints_total_limit", "lora_rank")
+        for name in (*positive, "seed", "workers", "warmup", "validate_every", "broken_limit"):
+            least = 1 if name in positive else 0
+            if (value := getattr(self, name)) is not None and value < least:
+                raise MRCError(f"{name} is {value}; give a whole number from {least} up")
         if not 0 <= 3 * self.conditioning_dropout <= 1 or not 0 <= self.reward_dropout <= 1:
             raise MRCError(
                 f"conditioning_dropout is {self.conditioning_dropout} (three bands must fit in 1), "
                 f"reward_dropout {self.reward_dropout} (0 to 1)"
             )
-        if self.resolution % 8:
+        if self.resolution < 8 or self.resolution % 8:
             raise MRCError(f"resolution is {self.resolution}; give a multiple of 8 pixels")
+        if self.cache and self.augment:
+            raise MRCError("cached latents are of centre crops without flips; give --no-augment with --cache")
 
     def record(self) -> dict:
         """As JSON takes it."""

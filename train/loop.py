@@ -12,13 +12,14 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, gather_object, set_seed
 from diffusers import DDPMScheduler
 from diffusers.training_utils import EMAModel
 from torch import Tensor
@@ -41,6 +42,8 @@ from .sharding import gathered, shard, shared_like
 from .state import load_state, optimizer_tensors, restore_optimizer, save_state
 from .texts import TextStates, build_text_states, token_ids
 
+CACHE_TIME = timedelta(hours=12)  # how long the other processes wait for the one that fills a cache
+
 
 def train(config: TrainConfig, resume: str | None = None) -> Path:
     """Train and write `out/checkpoint`; returns its path.
@@ -55,12 +58,16 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     if resume is None and (out / "states").is_dir():
         raise MRCError(f"{out} holds states of a run; give --resume latest to go on, or another --out")
     AcceleratorState._reset_state()  # a run before this one in the same process may have had another precision
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        gradient_accumulation_steps=config.accumulation,
-        log_with=config.tracker or None,
-        project_dir=out,
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            gradient_accumulation_steps=config.accumulation,
+            log_with=config.tracker or None,
+            project_dir=out,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=CACHE_TIME)],
+        )
+    except ValueError as error:
+        raise MRCError(f"accelerate cannot train so: {error}") from None
     processes = accelerator.num_processes
     if config.batch_size % (processes * config.accumulation):
         raise MRCError(
@@ -70,22 +77,24 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     if config.shard and processes == 1:
         raise MRCError("shard needs more than one process; start mrc-train under torchrun, or leave --shard out")
 
-    # ---- model
+    # ---- model, and caches by the whole text encoder
     checkpoint = starting_point(config)
     checkpoint.vae.to(accelerator.device, memory_format=torch.channels_last)
     editor = Editor(checkpoint.unet, checkpoint.text_encoder)
     schedule = DDPMScheduler.from_config(checkpoint.scheduler.config)
-    trained = prepare_parameters(editor, config)
+    prepare_parameters(editor, config)
+    editor.to(accelerator.device)
+    batches = load_batches(config, checkpoint, accelerator)
+    texts = load_texts(config, checkpoint, accelerator) if config.cache and not config.train_text_encoder else None
     if config.shard:
         shard(editor, accelerator.device)
-        trained = [parameter for parameter in editor.parameters() if parameter.requires_grad]
     else:
         editor.unet.to(memory_format=torch.channels_last)
+    trained = trained_parameters(editor)
     optimizer = torch.optim.AdamW(
         trained, config.learning_rate, (config.beta1, config.beta2), weight_decay=config.weight_decay
     )
     average = EMAModel(trained, decay=config.ema_decay, use_ema_warmup=True, power=0.75)
-    average.to(accelerator.device)
 
     # ---- where it stands
     first, curve, seen_broken = 0, [], set[str]()
@@ -105,8 +114,6 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
         model, optimizer = accelerator.prepare(editor, optimizer)
 
     # ---- data
-    batches = load_batches(config, checkpoint, accelerator)
-    texts = load_texts(config, checkpoint, accelerator) if config.cache and not config.train_text_encoder else None
     passes = config.accumulation
     loader = DataLoader(
         batches, batch_size=None, sampler=range(first * passes, config.steps * passes), num_workers=config.workers
@@ -121,14 +128,14 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     model.train()
     for step in range(first, config.steps):
         started = time.perf_counter()
-        set_seed(config.seed * 1_000_003 + step * processes + accelerator.process_index)  # dropout
+        set_seed((config.seed * 1_000_003 + step * processes + accelerator.process_index) % 2**32)  # dropout
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         total = 0.0
         ids: list[str] = []
         for _ in range(passes):
             raw = next(stream)
-            check_broken(seen_broken, raw["broken"], config.broken_limit)
+            check_broken(seen_broken, gather_object(raw["broken"]), config.broken_limit)
             ids += raw["ids"]
             with accelerator.accumulate(model):
                 batch, draws = on_device(raw, checkpoint, texts, config, accelerator.device, schedule)
@@ -142,10 +149,12 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
                 loss = losses.mean()
                 total += accelerator.reduce(loss.detach(), "mean").item() / passes
                 if not math.isfinite(total):
-                    stop_on_nan(out, step, total, ids, losses)
+                    stop_on_nan(accelerator, out, step, f"loss is {total}", ids)
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     norm = float(gathered(accelerator.clip_grad_norm_(trained, config.max_grad_norm)))
+                    if not math.isfinite(norm) and config.mixed_precision != "fp16":  # fp16 skips such steps itself
+                        stop_on_nan(accelerator, out, step, f"gradient's norm is {norm}", ids)
                 optimizer.step()
                 optimizer.zero_grad()
         average.step(trained)
@@ -154,8 +163,9 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
         curve.append([step, round(total, 6), round(seconds, 4)])
         bar.update()
         recent = np.mean([row[1] for row in curve[-50:]])
-        bar.set_postfix(loss=f"{recent:.4f}", images_s=f"{config.batch_size / seconds:.1f}")
-        accelerator.log({"loss": total, "rate": learning_rate(config, step), "gradient_norm": norm}, step=step)
+        rate = learning_rate(config, step)
+        bar.set_postfix(loss=f"{recent:.4f}", rate=f"{rate:.1e}", images_s=f"{config.batch_size / seconds:.1f}")
+        accelerator.log({"loss": total, "rate": rate, "gradient_norm": norm}, step=step)
         done = step + 1
         if done % config.checkpoint_every == 0 or done == config.steps:
             tensors = {f"weights.{i}": p for i, p in enumerate(trained)}
@@ -184,17 +194,19 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     if accelerator.is_main_process:
         if config.shard:  # whole modules again
             checkpoint = starting_point(config)
-            trained = prepare_parameters(Editor(checkpoint.unet, checkpoint.text_encoder), config)
+            editor = Editor(checkpoint.unet, checkpoint.text_encoder)
+            prepare_parameters(editor, config)
+            trained = trained_parameters(editor)
         with torch.no_grad():
             for parameter, tensor in zip(trained, averages, strict=True):
                 parameter.copy_(tensor)
         merge_lora(checkpoint.unet, config.lora_rank)
-        save_checkpoint(
+        write_record(out, config, curve, sorted(seen_broken))
+        write_report(out)
+        save_checkpoint(  # last: what has a checkpoint is finished
             dataclasses.replace(checkpoint, unet=checkpoint.unet.eval(), text_encoder=checkpoint.text_encoder.eval()),
             out / "checkpoint",
         )
-        write_record(out, config, curve, sorted(seen_broken))
-        write_report(out)
     return out / "checkpoint"
 
 
@@ -209,14 +221,14 @@ def starting_point(config: TrainConfig) -> Checkpoint:
     if config.stage == 2 and not unet.rewards:
         torch.manual_seed(config.seed)
         unet = add_rewards(unet, config.reward_injection)
-    elif config.reward_injection == "blocks" and not unet.reward_blocks:
+    elif config.stage == 2 and config.reward_injection == "blocks" and not unet.reward_blocks:
         torch.manual_seed(config.seed)
         unet = add_reward_blocks(unet)
     return dataclasses.replace(checkpoint, unet=unet)
 
 
-def prepare_parameters(editor: Editor, config: TrainConfig) -> list[torch.nn.Parameter]:
-    """Set what requires gradients and return it in a fixed order."""
+def prepare_parameters(editor: Editor, config: TrainConfig) -> None:
+    """Set what requires gradients."""
     editor.requires_grad_(False)
     if config.lora_rank:
         add_lora(editor.unet, config.lora_rank, config.seed)
@@ -225,6 +237,10 @@ def prepare_parameters(editor: Editor, config: TrainConfig) -> list[torch.nn.Par
     editor.text_encoder.requires_grad_(config.train_text_encoder)
     if config.gradient_checkpointing:
         editor.unet.enable_gradient_checkpointing()
+
+
+def trained_parameters(editor: Editor) -> list[torch.nn.Parameter]:
+    """What requires gradients, in a fixed order."""
     return [parameter for parameter in editor.parameters() if parameter.requires_grad]
 
 
@@ -262,10 +278,12 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
         return StepBatches(open_data(config), size, config.resolution, augment=config.augment, **share)
     folder = Path(config.cache)
     digest = file_digest(Path(config.init) / "vae" / WEIGHTS["vae"])
-    key = cache_key(config.data, config.rewards, config.resolution, digest)
+    drawn = (config.seed, config.photographs) if config.data.startswith("miniature:") else None
+    key = cache_key(config.data, config.rewards, drawn, config.resolution, digest)
     with accelerator.main_process_first():
         if not open_cache(folder, key):
-            build_cache(open_data(config), checkpoint.vae, folder, config.resolution, key, config.workers)
+            limit = config.broken_limit
+            build_cache(open_data(config), checkpoint.vae, folder, config.resolution, key, config.workers, limit)
     return CachedBatches(folder, size, **share)
 
 
@@ -317,14 +335,17 @@ def on_device(
     return batch, draws
 
 
-def stop_on_nan(out: Path, step: int, loss: float, ids: list[str], losses: Tensor) -> None:
-    """Save the batch's ids and raise."""
+def stop_on_nan(accelerator: Accelerator, out: Path, step: int, what: str, ids: list[str]) -> None:
+    """Save the whole batch's ids and raise."""
     path = out / "not_finite.json"
-    out.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"step": step, "ids": ids, "losses": [str(value) for value in losses.tolist()]}))
+    ids = gather_object(ids)
+    if accelerator.is_main_process:
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"step": step, "what": what, "ids": ids}) + "\n")
+    accelerator.wait_for_everyone()
     raise MRCError(
-        f"the loss is {loss} at step {step}; the batch's ids are in {path}. "
-        "Lower --learning-rate or look at those samples, then --resume latest"
+        f"the {what} at step {step}; the batch's ids are in {path}. "
+        "Look at those samples or give a lower --learning-rate, then --resume latest"
     )
 
 

@@ -113,7 +113,7 @@ def sample_losses(
     scores, reward_text = batch.get("scores"), batch.get("reward_text")
     if scores is not None and reward_dropout:
         hidden = (draws.reward < reward_dropout)[:, None]
-        scores = torch.where(hidden, scores.new_tensor(HIDDEN_SCORES), scores)
+        scores = torch.where(hidden, torch.tensor(HIDDEN_SCORES, device=scores.device), scores)
         reward_text = torch.where(hidden, batch["empty_reward"], reward_text)
     found = editor(torch.cat([noisy, source], dim=1), draws.timesteps, text, scores, reward_text)
     target = draws.noise

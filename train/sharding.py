@@ -17,10 +17,10 @@ from .objective import Editor
 def shard(editor: Editor, device: torch.device) -> None:
     """Shard in place: one group a U-Net block, one for the rest of the U-Net, one for the text encoder."""
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    unet = editor.unet.to(device)
-    groups = [*unet.down_blocks, unet.mid_block, *unet.up_blocks, unet, editor.text_encoder.to(device)]
-    for module in groups:
-        sharded = fully_shard(module, mesh=mesh)
+    unet = editor.unet
+    for module in (*unet.down_blocks, unet.mid_block, *unet.up_blocks, unet, editor.text_encoder):
+        # torch would keep the outermost group whole after a forward pass, with the weights of that moment
+        sharded = fully_shard(module, mesh=mesh, reshard_after_forward=True)
         assert isinstance(sharded, FSDPModule)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo has no averaging reduction
 

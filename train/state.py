@@ -16,18 +16,21 @@ from safetensors import SafetensorError
 
 from ..errors import MRCError
 from ..files import replace_folder
+from ..model.checkpoint import write_weights
 from .sharding import shared_like
 
-RESUMABLE = ("steps", "checkpoint_every", "checkpoints_total_limit", "validate_every", "workers", "tracker", "out",
-             "cache", "shard")  # fmt: skip
+# Settings that may change between a run and its continuation
+RESUMABLE = (
+    "steps", "learning_rate", "max_grad_norm", "broken_limit", "checkpoint_every", "checkpoints_total_limit",
+    "validate_every", "workers", "tracker", "out", "cache", "shard",
+)  # fmt: skip
 
 
 def save_state(out: Path, step: int, tensors: dict[str, torch.Tensor], record: dict, keep: int) -> Path:
     """Write the state of `step` whole or not at all, then drop all but the last `keep` states."""
     folder = out / "states" / f"{step:08d}"
     with replace_folder(folder) as partial:
-        safetensors.torch.save_file({k: v.detach().contiguous() for k, v in tensors.items()},
-                                    partial / "state.safetensors")  # fmt: skip
+        write_weights(tensors, partial / "state.safetensors")
         (partial / "state.json").write_text(json.dumps(record | {"step": step}))
     for old in list_states(out)[:-keep]:
         shutil.rmtree(old)

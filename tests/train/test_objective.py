@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mrc.errors import MRCError
 from mrc.train.config import PRESETS, TrainConfig
 from mrc.train.loop import learning_rate
-from mrc.train.objective import draw, dropped, snr_weights
+from mrc.train.objective import draw, dropped, sample_losses, snr_weights
 
 
 def test_random_numbers_belong_to_the_sample():
@@ -52,7 +52,8 @@ def test_rate_warms_up_and_decays():
 @pytest.mark.parametrize(
     "wrong",
     [{"stage": 3}, {"reward_injection": "space"}, {"steps": 0}, {"conditioning_dropout": 0.4}, {"resolution": 100},
-     {"reward_dropout": 1.5}, {"mixed_precision": "int8"}],
+     {"reward_dropout": 1.5}, {"mixed_precision": "int8"}, {"resolution": 0}, {"workers": -1}, {"lora_rank": 0},
+     {"seed": -1}],
 )  # fmt: skip
 def test_settings_that_cannot_be(wrong):
     with pytest.raises(MRCError, match=next(iter(wrong))):
@@ -62,3 +63,35 @@ def test_settings_that_cannot_be(wrong):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_settings(name):
     TrainConfig(**({"init": "a", "data": "b", "out": "c"} | PRESETS[name]))
+
+
+def test_a_cache_takes_no_augmentation():
+    with pytest.raises(MRCError, match="--no-augment"):
+        TrainConfig("a", "b", "c", cache="d")
+
+
+def test_dropout_replaces_what_it_drops():
+    """Every sample's loss is that of a batch without dropout in which the dropped parts were replaced by hand."""
+    seen = {}
+
+    def editor(sample, timesteps, text, scores, reward_text):
+        seen.update(source=sample[:, 4:], text=text, scores=scores, reward_text=reward_text)
+        return sample[:, :4]
+
+    count = 400
+    schedule = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    draws = draw(0, torch.arange(count), (4, 2, 2), 1000)
+    batch = {
+        "source": torch.ones(count, 4, 2, 2), "edited": torch.zeros(count, 4, 2, 2),
+        "text": torch.ones(count, 3, 5), "empty_text": torch.full((1, 3, 5), 7.0),
+        "scores": torch.full((count, 3), 5.0), "reward_text": torch.ones(count, 5),
+        "empty_reward": torch.full((1, 5), 7.0),
+    }  # fmt: skip
+    sample_losses(editor, schedule, batch, draws, conditioning_dropout=0.1, reward_dropout=0.3, min_snr_gamma=None)
+    no_text, no_image = dropped(draws, 0.1)
+    hidden = draws.reward < 0.3
+    assert torch.equal((seen["source"] == 0).all((1, 2, 3)), no_image) and no_image.any()
+    assert torch.equal((seen["text"] == 7).all((1, 2)), no_text) and no_text.any()
+    assert torch.equal((seen["scores"] == 2.5).all(1), hidden) and 0.2 < hidden.float().mean() < 0.4
+    assert torch.equal((seen["reward_text"] == 7).all(1), hidden)
+    assert seen["text"][~no_text].eq(1).all() and seen["scores"][~hidden].eq(5).all()

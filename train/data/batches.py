@@ -78,7 +78,7 @@ class StepBatches(Dataset):
             "source": torch.from_numpy(np.stack([source for source, _ in pairs])),
             "edited": torch.from_numpy(np.stack([edited for _, edited in pairs])),
             "instructions": [sample.instruction for sample in samples],
-            "scores": torch.tensor([sample.scores for sample in samples]) if rewarded else None,
+            "scores": torch.tensor([sample.scores for sample in samples], dtype=torch.float32) if rewarded else None,
             "reward_texts": [sample.reward_text for sample in samples] if rewarded else None,
             "ids": [sample.id for sample in samples],
             "positions": torch.tensor(positions),

@@ -27,7 +27,9 @@ class Shards:
             try:
                 with tarfile.open(file, "r:") as tar:
                     for member in tar:
-                        key, _, extension = member.name.partition(".")
+                        folder, _, base = member.name.rpartition("/")
+                        stem, _, extension = base.partition(".")
+                        key = f"{folder}/{stem}".removeprefix("./").removeprefix("/")
                         if member.isfile():
                             members.setdefault((file, key), {})[extension] = (member.offset_data, member.size)
             except (tarfile.TarError, OSError) as error:

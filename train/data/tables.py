@@ -6,7 +6,6 @@ reward_text where there are rewards.
 
 import io
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,10 @@ class Table:
         if not len(rows):
             raise MRCError(f"{path} has no rows")
         for column in ("original_image", "edited_image"):
-            rows = rows.cast_column(column, datasets.Image(decode=False))
+            try:
+                rows = rows.cast_column(column, datasets.Image(decode=False))
+            except (TypeError, ValueError) as error:  # pyarrow's errors are such
+                raise MRCError(f"column {column} of {path} holds no images ({error})") from None
         self.rows = rows
 
     def __len__(self) -> int:
@@ -71,17 +73,19 @@ def opened(name: str, value: Any) -> Image.Image:
 
 
 class ImageFolder:
-    """`metadata.jsonl` with the columns above, images as file names inside the folder; see `Triplets`."""
+    """`metadata.jsonl` with the columns above, images as file names inside the folder (`original_image` or
+    Hugging Face's `original_image_file_name`); see `Triplets`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        self.rows: Sequence[dict] = []
         try:
-            self.rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines() if line]
+            rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines() if line]
         except (OSError, ValueError) as error:
             raise MRCError(f"{folder / 'metadata.jsonl'} is not JSON lines ({error})") from None
-        if not self.rows or not all(isinstance(row, dict) for row in self.rows):
+        if not rows or not all(isinstance(row, dict) for row in rows):
             raise MRCError(f"{folder / 'metadata.jsonl'} is empty or holds lines that are no objects")
+        # Hugging Face's image folders name the files of column X in X_file_name
+        self.rows = [{name.removesuffix("_file_name"): value for name, value in row.items()} for row in rows]
         check_columns(set().union(*self.rows), folder)
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ SHARD = 1000  # samples a tar file
 
 
 def write_triplets(triplets: Iterable[Triplet], folder: str | Path, form: str, total: int | None = None) -> None:
-    """Write `folder` whole or not at all.
+    """Write a new `folder` whole or not at all.
 
     Args:
         form: "folders" (JPEG, with `RewardEdit.json` where there are rewards), "parquet" or "shards" (PNG).
@@ -28,6 +28,8 @@ def write_triplets(triplets: Iterable[Triplet], folder: str | Path, form: str, t
     """
     if form not in FORMATS:
         raise MRCError(f"there is no format {form!r}; choose one of {', '.join(FORMATS)}")
+    if Path(folder).exists():
+        raise MRCError(f"{folder} exists already; give a folder that does not")
     write = {"folders": write_folders, "parquet": write_parquet, "shards": write_shards}[form]
     with replace_folder(Path(folder)) as out:
         write(iter(tqdm(triplets, total=total, desc=f"write {form}", unit="triplet", disable=None)), out)

@@ -10,11 +10,13 @@
 Each part that is there is kept and a stopped one goes on, so the same command finishes what was begun.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ...errors import MRCError
 from ...model.checkpoint import load_checkpoint, save_checkpoint
 from .. import autoencoder
 from ..config import TrainConfig, preset
@@ -23,14 +25,20 @@ from .model import miniature_checkpoint
 
 AUTOENCODER_STEPS = 700
 STAGES: dict[str, tuple[str, dict[str, Any]]] = {
-    "stage1": ("init", {"stage": 1, "steps": 3600, "train_text_encoder": True, "lr_schedule": "constant"}),
-    "stage2": ("stage1/checkpoint", {"stage": 2, "steps": 2900}),
-    "baseline": ("stage1/checkpoint", {"stage": 1, "steps": 2900}),
+    "stage1": ("init", {"stage": 1, "steps": 3000, "train_text_encoder": True, "lr_schedule": "constant"}),
+    "stage2": ("stage1/checkpoint", {"stage": 2, "steps": 2700}),
+    "baseline": ("stage1/checkpoint", {"stage": 1, "steps": 2700}),
 }
 
 
 def reproduce(out: Path, photographs: str | None, seed: int) -> Path:
-    """Make the checkpoint from nothing; returns its path."""
+    """Make the checkpoint from nothing; returns its path.
+
+    Raises:
+        MRCError: it was started as several processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise MRCError("mini is made by one process; start mrc-train without torchrun")
     vae = out / "vae"
     if not vae.is_dir():
         autoencoder.train(vae, Path(photographs) if photographs else None, AUTOENCODER_STEPS, seed)

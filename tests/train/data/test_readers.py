@@ -137,3 +137,50 @@ def test_links_out_of_the_data_are_refused(triplets, tmp_path):
     (tmp_path / "data" / "0000000" / "0_0.jpg").symlink_to(tmp_path / "outside.jpg")
     with pytest.raises(MRCError, match="leads out of"):
         open_triplets(tmp_path / "data")[0]
+
+
+def test_shards_packed_from_a_folder(triplets, tmp_path):
+    """`tar -cf x.tar .` puts ./ before every name, and folders may have dots."""
+    write_triplets(triplets, tmp_path / "data", "shards")
+    with tarfile.open(tmp_path / "data" / "00000.tar") as tar:
+        tar.extractall(tmp_path / "loose" / "a.v1", filter="data")
+    (tmp_path / "again").mkdir()
+    with tarfile.open(tmp_path / "again" / "x.tar", "w") as tar:
+        tar.add(tmp_path / "loose", ".")
+    found = open_triplets(tmp_path / "again")
+    assert [found[i].instruction for i in range(len(found))] == [triplet.instruction for triplet in triplets]
+
+
+def test_an_image_folder_that_datasets_loads(triplets, tmp_path):
+    import datasets
+
+    folder = tmp_path / "train"
+    folder.mkdir()
+    rows = []
+    for triplet in triplets:
+        row = {"edit_prompt": triplet.instruction}
+        for column, image in (("original_image", triplet.source), ("edited_image", triplet.edited)):
+            name = f"{triplet.id}_{column}.png"
+            image.save(folder / name)
+            row[f"{column}_file_name"] = name
+        rows.append(json.dumps(row))
+    (folder / "metadata.jsonl").write_text("\n".join(rows))
+    theirs = datasets.load_dataset("imagefolder", data_dir=str(folder), split="train", cache_dir=str(tmp_path / "c"))
+    found = open_triplets(folder)
+    assert len(found) == len(theirs) == 5
+    for i in range(5):
+        assert np.array_equal(np.asarray(found[i].edited), np.asarray(theirs[i]["edited_image"]))
+
+
+def test_nothing_is_written_over(triplets, tmp_path):
+    with pytest.raises(MRCError, match="exists already"):
+        write_triplets(triplets, tmp_path, "parquet")
+
+
+def test_a_column_that_holds_no_images(tmp_path):
+    import datasets
+
+    row = {"original_image": 3, "edit_prompt": "snow", "edited_image": 4}
+    datasets.Dataset.from_list([row]).to_parquet(str(tmp_path / "x.parquet"))
+    with pytest.raises(MRCError, match="no images"):
+        open_triplets(tmp_path)
