@@ -1,7 +1,8 @@
 """The training objective: one denoising loss of a batch, its randomness drawn by sample.
 
-Every random number comes from (seed, position of the sample in the run), so that a batch gives the
-same loss however many processes share it, and a resumed run goes on exactly.
+Every random number but the reward layer's dropout comes from (seed, position of the sample in the
+run), so that a batch gives the same loss however many processes share it, and a resumed run goes on
+exactly.
 
 Shapes: B samples, latents h×w, text length L, text width D.
 """

@@ -3,7 +3,8 @@
     OUT/states/000500/state.safetensors   weights, averages, optimizer moments
     OUT/states/000500/state.json          step, settings, loss curve
 
-All random numbers are functions of (seed, position), so no generator's state is kept.
+All random numbers are functions of (seed, position), or of (seed, step, process) for the reward
+layer's dropout, so no generator's state is kept.
 """
 
 import json

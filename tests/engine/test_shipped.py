@@ -17,7 +17,9 @@ def test_each_backend_gets_the_folder_it_reads(tmp_path, monkeypatch):
     assert shipped("mini", "eager") == MINI / "checkpoint"
     assert shipped("elsewhere/model", "auto") == Path("elsewhere/model")
     (tmp_path / "mini").mkdir()
-    assert shipped("mini", "auto") == Path("mini")  # one's own goes first
+    assert shipped("mini", "auto") == MINI / "onnx"  # any folder may have that name
+    (tmp_path / "mini" / "manifest.json").write_text("{}")
+    assert shipped("mini", "auto") == Path("mini")  # a model of one's own goes first
 
 
 def test_an_unknown_backend_is_named():

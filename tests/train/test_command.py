@@ -40,6 +40,7 @@ def test_a_preset_gives_way_to_flags(plain, tmp_path, capsys):
         (("--preset", "huge"), "huge"),
         ((), "--data, --out"),
         (("--data", "miniature:4", "--out", "{tmp}", "--stage", 3), "stage is 3"),
+        (("--data", "miniature:4", "--out", "{tmp}/o", "--cache", "{tmp}/c"), "--no-augment"),
         (("--data", "{tmp}/none", "--out", "{tmp}/o", "--workers", 0), "does not exist"),
         (("--data", "miniature:4", "--out", "{tmp}", "--resume", "5"), "no state of step '5'"),
     ],

@@ -48,7 +48,7 @@ class Table:
         for column in ("original_image", "edited_image"):
             try:
                 rows = rows.cast_column(column, datasets.Image(decode=False))
-            except (TypeError, ValueError) as error:  # pyarrow's errors are such
+            except (TypeError, ValueError, NotImplementedError) as error:  # pyarrow's errors are such
                 raise MRCError(f"column {column} of {path} holds no images ({error})") from None
         self.rows = rows
 

@@ -36,6 +36,13 @@ def test_the_command_refuses_what_the_recipe_sets(tmp_path, capsys):
     assert stop.value.code == 2 and "checkpoint folder to start from" in capsys.readouterr().err
 
 
+def test_several_processes_do_not_make_mini_together(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(MRCError, match="one process"):
+        recipe.reproduce(tmp_path, None, seed=0)
+    assert not list(tmp_path.iterdir())
+
+
 def test_photographs_that_are_none(brief, tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "small.gif")
     with pytest.raises(MRCError, match="holds no"):
