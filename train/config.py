@@ -22,6 +22,7 @@ class TrainConfig:
         reward_dropout: probability that a triplet's reward is hidden (scores 2.5, no text).
         min_snr_gamma: weight timesteps by min(SNR, gamma)/SNR (arXiv 2303.09556); None for equal weights.
         shard: share parameters, gradients and moments out over the processes (FSDP) instead of copying them (DDP).
+        timestep_power: timestep t is drawn with a probability proportional to t to the (power - 1).
         lora_rank: train low-rank updates of the attention matrices alone; they are merged at the end.
         validate_every: steps between pictures of edits with the averaged weights; 0 for none.
         broken_limit: distinct broken samples that are skipped before the run stops.
@@ -50,6 +51,7 @@ class TrainConfig:
     conditioning_dropout: float = 0.05
     reward_dropout: float = 0.0
     min_snr_gamma: float | None = None
+    timestep_power: float = 1.0
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False
     shard: bool = False
@@ -84,6 +86,8 @@ class TrainConfig:
                 f"conditioning_dropout is {self.conditioning_dropout} (three bands must fit in 1), "
                 f"reward_dropout {self.reward_dropout} (0 to 1)"
             )
+        if self.timestep_power <= 0:
+            raise MRCError(f"timestep_power is {self.timestep_power}; give a number above 0")
         if self.resolution < 8 or self.resolution % 8:
             raise MRCError(f"resolution is {self.resolution}; give a multiple of 8 pixels")
         if self.cache and self.augment:
@@ -111,12 +115,16 @@ PRESETS: dict[str, dict] = {
         "resolution": 128,
         "augment": False,
         "batch_size": 32,
+        "steps": 2200,
         "learning_rate": 1e-3,
         "lr_schedule": "cosine",
         "warmup": 100,
         "ema_decay": 0.998,
         "mixed_precision": "bf16",
         "conditioning_dropout": 0.04,
+        "timestep_power": 2.0,
+        "train_text_encoder": True,
+        "validate_every": 1100,
     },
 }
 

@@ -42,6 +42,7 @@ from .sharding import gathered, shard, shared_like
 from .state import load_state, optimizer_tensors, restore_optimizer, save_state
 from .texts import TextStates, build_text_states, token_ids
 
+TEXT_SHARE = 0.1  # of the learning rate, for a text encoder trained along: at the full one all texts become alike
 CACHE_TIME = timedelta(hours=12)  # how long the other processes wait for the one that fills a cache
 
 
@@ -91,8 +92,13 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     else:
         editor.unet.to(memory_format=torch.channels_last)
     trained = trained_parameters(editor)
+    groups = [{"params": [p for p in part.parameters() if p.requires_grad], "share": share}
+              for part, share in ((editor.unet, 1.0), (editor.text_encoder, TEXT_SHARE))]  # fmt: skip
     optimizer = torch.optim.AdamW(
-        trained, config.learning_rate, (config.beta1, config.beta2), weight_decay=config.weight_decay
+        [group for group in groups if group["params"]],
+        config.learning_rate,
+        (config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
     )
     average = EMAModel(trained, decay=config.ema_decay, use_ema_warmup=True, power=0.75)
 
@@ -130,7 +136,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
         started = time.perf_counter()
         set_seed((config.seed * 1_000_003 + step * processes + accelerator.process_index) % 2**32)  # dropout
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config, step)
+            group["lr"] = group["share"] * learning_rate(config, step)
         total = 0.0
         ids: list[str] = []
         for _ in range(passes):
@@ -318,7 +324,8 @@ def on_device(
     else:
         source = raw["source"].to(device)
         mean, std = raw["edited"].to(device).unbind(1)
-    draws = draw(config.seed, raw["positions"], tuple(source.shape[1:]), schedule.config.num_train_timesteps)
+    shape, count = tuple(source.shape[1:]), schedule.config.num_train_timesteps
+    draws = draw(config.seed, raw["positions"], shape, count, config.timestep_power)
     draws = Draws(*(getattr(draws, field.name).to(device) for field in dataclasses.fields(draws)))
     batch = {
         "source": source,

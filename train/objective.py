@@ -33,8 +33,11 @@ class Draws:
     reward: Tensor
 
 
-def draw(seed: int, positions: Tensor, shape: tuple[int, ...], timesteps: int) -> Draws:
-    """Random numbers of the samples at `positions` `[B]`; `shape` is one latent's."""
+def draw(seed: int, positions: Tensor, shape: tuple[int, ...], timesteps: int, power: float = 1.0) -> Draws:
+    """Random numbers of the samples at `positions` `[B]`; `shape` is one latent's.
+
+    Timestep t of `timesteps` comes with a probability proportional to t to the (`power` - 1): evenly at 1.
+    """
     rngs = [np.random.default_rng([seed, 1, int(position)]) for position in positions]
 
     def stack(one) -> Tensor:
@@ -43,7 +46,7 @@ def draw(seed: int, positions: Tensor, shape: tuple[int, ...], timesteps: int) -
     return Draws(
         noise=stack(lambda rng: rng.standard_normal(shape, dtype=np.float32)),
         posterior=stack(lambda rng: rng.standard_normal(shape, dtype=np.float32)),
-        timesteps=stack(lambda rng: rng.integers(timesteps)),
+        timesteps=stack(lambda rng: int(timesteps * rng.random() ** (1 / power))),
         condition=stack(lambda rng: rng.random(dtype=np.float32)),
         reward=stack(lambda rng: rng.random(dtype=np.float32)),
     )

@@ -2,9 +2,8 @@
 
     OUT/vae        the autoencoder
     OUT/init       untrained model around it
-    OUT/stage1     editor without rewards, text encoder trained along
     OUT/stage2     editor with rewards
-    OUT/baseline   the editor without for as many further steps: what rewards are compared with
+    OUT/baseline   editor without, from the same start for as many steps: what rewards are compared with
     OUT/checkpoint stage 2 in float16, as shipped
 
 Each part that is there is kept and a stopped one goes on, so the same command finishes what was begun.
@@ -12,7 +11,6 @@ Each part that is there is kept and a stopped one goes on, so the same command f
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -24,11 +22,7 @@ from ..loop import train
 from .model import miniature_checkpoint
 
 AUTOENCODER_STEPS = 700
-STAGES: dict[str, tuple[str, dict[str, Any]]] = {
-    "stage1": ("init", {"stage": 1, "steps": 3000, "train_text_encoder": True, "lr_schedule": "constant"}),
-    "stage2": ("stage1/checkpoint", {"stage": 2, "steps": 2700}),
-    "baseline": ("stage1/checkpoint", {"stage": 1, "steps": 2700}),
-}
+STAGES = {"stage2": 2, "baseline": 1}
 
 
 def reproduce(out: Path, photographs: str | None, seed: int) -> Path:
@@ -44,12 +38,20 @@ def reproduce(out: Path, photographs: str | None, seed: int) -> Path:
         autoencoder.train(vae, Path(photographs) if photographs else None, AUTOENCODER_STEPS, seed)
     if not (out / "init").is_dir():
         save_checkpoint(miniature_checkpoint(vae, seed), out / "init")
-    for name, (init, settings) in STAGES.items():
-        if (out / name / "checkpoint").is_dir():
+    for name, stage in STAGES.items():
+        run = out / name
+        if (run / "checkpoint").is_dir():
             continue
-        common = {"photographs": photographs, "cache": str(out / "cache"), "seed": seed}
-        config = TrainConfig(**preset("mini") | settings | common, init=str(out / init), out=str(out / name))
-        train(config, resume="latest" if (out / name / "states").is_dir() else None)
+        config = TrainConfig(
+            **preset("mini"),
+            init=str(out / "init"),
+            out=str(run),
+            stage=stage,
+            photographs=photographs,
+            cache=str(out / "cache"),
+            seed=seed,
+        )
+        train(config, resume="latest" if (run / "states").is_dir() else None)
     shipped = load_checkpoint(out / "stage2" / "checkpoint", torch.float16)
     save_checkpoint(shipped, out / "checkpoint")
     return out / "checkpoint"
