@@ -89,7 +89,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     texts = load_texts(config, checkpoint, accelerator) if config.cache and not config.train_text_encoder else None
     if config.shard:
         shard(editor, accelerator.device)
-    else:
+    elif not config.lora_rank:  # with frozen weights torch 2.13's backward of this layout crashes on CPUs
         editor.unet.to(memory_format=torch.channels_last)
     trained = trained_parameters(editor)
     groups = [{"params": [p for p in part.parameters() if p.requires_grad], "share": share}
