@@ -75,6 +75,8 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
             f"batch_size {config.batch_size} does not divide among {processes} processes × "
             f"{config.accumulation} passes; give a multiple of {processes * config.accumulation}"
         )
+    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise MRCError("mixed_precision is fp16, which needs a GPU; give bf16 or no")
     if config.shard and processes == 1:
         raise MRCError("shard needs more than one process; start mrc-train under torchrun, or leave --shard out")
 
@@ -143,9 +145,9 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
             raw = next(stream)
             check_broken(seen_broken, gather_object(raw["broken"]), config.broken_limit)
             ids += raw["ids"]
-            with accelerator.accumulate(model):
+            with accelerator.accumulate(model), attention(accelerator.device):
                 batch, draws = on_device(raw, checkpoint, texts, config, accelerator.device, schedule)
-                with accelerator.autocast(), attention(accelerator.device):
+                with accelerator.autocast():
                     losses = sample_losses(
                         model, schedule, batch, draws,
                         conditioning_dropout=config.conditioning_dropout,

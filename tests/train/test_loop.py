@@ -261,7 +261,7 @@ def test_what_cannot_be_trained(base, undisturbed, tmp_path):
         ({"data": str(tmp_path), "cache": None}, "looked for"),
         ({"init": undisturbed + "/checkpoint", "stage": 1}, "stage 1 trains without"),
         ({"shard": True}, "more than one process"),
-        ({"mixed_precision": "fp16"}, "accelerate cannot"),
+        ({"mixed_precision": "fp16"}, "needs a GPU"),
         ({"tracker": "nonsense"}, "accelerate cannot"),
     ):
         with pytest.raises(MRCError, match=message):
