@@ -40,7 +40,7 @@ def test_the_export_is_the_checkpoint(photo, error):
         Engine.from_pretrained("mini", backend).edit(photo, "make it sepia", **arguments).images
         for backend in ("onnxruntime", "eager")
     )
-    assert error(found, expected) <= 2e-2  # float16 weights on both sides, float16 arithmetic on one
+    assert error(found, expected) <= 1e-4  # float16 weights and float32 arithmetic on both sides
 
 
 def test_it_edits_at_its_own_resolution():
