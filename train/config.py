@@ -22,7 +22,9 @@ class TrainConfig:
         reward_dropout: probability that a triplet's reward is hidden (scores 2.5, no text).
         min_snr_gamma: weight timesteps by min(SNR, gamma)/SNR (arXiv 2303.09556); None for equal weights.
         shard: share parameters, gradients and moments out over the processes (FSDP) instead of copying them (DDP).
-        timestep_power: timestep t is drawn with a probability proportional to t to the (power - 1).
+        timestep_power: timestep t is drawn with a probability proportional to t to the (power - 1); above 1
+            the noisy steps, where an edit is decided, come more often.
+        even_from: step from which timesteps are drawn evenly whatever `timestep_power`: details come last.
         lora_rank: train low-rank updates of the attention matrices alone; they are merged at the end.
         validate_every: steps between pictures of edits with the averaged weights; 0 for none.
         broken_limit: distinct broken samples that are skipped before the run stops.
@@ -52,6 +54,7 @@ class TrainConfig:
     reward_dropout: float = 0.0
     min_snr_gamma: float | None = None
     timestep_power: float = 1.0
+    even_from: int | None = None
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False
     shard: bool = False
@@ -115,7 +118,7 @@ PRESETS: dict[str, dict] = {
         "resolution": 128,
         "augment": False,
         "batch_size": 32,
-        "steps": 2200,
+        "steps": 2000,
         "learning_rate": 1e-3,
         "lr_schedule": "cosine",
         "warmup": 100,
@@ -123,6 +126,7 @@ PRESETS: dict[str, dict] = {
         "mixed_precision": "bf16",
         "conditioning_dropout": 0.04,
         "timestep_power": 2.0,
+        "even_from": 1000,
         "train_text_encoder": True,
         "validate_every": 1100,
     },

@@ -26,6 +26,13 @@ def test_noise_is_normal_and_timesteps_are_even():
     assert 450 < draws.timesteps.float().mean() < 550 and draws.timesteps.min() >= 0 and draws.timesteps.max() < 1000
 
 
+@pytest.mark.parametrize(("power", "share"), [(1.0, 0.3), (2.0, 0.51), (4.0, 0.76)])
+def test_noisy_timesteps_come_more_often(power, share):
+    timesteps = draw(0, torch.arange(2000), (1,), 1000, power).timesteps
+    assert abs((timesteps >= 700).float().mean() - share) < 0.04  # 1 - 0.7 ** power
+    assert timesteps.min() >= 0 and timesteps.max() < 1000
+
+
 def test_three_bands_of_one_number():
     draws = draw(0, torch.arange(4000), (1,), 1000)
     no_text, no_image = dropped(draws, 0.05)
