@@ -11,14 +11,18 @@ from ..reward import BEST, NO_FAULTS
 from .checkpoint import Checkpoint
 
 
+def token_ids(checkpoint: Checkpoint, texts: list[str]) -> torch.Tensor:
+    """`[B, L]` int64, padded and cut to the text encoder's length."""
+    length = checkpoint.text_encoder.config.max_position_embeddings
+    return checkpoint.tokenizer(
+        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
 @torch.no_grad()
 def encode_text(checkpoint: Checkpoint, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     """Text states `[B, 77, D]` and pooled states `[B, D]`; longer texts are cut at 77 tokens."""
-    length = checkpoint.text_encoder.config.max_position_embeddings
-    ids = checkpoint.tokenizer(
-        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    ).input_ids
-    output = checkpoint.text_encoder(ids.to(checkpoint.text_encoder.device))
+    output = checkpoint.text_encoder(token_ids(checkpoint, texts).to(checkpoint.text_encoder.device))
     return output.last_hidden_state, output.pooler_output
 
 

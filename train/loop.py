@@ -30,6 +30,7 @@ from tqdm import tqdm
 from ..errors import MRCError
 from ..files import file_digest
 from ..model.checkpoint import WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint
+from ..model.pipeline import token_ids
 from ..model.widen import add_reward_blocks, add_rewards, widen_input
 from .cache import CachedBatches, build_cache, cache_key, cached_texts, open_cache
 from .config import TrainConfig
@@ -40,7 +41,7 @@ from .objective import Draws, Editor, draw, sample_losses
 from .report import validation_grid, write_report
 from .sharding import gathered, shard, shared_like
 from .state import load_state, optimizer_tensors, restore_optimizer, save_state
-from .texts import TextStates, build_text_states, token_ids
+from .texts import TextStates, build_text_states
 
 TEXT_SHARE = 0.1  # of the learning rate, for a text encoder trained along: at the full one all texts become alike
 CACHE_TIME = timedelta(hours=12)  # how long the other processes wait for the one that fills a cache

@@ -1,4 +1,4 @@
-"""Texts to what the U-Net takes: token ids, or the states of a frozen text encoder, computed once.
+"""Texts to the states of a frozen text encoder, computed once.
 
 states.npy [U, L, D] float16   one row a text, every position
 pooled.npy [U, D] float16
@@ -15,16 +15,9 @@ from tqdm import tqdm
 
 from ..files import replace_folder
 from ..model.checkpoint import Checkpoint
+from ..model.pipeline import token_ids
 
 ENCODE_BATCH = 32
-
-
-def token_ids(checkpoint: Checkpoint, texts: list[str]) -> Tensor:
-    """`[B, L]` int64, padded and cut to the text encoder's length."""
-    length = checkpoint.text_encoder.config.max_position_embeddings
-    return checkpoint.tokenizer(
-        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    ).input_ids
 
 
 @torch.no_grad()
