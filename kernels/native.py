@@ -27,3 +27,16 @@ def library() -> ctypes.CDLL:
 def pointer(array, kind: type = ctypes.c_float) -> ctypes.c_void_p | None:
     """Address of a C-contiguous array's first element, None for None."""
     return None if array is None else array.ctypes.data_as(ctypes.POINTER(kind))
+
+
+STATUS = {1: "a size does not fit", 2: "a pointer is missing", 3: "there is not enough memory"}
+
+
+def check(status: int, name: str) -> None:
+    """Raise for what a kernel returned.
+
+    Raises:
+        ValueError: it was not zero.
+    """
+    if status:
+        raise ValueError(f"{name} returned {status}: {STATUS.get(status, 'unknown')}")

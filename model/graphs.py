@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from ..errors import MRCError
-from .rewards import HEADS
+from ..kernels.reward_block.fold import fold
 from .unet import MRCUNet
 
 
@@ -114,24 +114,12 @@ class Conditioner(nn.Module):
         if unet.rewards:
             bias, tokens = unet.reward_embedding(reward_scores, reward_text)
             emb = emb + bias
-            folded = self.fold(tokens)
+            attention = unet.ca["attention"]
+            projections = [attention["self"][name] for name in ("query", "key", "value")]
+            folded = fold(tokens, *projections, attention["output"]["dense"])
         emb = F.silu(emb)
         time_bias = torch.cat([resnet.time_emb_proj(emb) for resnet in resnets(unet)], dim=-1)
         return time_bias, text_kv, *folded
-
-    def fold(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        attention = self.unet.ca["attention"]
-        query, key, value = (attention["self"][name] for name in ("query", "key", "value"))
-        dense = attention["output"]["dense"]
-        size = query.out_features // HEADS  # channels a head
-        key0, key1 = key(tokens).unflatten(2, (HEADS, size)).unbind(1)  # each [R, 8, size]
-        value0, value1 = value(tokens).unflatten(2, (HEADS, size)).unbind(1)
-        difference = (key0 - key1) / size**0.5
-        gate = torch.einsum("rhd,hdc->rhc", difference, query.weight.unflatten(0, (HEADS, size)))
-        gate_bias = torch.einsum("rhd,hd->rh", difference, query.bias.unflatten(0, (HEADS, size)))
-        base = dense(value1.flatten(1))
-        update = torch.einsum("chd,rhd->rch", dense.weight.unflatten(1, (HEADS, size)), value0 - value1)
-        return gate, gate_bias[..., None], base[..., None], update
 
 
 class UNetStep(nn.Module):

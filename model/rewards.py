@@ -13,10 +13,11 @@ from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embeddin
 from torch import nn
 
 from ..errors import MRCError
+from ..kernels.reward_block.fold import HEADS
+from ..kernels.reward_block.reference import RewardWeights
 
 SCORE_CHANNELS = 256  # sinusoid channels a score, as Timesteps(256) in the release
 SCORES = 3  # following, preserving, quality
-HEADS = 8
 BLOCK_KEYS = ("reward_blocks.", "reward_type_embedding")  # of reward_injection="blocks" alone
 REWARD_KEYS = ("add_embedding.", "add_embedding2.", "text_linear.", "text_linear2.", "ca.", "proj_deal.", *BLOCK_KEYS)
 
@@ -96,6 +97,17 @@ class RewardLayer(nn.Module):
         inner = F.gelu(self.ca["hidden_intermediate"]["dense"](y))
         z = self.ca["output"]["LayerNorm"](y + F.dropout(self.ca["output"]["dense"](inner), drop))
         return hidden + self.proj_deal["proj_out"](z.transpose(1, 2).unflatten(2, hidden.shape[2:]))
+
+    def reward_weights(self) -> RewardWeights:
+        """What the layer's kernel takes (`kernels.ops.reward_block`); the attention is folded apart."""
+        first, second = self.ca["attention"]["output"]["LayerNorm"], self.ca["output"]["LayerNorm"]
+        inner, outer = self.ca["hidden_intermediate"]["dense"], self.ca["output"]["dense"]
+        norm, proj_in, proj_out = (self.proj_deal[name] for name in ("norm", "proj_in", "proj_out"))
+        layers = (norm, proj_in, first, inner, outer, second, proj_out)
+        matrices = (layer.weight.flatten(1) if layer.weight.ndim > 1 else layer.weight for layer in layers)
+        return RewardWeights(
+            *(tensor for pair in zip(matrices, (layer.bias for layer in layers), strict=True) for tensor in pair)
+        )
 
 
 class RewardBlock(RewardLayer):

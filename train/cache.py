@@ -88,18 +88,33 @@ def build_cache(
 
 
 class CachedBatches(Dataset):
-    """As `StepBatches`, from a cache: `source` and `edited` are latents, `edited` with mean and deviation."""
+    """As `StepBatches`, from a cache: `source` and `edited` are latents, `edited` with mean and deviation.
 
-    def __init__(self, folder: Path, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+    With `least_score` only of triplets whose three scores are all at least that.
+
+    Raises:
+        MRCError: no triplet has such scores.
+    """
+
+    def __init__(
+        self, folder: Path, batch_size: int, seed: int, rank: int, world_size: int, least_score: int | None = None
+    ) -> None:
         self.source = np.load(folder / "source.npy", mmap_mode="r")
         self.edited = np.load(folder / "edited.npy", mmap_mode="r")
         self.scores = np.load(folder / "scores.npy") if (folder / "scores.npy").is_file() else None
         self.texts = json.loads((folder / "texts.json").read_text())
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.rows = np.arange(len(self.source))
+        if least_score is not None:
+            if self.scores is None:
+                raise MRCError(f"the cache {folder} has no rewards to choose triplets by; leave --least-score out")
+            self.rows = np.flatnonzero((self.scores >= least_score).all(1))
+        if not len(self.rows):
+            raise MRCError(f"no triplet of the cache {folder} has three scores of {least_score} or more; give less")
 
     def __getitem__(self, step: int) -> dict:
         share = self.batch_size // self.world_size
-        indices = step_indices(step, self.batch_size, len(self.source), self.seed)
+        indices = self.rows[step_indices(step, self.batch_size, len(self.rows), self.seed)]
         indices = indices[self.rank * share : (self.rank + 1) * share]
         first = step * self.batch_size + self.rank * share
         return {

@@ -13,6 +13,8 @@ class TrainConfig:
         init: checkpoint folder to start from.
         data: what `open_triplets` reads, or `miniature:N` for N triplets of the miniature world.
         rewards: RewardEdit JSON over InstructPix2Pix folders.
+        least_score: train only on triplets whose three scores are all at least this; needs `cache`, which has
+            every score beforehand.
         out: the run's folder; the trained checkpoint is `out/checkpoint`.
         stage: 1 trains an editor without rewards, 2 one with them.
         batch_size: triplets an optimizer step, over all processes and accumulated passes.
@@ -34,6 +36,7 @@ class TrainConfig:
     data: str
     out: str
     rewards: str | None = None
+    least_score: int | None = None
     photographs: str | None = None
     stage: int = 2
     reward_injection: str = "time"
@@ -91,6 +94,8 @@ class TrainConfig:
             )
         if self.timestep_power <= 0:
             raise MRCError(f"timestep_power is {self.timestep_power}; give a number above 0")
+        if self.least_score is not None and (not 0 <= self.least_score <= 5 or not self.cache):
+            raise MRCError(f"least_score is {self.least_score}; give 0 to 5, and --cache, which has all scores")
         if self.resolution < 8 or self.resolution % 8:
             raise MRCError(f"resolution is {self.resolution}; give a multiple of 8 pixels")
         if self.cache and self.augment:
@@ -114,21 +119,18 @@ PRESETS: dict[str, dict] = {
         "checkpoint_every": 500,
     },
     "mini": {
-        "data": "miniature:16000",
+        "data": "miniature:32000",
         "resolution": 128,
         "augment": False,
         "batch_size": 32,
-        "steps": 2000,
-        "learning_rate": 1e-3,
+        "steps": 2200,
+        "learning_rate": 5e-4,
         "lr_schedule": "cosine",
         "warmup": 100,
         "ema_decay": 0.998,
         "mixed_precision": "bf16",
         "conditioning_dropout": 0.04,
-        "timestep_power": 2.0,
-        "even_from": 1000,
-        "train_text_encoder": True,
-        "validate_every": 1100,
+        "validate_every": 1000,
     },
 }
 

@@ -293,7 +293,7 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
         if not open_cache(folder, key):
             limit = config.broken_limit
             build_cache(open_data(config), checkpoint.vae, folder, config.resolution, key, config.workers, limit)
-    return CachedBatches(folder, size, **share)
+    return CachedBatches(folder, size, least_score=config.least_score, **share)
 
 
 def load_texts(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accelerator) -> TextStates:

@@ -6,7 +6,7 @@
 
 namespace {
 
-constexpr int64_t kTile = 1024;  // floats; the guided noise of a tile stays in the L1 cache
+constexpr int64_t kChunk = 1024;  // floats; the guided noise of a chunk stays in the L1 cache
 
 }  // namespace
 
@@ -23,9 +23,9 @@ extern "C" int mrc_guided_step(const float* noise, const float* guidance, int64_
     float* x = latents + image * size;
     float* d = data + image * size;
     const float* z = fresh ? fresh + image * size : nullptr;
-    for (int64_t begin = 0; begin < size; begin += kTile) {
-      const int64_t end = std::min(begin + kTile, size);
-      float epsilon[kTile] = {};
+    for (int64_t begin = 0; begin < size; begin += kChunk) {
+      const int64_t end = std::min(begin + kChunk, size);
+      float epsilon[kChunk] = {};
       for (int64_t row = 0; row < rows; ++row) {
         const float weight = guidance[image * rows + row];
         if (weight == 0.0f) continue;  // another image's branch

@@ -8,7 +8,7 @@ import ctypes
 
 import numpy as np
 
-from ..native import library, pointer
+from ..native import check, library, pointer
 
 FLOAT32 = np.dtype(np.float32)
 
@@ -73,5 +73,4 @@ def guided_step(
         ctypes.c_int64(inputs),
         pointer(sample),
     )
-    if status:
-        raise ValueError(f"mrc_guided_step returned {status}: a size is negative or a pointer is missing")
+    check(status, "mrc_guided_step")

@@ -2,8 +2,10 @@
 
     OUT/vae        the autoencoder
     OUT/init       untrained model around it
-    OUT/stage2     editor with rewards
-    OUT/baseline   editor without, from the same start for as many steps: what rewards are compared with
+    OUT/stage1     editor without rewards, with its text encoder, of the triplets with full scores: high noise
+                   first, where a text is learned, then details
+    OUT/stage2     that editor with rewards, of all triplets
+    OUT/baseline   that editor without, of all triplets for as many steps: what rewards are compared with
     OUT/checkpoint stage 2 in float16, as shipped
 
 Each part that is there is kept and a stopped one goes on, so the same command finishes what was begun.
@@ -22,7 +24,14 @@ from ..loop import train
 from .model import miniature_checkpoint
 
 AUTOENCODER_STEPS = 700
-STAGES = {"stage2": 2, "baseline": 1}
+FIRST = {"stage": 1, "steps": 6000, "learning_rate": 1e-3, "least_score": 5,
+         "train_text_encoder": True, "timestep_power": 4.0, "even_from": 4000}  # fmt: skip
+# Each stage: where it starts, and what it has besides the preset
+STAGES: dict[str, tuple[str, dict]] = {
+    "stage1": ("init", FIRST),
+    "stage2": ("stage1/checkpoint", {"stage": 2}),
+    "baseline": ("stage1/checkpoint", {"stage": 1}),
+}
 
 
 def reproduce(out: Path, photographs: str | None, seed: int) -> Path:
@@ -38,19 +47,12 @@ def reproduce(out: Path, photographs: str | None, seed: int) -> Path:
         autoencoder.train(vae, Path(photographs) if photographs else None, AUTOENCODER_STEPS, seed)
     if not (out / "init").is_dir():
         save_checkpoint(miniature_checkpoint(vae, seed), out / "init")
-    for name, stage in STAGES.items():
+    for name, (start, settings) in STAGES.items():
         run = out / name
         if (run / "checkpoint").is_dir():
             continue
-        config = TrainConfig(
-            **preset("mini"),
-            init=str(out / "init"),
-            out=str(run),
-            stage=stage,
-            photographs=photographs,
-            cache=str(out / "cache"),
-            seed=seed,
-        )
+        common = {"init": str(out / start), "out": str(run), "cache": str(out / "cache")}
+        config = TrainConfig(**preset("mini") | common | settings, photographs=photographs, seed=seed)
         train(config, resume="latest" if (run / "states").is_dir() else None)
     shipped = load_checkpoint(out / "stage2" / "checkpoint", torch.float16)
     save_checkpoint(shipped, out / "checkpoint")

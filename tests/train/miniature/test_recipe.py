@@ -12,6 +12,7 @@ def brief(monkeypatch):
     """The recipe with a step or two of everything."""
     settings = {"data": "miniature:8", "batch_size": 4, "steps": 1, "workers": 0, "validate_every": 0, "tracker": ""}
     monkeypatch.setitem(config.PRESETS, "mini", config.PRESETS["mini"] | settings)
+    monkeypatch.setitem(recipe.FIRST, "steps", 1)
     monkeypatch.setattr(recipe, "AUTOENCODER_STEPS", 2)
 
 

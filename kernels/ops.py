@@ -1,0 +1,108 @@
+"""The operators as PyTorch sees them, and the one place that chooses what computes them.
+
+CUDA tensors go to Triton where it is installed, CPU tensors to the native library, all others, and
+what a kernel does not take, to the reference. `MRC_REFERENCE_KERNELS=1` or `reference_kernels()`
+sends everything to the reference.
+
+The operators are `torch.ops.mrc.reward_block` and `torch.ops.mrc.group_norm_silu`: with shapes for
+tracing, autocast, and gradients through the reference.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from .feature_maps import TYPES, layout
+from .group_norm_silu import reference as group_norm_reference
+from .reward_block import reference as reward_reference
+
+SWITCH = "MRC_REFERENCE_KERNELS"
+forced = os.environ.get(SWITCH, "") not in ("", "0")
+
+
+@contextmanager
+def reference_kernels() -> Iterator[None]:
+    """Everything inside is computed by the references."""
+    global forced
+    before, forced = forced, True
+    try:
+        yield
+    finally:
+        forced = before
+
+
+def chosen(name: str, hidden: Tensor, fits: bool = True) -> str:
+    """Which module of `kernels/<name>/` computes on `hidden`; `fits` says that its kernels take the shape."""
+    if forced or not fits or hidden.dtype not in TYPES or not hidden.numel():
+        return "reference"
+    if hidden.device.type == "cpu":
+        return "native"
+    return "triton_kernel" if hidden.device.type == "cuda" and find_spec("triton") else "reference"
+
+
+def compute(name: str, fits: bool, hidden: Tensor, *rest: Any) -> Tensor:
+    module = import_module(f".{name}.{chosen(name, hidden, fits)}", __package__)
+    return getattr(module, name)(hidden, *rest).contiguous(memory_format=layout(hidden))
+
+
+@torch.library.custom_op("mrc::reward_block", mutates_args=())
+def reward_block(
+    hidden: Tensor, gate: Tensor, gate_bias: Tensor, base: Tensor, update: Tensor, weights: list[Tensor], groups: int
+) -> Tensor:
+    """See `reward_block.reference`."""
+    fits = hidden.shape[1] % 32 == 0
+    return compute("reward_block", fits, hidden, gate, gate_bias, base, update, weights, groups)
+
+
+@torch.library.custom_op("mrc::group_norm_silu", mutates_args=())
+def group_norm_silu(
+    hidden: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, offset: Tensor | None, silu: bool
+) -> Tensor:
+    """See `group_norm_silu.reference`."""
+    return compute("group_norm_silu", True, hidden, weight, bias, groups, eps, offset, silu)
+
+
+def register(operator: CustomOpDef, reference: Callable[..., Tensor]) -> None:
+    """Shapes for tracing, gradients through the reference, and autocast: the feature map takes autocast's type."""
+
+    def shape(hidden: Tensor, *rest: Any) -> Tensor:
+        return torch.empty_like(hidden, memory_format=layout(hidden))
+
+    def keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        leaves, ctx.form = tree_flatten(inputs)
+        ctx.tensors = [isinstance(leaf, Tensor) for leaf in leaves]
+        ctx.others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
+        ctx.save_for_backward(*(leaf for leaf in leaves if isinstance(leaf, Tensor)))
+
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        saved, others = iter(ctx.saved_tensors), iter(ctx.others)
+        leaves = [next(saved).detach() if tensor else next(others) for tensor in ctx.tensors]
+        wanted = [leaf.requires_grad_() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        with torch.enable_grad():
+            result = reference(*tree_unflatten(leaves, ctx.form))
+        found = iter(torch.autograd.grad(result, wanted, gradient.to(result.dtype)))
+        gradients = [next(found) if isinstance(leaf, Tensor) and leaf.requires_grad else None for leaf in leaves]
+        return tuple(tree_unflatten(gradients, ctx.form))
+
+    operator.register_fake(shape)
+    operator.register_autograd(backward, setup_context=keep)
+    for device in ("cpu", "cuda"):
+
+        def cast(hidden: Tensor, *rest: Any, device: str = device) -> Tensor:
+            with torch.amp.autocast(device, enabled=False):
+                return operator(hidden.to(torch.get_autocast_dtype(device)), *rest)
+
+        AUTOCAST.impl(operator._name, cast, f"Autocast{device.upper()}")
+
+
+AUTOCAST = torch.library.Library("mrc", "FRAGMENT")
+register(reward_block, reward_reference.reward_block)
+register(group_norm_silu, group_norm_reference.group_norm_silu)
