@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from ..errors import MRCError
-from ..kernels.reward_block.fold import fold
 from .unet import MRCUNet
 
 
@@ -114,9 +113,7 @@ class Conditioner(nn.Module):
         if unet.rewards:
             bias, tokens = unet.reward_embedding(reward_scores, reward_text)
             emb = emb + bias
-            attention = unet.ca["attention"]
-            projections = [attention["self"][name] for name in ("query", "key", "value")]
-            folded = fold(tokens, *projections, attention["output"]["dense"])
+            folded = unet.folded_attention(tokens)
         emb = F.silu(emb)
         time_bias = torch.cat([resnet.time_emb_proj(emb) for resnet in resnets(unet)], dim=-1)
         return time_bias, text_kv, *folded

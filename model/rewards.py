@@ -13,7 +13,7 @@ from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embeddin
 from torch import nn
 
 from ..errors import MRCError
-from ..kernels.reward_block.fold import HEADS
+from ..kernels.reward_block.fold import HEADS, fold
 from ..kernels.reward_block.reference import RewardWeights
 
 SCORE_CHANNELS = 256  # sinusoid channels a score, as Timesteps(256) in the release
@@ -89,6 +89,12 @@ class RewardLayer(nn.Module):
         )
         mixed = F.scaled_dot_product_attention(query, key, value)
         return attention["output"]["dense"](mixed.transpose(1, 2).flatten(2))
+
+    def folded_attention(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`reward_attention` to the reward tokens `[R, 2, T]`, folded (`kernels.reward_block.fold`)."""
+        attention = self.ca["attention"]
+        projections = [attention["self"][name] for name in ("query", "key", "value")]
+        return fold(tokens, *projections, attention["output"]["dense"])
 
     def reward_residual(self, hidden: torch.Tensor, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """What follows the attention: two post-norm residuals and the way back to `[B, C, h, w]`."""

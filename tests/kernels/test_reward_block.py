@@ -9,7 +9,7 @@ from mrc.kernels import ops
 from mrc.kernels.feature_maps import FeatureMaps
 from mrc.kernels.native import library
 from mrc.kernels.reward_block import native
-from mrc.kernels.reward_block.fold import HEADS, fold
+from mrc.kernels.reward_block.fold import HEADS
 from mrc.kernels.reward_block.reference import RewardWeights, reward_block
 from mrc.model.rewards import RewardConditioning
 
@@ -84,11 +84,8 @@ def test_the_folded_block_is_the_models_own_layer():
     layers = Layers()
     layers.build_rewards(64, 48, 16, ())
     layers.eval().double()
-    attention, norms = layers.ca["attention"], layers.proj_deal
     tokens, hidden = torch.randn(3, 2, 64).double(), torch.randn(3, 64, 5, 7).double()
-    projections = attention["self"]
-    folded = fold(tokens, projections["query"], projections["key"], projections["value"], attention["output"]["dense"])
-    found = reward_block(hidden, *folded, layers.reward_weights(), norms["norm"].num_groups)
+    found = reward_block(hidden, *layers.folded_attention(tokens), layers.reward_weights(), 16)
     torch.testing.assert_close(found, layers.reward_layer(hidden, tokens), rtol=1e-10, atol=1e-10)
 
 

@@ -56,7 +56,7 @@ def test_the_folded_reward_attention_is_the_attention():
     unet = seeded_checkpoint().unet
     torch.nn.Module.to(unet, torch.float64)
     x, tokens = torch.randn(2, 35, 32, dtype=torch.float64), torch.randn(2, 2, 32, dtype=torch.float64) * 3
-    gate, gate_bias, base, update = Conditioner(unet).fold(tokens)
+    gate, gate_bias, base, update = unet.folded_attention(tokens)
     found = base + update @ torch.sigmoid(gate @ x.transpose(1, 2) + gate_bias)
     torch.testing.assert_close(found.transpose(1, 2), unet.reward_attention(x, tokens), atol=1e-12, rtol=1e-12)
 
