@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from ..errors import MRCError
+from ..kernels import ops
 from .unet import MRCUNet
 
 
@@ -123,15 +124,18 @@ class UNetStep(nn.Module):
     """One step of the U-Net with guidance: the same modules as `MRCUNet`, called for speed.
 
     Branches share what comes before the first cross-attention (P inputs, N branches), and are
-    combined before `conv_out`, which is linear.
+    combined before `conv_out`, which is linear. `fused` computes with the kernels (`kernels.ops`) what
+    the exported graph spells out.
     """
 
-    def __init__(self, unet: MRCUNet) -> None:
+    def __init__(self, unet: MRCUNet, fused: bool = False) -> None:
         super().__init__()
         check_injection(unet)
         if not any(hasattr(block, "attentions") for block in unet.down_blocks):
             raise MRCError("no down block has cross-attention; give one of CrossAttnDownBlock2D")
         self.unet = unet
+        self.fused = fused
+        self.norm_silu = fused_norm_silu if fused else norm_silu
 
     def forward(
         self, sample: Tensor, branch: Tensor, guidance: Tensor, time_bias: Tensor, text_kv: Tensor,
@@ -164,7 +168,7 @@ class UNetStep(nn.Module):
         skips = [hidden]
         for block in unet.down_blocks:
             for i, resnet in enumerate(block.resnets):
-                hidden = resnet_block(resnet, hidden, next(biases)[branched])
+                hidden = self.resnet(resnet, hidden, next(biases)[branched])
                 if hasattr(block, "attentions"):
                     hidden = transformer(block.attentions[i], hidden, keys_values, None if branched else branch)
                     if not branched:
@@ -174,35 +178,49 @@ class UNetStep(nn.Module):
                 hidden = downsampler(hidden)
                 skips.append(hidden)
 
-        hidden = resnet_block(unet.mid_block.resnets[0], hidden, next(biases)[branched])
+        hidden = self.resnet(unet.mid_block.resnets[0], hidden, next(biases)[branched])
         for attention, resnet in zip(unet.mid_block.attentions, unet.mid_block.resnets[1:], strict=True):
-            hidden = resnet_block(resnet, transformer(attention, hidden, keys_values), next(biases)[branched])
+            hidden = self.resnet(resnet, transformer(attention, hidden, keys_values), next(biases)[branched])
 
         for block in unet.up_blocks:
             for i, resnet in enumerate(block.resnets):
-                hidden = resnet_block(resnet, torch.cat([hidden, skips.pop()], dim=1), next(biases)[branched])
+                hidden = self.resnet(resnet, torch.cat([hidden, skips.pop()], dim=1), next(biases)[branched])
                 if hasattr(block, "attentions"):
                     hidden = transformer(block.attentions[i], hidden, keys_values)
             for upsampler in block.upsamplers or ():
                 hidden = upsampler(hidden, skips[-1].shape[2:])
 
-        hidden = F.silu(unet.conv_norm_out(hidden)).float()
+        hidden = self.norm_silu(unet.conv_norm_out, hidden).float()
         guided = (guidance @ hidden.flatten(1)).unflatten(1, hidden.shape[1:])
         return (unet.conv_out(guided.to(dtype)).float(),)
 
     def reward_block(self, hidden: Tensor, gate: Tensor, gate_bias: Tensor, base: Tensor, update: Tensor) -> Tensor:
-        x = self.unet.reward_positions(hidden)
+        unet = self.unet
+        if self.fused:
+            groups = unet.proj_deal["norm"].num_groups
+            return ops.reward_block(hidden, gate, gate_bias, base, update, list(unet.reward_weights()), groups)
+        x = unet.reward_positions(hidden)
         positions = x.transpose(1, 2)  # [P, C, h·w]
         attended = base + update @ torch.sigmoid(gate @ positions + gate_bias)
-        return self.unet.reward_residual(hidden, x, attended.transpose(1, 2))
+        return unet.reward_residual(hidden, x, attended.transpose(1, 2))
+
+    def resnet(self, block: ResnetBlock2D, hidden: Tensor, time_bias: Tensor) -> Tensor:
+        """`block` with its timestep projection `[*, C, 1, 1]` already computed."""
+        inner = block.conv1(self.norm_silu(block.norm1, hidden))
+        inner = block.conv2(self.norm_silu(block.norm2, inner, time_bias))
+        shortcut = hidden if block.conv_shortcut is None else block.conv_shortcut(hidden)
+        return (shortcut + inner) / block.output_scale_factor
 
 
-def resnet_block(block: ResnetBlock2D, hidden: Tensor, time_bias: Tensor) -> Tensor:
-    """`block` with its timestep projection `[*, C, 1, 1]` already computed."""
-    inner = block.conv1(F.silu(block.norm1(hidden))) + time_bias
-    inner = block.conv2(F.silu(block.norm2(inner)))
-    shortcut = hidden if block.conv_shortcut is None else block.conv_shortcut(hidden)
-    return (shortcut + inner) / block.output_scale_factor
+def norm_silu(norm: nn.GroupNorm, hidden: Tensor, time_bias: Tensor | None = None) -> Tensor:
+    """SiLU of the norm of `hidden` `[N, C, h, w]` plus `time_bias` `[N, C, 1, 1]`."""
+    return F.silu(norm(hidden if time_bias is None else hidden + time_bias))
+
+
+def fused_norm_silu(norm: nn.GroupNorm, hidden: Tensor, time_bias: Tensor | None = None) -> Tensor:
+    """`norm_silu` by one kernel."""
+    offset = None if time_bias is None else time_bias.flatten(1)
+    return ops.group_norm_silu(hidden, norm.weight, norm.bias, norm.num_groups, norm.eps, offset, True)
 
 
 def transformer(

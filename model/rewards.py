@@ -110,10 +110,8 @@ class RewardLayer(nn.Module):
         inner, outer = self.ca["hidden_intermediate"]["dense"], self.ca["output"]["dense"]
         norm, proj_in, proj_out = (self.proj_deal[name] for name in ("norm", "proj_in", "proj_out"))
         layers = (norm, proj_in, first, inner, outer, second, proj_out)
-        matrices = (layer.weight.flatten(1) if layer.weight.ndim > 1 else layer.weight for layer in layers)
-        return RewardWeights(
-            *(tensor for pair in zip(matrices, (layer.bias for layer in layers), strict=True) for tensor in pair)
-        )
+        tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+        return RewardWeights(*(tensor.flatten(1) if tensor.ndim == 4 else tensor for tensor in tensors))
 
 
 class RewardBlock(RewardLayer):

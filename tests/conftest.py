@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = Path(os.environ.get("MRC_REFERENCE", ROOT.parent / "shared" / "reference"))
@@ -70,6 +74,14 @@ def engine(tiny_export):
     from mrc.engine import Engine
 
     return Engine.from_pretrained(tiny_export)
+
+
+@pytest.fixture(scope="session")
+def fused(tiny):
+    """The `torch` backend: the step graph over the kernels."""
+    from mrc.engine import Engine
+
+    return Engine.from_pretrained(tiny, "torch")
 
 
 @pytest.fixture(scope="session")

@@ -69,7 +69,7 @@ def lazy(module: str) -> Callable[[Path], Backend]:
 BACKENDS = {
     "eager": Entry("checkpoint", ("torch", "diffusers", "transformers"), "torch", lazy("eager")),
     "onnxruntime": Entry("export", ("onnxruntime",), "cpu or gpu", lazy("onnxruntime")),
-    "torch": Entry("checkpoint", ("torch", "diffusers", "transformers"), "torch", None),
+    "torch": Entry("checkpoint", ("torch", "diffusers", "transformers"), "torch", lazy("torch")),
     "openvino": Entry("export", ("openvino",), "openvino", None),
     "tensorrt": Entry("export", ("tensorrt",), "trt", None),
     "tensorrt_rtx": Entry("export", ("tensorrt_rtx",), "trt-rtx", None),

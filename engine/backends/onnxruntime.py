@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ...errors import MRCError
 from ..contract import INPUTS
 from ..manifest import confirmed, files_of, read_manifest
+from .graphs import GraphBackend
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first that is there, and the CPU
 
@@ -19,8 +20,8 @@ def load(folder: Path) -> "OnnxRuntimeBackend":
     return OnnxRuntimeBackend(folder)
 
 
-class OnnxRuntimeBackend:
-    """The `Backend` protocol over one session a graph."""
+class OnnxRuntimeBackend(GraphBackend):
+    """One session a graph."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,13 +55,6 @@ class OnnxRuntimeBackend:
     def run(self, role: str, **feeds: np.ndarray) -> list[np.ndarray]:
         return self.sessions[role].run(None, feeds)
 
-    def text_encoder(self, *, input_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        states, pooled = self.run("text_encoder", input_ids=input_ids)
-        return states, pooled
-
-    def vae_encoder(self, *, images: np.ndarray) -> np.ndarray:
-        return self.run("vae_encoder", images=images)[0]
-
     def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
         images = self.run("vae_decoder", latents=latents)[0]
         fallback = self.manifest.artifact("vae_decoder", "onnx", "float32")
@@ -68,19 +62,3 @@ class OnnxRuntimeBackend:
             self.sessions["vae_decoder"] = self.session("vae_decoder", "float32")
             images = self.run("vae_decoder", latents=latents)[0]
         return images
-
-    def conditioner(self, *, timesteps, text_states, reward_scores, reward_text, text, reward) -> dict:
-        rewards = {"reward_scores": reward_scores, "reward_text": reward_text} if self.geometry.rewards else {}
-        time_bias, text_kv, *folded = self.run("conditioner", timesteps=timesteps, text_states=text_states, **rewards)
-        row = reward if self.geometry.rewards else np.zeros_like(reward)
-        names = list(INPUTS["unet"])[-len(folded) :] if folded else []
-        return {
-            "time_bias": time_bias[:, row],
-            "text_kv": text_kv[text],
-            **{name: tensor[row] for name, tensor in zip(names, folded, strict=True)},
-        }
-
-    def unet(self, *, conditions, step, sample, branch, guidance) -> tuple[np.ndarray, np.ndarray]:
-        feeds = {**conditions, "time_bias": conditions["time_bias"][step]}
-        (noise,) = self.run("unet", sample=sample, branch=branch, guidance=guidance, **feeds)
-        return noise, np.eye(len(guidance), dtype=np.float32)

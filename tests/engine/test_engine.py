@@ -25,7 +25,7 @@ def pipeline_latents(engine, photo, text, seed, **options):
     ).numpy()
 
 
-@pytest.mark.parametrize("backend", ["eager", "engine"])
+@pytest.mark.parametrize("backend", ["eager", "engine", "fused"])
 @pytest.mark.parametrize("scores", [(5, 5, 5), (1, 4.5, 0)])
 def test_an_edit_is_the_pipelines(backend, scores, request, eager, photo, error):
     found = request.getfixturevalue(backend).edit(

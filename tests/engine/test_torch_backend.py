@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+import torch
+
+from mrc.engine import Engine
+from mrc.kernels import ops
+
+LATENT = {"num_inference_steps": 3, "resolution": 0, "output_type": "latent", "seed": 3}
+
+
+def test_the_kernels_change_nothing(fused, photo, error):
+    found = fused.edit(photo, "make it snow", **LATENT).images
+    with ops.reference_kernels():
+        expected = fused.edit(photo, "make it snow", **LATENT).images
+    assert error(found, expected) <= 1e-5
+    assert not np.array_equal(found, expected)  # the switch did switch
+
+
+def test_a_batch_is_what_its_images_are_alone(fused, photo, error):
+    options = LATENT | {"seed": [1, 2]}
+    rewards = {"reward_scores": [(5, 5, 5), (1, 2, 3)]}
+    both = fused.edit([photo, photo[::-1].copy()], ["snow", "rain"], **rewards, **options).images
+    alone = fused.edit(photo[::-1].copy(), "rain", reward_scores=(1, 2, 3), **LATENT | {"seed": 2}).images
+    assert error(both[1:], alone) <= 1e-5
+
+
+def test_a_plain_model_edits(plain, photo, error):
+    pair = [Engine.from_pretrained(plain, name).edit(photo, "snow", **LATENT).images for name in ("torch", "eager")]
+    assert error(*pair) <= 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_recorded_step_is_replayed_with_new_inputs(fused, eager, photo, error):
+    for text in ("snow", "rain", "snow"):
+        pair = [engine.edit(photo, text, **LATENT).images for engine in (fused, eager)]
+        assert error(*pair) <= 1e-3  # TF32 convolutions
