@@ -1,7 +1,6 @@
 """How well a model edits held-out scenes of the miniature world, scored by its exact oracle.
 
-    python -m mrc.bench.quality --world miniature --model MRC --baseline STAGE1 --scenes 500 \
-        --json quality.json
+    python -m mrc.bench.quality --world miniature --model mini --baseline STAGE1 --json quality.json
 
 Every row edits the same scenes with the same seeds: the baseline without rewards, MRC asked for
 5,5,5, for 1,1,1, and for one low score at a time.
@@ -94,12 +93,8 @@ def markdown(report: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def miniature(
-    model: str | None, baseline: Path | None, folder: Path | None, scenes: int, settings: dict
-) -> dict[str, dict]:
+def miniature(model: str, baseline: Path | None, folder: Path | None, scenes: int, settings: dict) -> dict[str, dict]:
     """Summaries by row; see the module's docstring."""
-    if model is None and baseline is None:
-        raise MRCError("give --model, --baseline or both")
     photographs = load_photographs(folder)
     edits = held_out(photographs, scenes)
     kinds = [edit.kind for edit in edits]
@@ -107,25 +102,24 @@ def miniature(
     if baseline is not None:
         found = measure(Engine.from_pretrained(baseline), edits, photographs, "baseline", **settings)
         report["baseline"] = summary(found, kinds)
-    if model is not None:
-        engine = Engine.from_pretrained(model)
-        for name, request in REQUESTS.items():
-            asked = {"reward_scores": request, "reward_text": reward_text(request)}
-            report[name] = summary(measure(engine, edits, photographs, name, **asked, **settings), kinds)
+    engine = Engine.from_pretrained(model)
+    for name, request in REQUESTS.items():
+        asked = {"reward_scores": request, "reward_text": reward_text(request)}
+        report[name] = summary(measure(engine, edits, photographs, name, **asked, **settings), kinds)
     return report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mrc.bench.quality", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--world", choices=("miniature",), required=True)
-    parser.add_argument("--model", help="MRC checkpoint or export folder, or mini")
+    parser.add_argument("--model", default="mini", help="MRC checkpoint or export folder, or mini")
     parser.add_argument("--baseline", type=Path, help="checkpoint or export folder without rewards")
     parser.add_argument("--photographs", type=Path, help="the folder of pictures that training had")
     parser.add_argument("--scenes", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--scheduler", default="euler")
-    parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--image-guidance", type=float, default=1.5)
+    parser.add_argument("--guidance", type=float, default=1.5)
+    parser.add_argument("--image-guidance", type=float, default=1.0)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--run", type=Path, help="mrc-train's OUT, whose report.html shall show the table")
     args = parser.parse_args()

@@ -19,8 +19,8 @@ def guided_step_kernel(
     epsilon = tl.zeros([BLOCK], tl.float32)
     for row in range(rows):
         weight = tl.load(guidance + image * rows + row)
-        # another image's branch is not read: its NaN stays there
-        value = tl.load(noise + row * size + offset, mask=inside & (weight != 0.0), other=0.0)
+        end = tl.where(weight != 0.0, size, 0)  # another image's branch is not read: its NaN stays there
+        value = tl.load(noise + row * size + offset, mask=offset < end, other=0.0)
         epsilon += weight * value.to(tl.float32)
     at = image * size + offset
     before = tl.load(latents + at, mask=inside)
@@ -32,9 +32,9 @@ def guided_step_kernel(
     tl.store(data + at, tl.load(data_coefficients) * before + tl.load(data_coefficients + 1) * epsilon, mask=inside)
     scaled = tl.load(input_scale) * after
     for row in range(inputs):
-        own = tl.load(item + row) == image
+        end = tl.where(tl.load(item + row) == image, size, 0)
         # the second half holds the source latents
-        tl.store(sample + row * 2 * size + offset, scaled.to(sample.dtype.element_ty), mask=inside & own)
+        tl.store(sample + row * 2 * size + offset, scaled.to(sample.dtype.element_ty), mask=offset < end)
 
 
 def guided_step(

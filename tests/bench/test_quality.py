@@ -45,7 +45,6 @@ def test_one_command_gives_the_whole_table(tiny, plain, tmp_path, monkeypatch, c
 
 def test_what_cannot_be_measured(monkeypatch, capsys, tmp_path):
     for arguments, message in (
-        ((), "--model"),
         (("--model", tmp_path), str(tmp_path)),
         (("--model", tmp_path, "--scenes", 0), "--scenes"),
         (("--model", tmp_path, "--run", tmp_path), "no training.json"),

@@ -30,8 +30,9 @@ def test_an_unknown_backend_is_named():
 def test_it_is_small_and_keeps_its_record():
     size = sum(path.stat().st_size for part in ("checkpoint", "onnx") for path in (MINI / part).rglob("*"))
     assert size <= 30_000_000
-    record = json.loads((MINI / "training.json").read_text())
-    assert record["config"]["stage"] == 2 and record["loss_every_50_steps"] and record["versions"]
+    records = json.loads((MINI / "training.json").read_text())
+    for stage, record in enumerate((records["stage1"], records["stage2"]), 1):
+        assert record["config"]["stage"] == stage and record["loss_every_50_steps"] and record["versions"]
 
 
 def test_the_export_is_the_checkpoint(photo, error):

@@ -7,10 +7,12 @@
     OUT/stage2     that editor with rewards, of all triplets
     OUT/baseline   that editor without, of all triplets for as many steps: what rewards are compared with
     OUT/checkpoint stage 2 in float16, as shipped
+    OUT/training.json the records of both stages
 
 Each part that is there is kept and a stopped one goes on, so the same command finishes what was begun.
 """
 
+import json
 import os
 from pathlib import Path
 
@@ -56,4 +58,6 @@ def reproduce(out: Path, photographs: str | None, seed: int) -> Path:
         train(config, resume="latest" if (run / "states").is_dir() else None)
     shipped = load_checkpoint(out / "stage2" / "checkpoint", torch.float16)
     save_checkpoint(shipped, out / "checkpoint")
+    records = {name: json.loads((out / name / "training.json").read_text()) for name in ("stage1", "stage2")}
+    (out / "training.json").write_text(json.dumps(records, indent=1) + "\n")
     return out / "checkpoint"
