@@ -111,10 +111,9 @@ def guided_case(side: int, device: str) -> Case:
     noise, latents, data, fresh = normal(BRANCHES, *shape), normal(1, *shape), normal(1, *shape), normal(1, *shape)
     guidance, sample, item = np.array([[7.5, -6.0, -0.5]], np.float32), normal(2, 8, side, side), np.array([0, 0])
     coefficients, to_data, scale = np.array([0.9, -0.2, 0.1, 0.05]), np.array([1.0, -0.7]), 0.3
-    truth = reference_step(
-        *(a.astype(np.float64) for a in (noise, guidance, latents, data, fresh)), coefficients, to_data, scale, item,
-        sample.astype(np.float64),
-    )  # fmt: skip
+    doubles = [array.astype(np.float64) for array in (noise, guidance, latents, data, fresh)]
+    settings = [coefficients, to_data, scale, item, sample.astype(np.float64)]
+    truth = reference_step(*doubles, *settings)
     arrays = (noise, guidance, latents, data, fresh, coefficients.astype(np.float32), to_data.astype(np.float32))
     tensors = [torch.from_numpy(a.copy()).to(device) for a in arrays]
     on, own = tensors[2:4], [a.copy() for a in (latents, data, sample)]
@@ -130,10 +129,10 @@ def guided_case(side: int, device: str) -> Case:
     if device == "cuda":
         from ..kernels.guided_step.triton_kernel import guided_step as triton_step
 
-        scale_tensor = torch.tensor([scale], device=device)
+        in_place = [*tensors, torch.tensor([scale], device=device), index, target]
 
         def ours() -> None:
-            triton_step(*tensors, scale_tensor, index, target)
+            triton_step(*in_place)
 
         ours()
         found = [t.cpu() for t in (*on, target)]

@@ -92,9 +92,9 @@ class RewardLayer(nn.Module):
 
     def folded_attention(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """`reward_attention` to the reward tokens `[R, 2, T]`, folded (`kernels.reward_block.fold`)."""
-        attention = self.ca["attention"]
-        projections = [attention["self"][name] for name in ("query", "key", "value")]
-        return fold(tokens, *projections, attention["output"]["dense"])
+        attention, projections = self.ca["attention"], self.ca["attention"]["self"]
+        query, key, value = projections["query"], projections["key"], projections["value"]
+        return fold(tokens, query, key, value, attention["output"]["dense"])
 
     def reward_residual(self, hidden: torch.Tensor, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """What follows the attention: two post-norm residuals and the way back to `[B, C, h, w]`."""

@@ -40,7 +40,7 @@ class TorchBackend(GraphBackend):
     @torch.inference_mode()
     def run(self, role: str, **feeds: np.ndarray) -> list[np.ndarray]:
         outputs = self.graphs[role](*(torch.from_numpy(array).to(self.device) for array in feeds.values()))
-        return [output.cpu().numpy() for output in outputs]
+        return [output.cpu().contiguous().numpy() for output in outputs]
 
 
 class Captured(nn.Module):

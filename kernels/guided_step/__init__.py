@@ -57,6 +57,8 @@ def guided_step(
     item = np.ascontiguousarray(item, dtype=np.int64)
     if item.shape != (inputs,) or (item < 0).any() or (item >= batch).any():
         raise ValueError(f"item is {item}; give {inputs} indices below {batch}")
+    # held by names: an address alone does not keep its array
+    weights, to_data = (np.ascontiguousarray(a, dtype=FLOAT32) for a in (coefficients, data_coefficients))
     status = library().mrc_guided_step(
         pointer(noise),
         pointer(guidance),
@@ -66,10 +68,10 @@ def guided_step(
         pointer(fresh),
         ctypes.c_int64(batch),
         ctypes.c_int64(size),
-        pointer(np.ascontiguousarray(coefficients, dtype=FLOAT32)),
-        pointer(np.ascontiguousarray(data_coefficients, dtype=FLOAT32)),
+        pointer(weights),
+        pointer(to_data),
         ctypes.c_float(input_scale),
-        pointer(item, ctypes.c_int64),
+        pointer(item),
         ctypes.c_int64(inputs),
         pointer(sample),
     )

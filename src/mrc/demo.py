@@ -9,6 +9,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -28,7 +29,12 @@ SCENES = (
 )
 PHOTOGRAPH_INSTRUCTION = "make it look like a sunset"
 # what `mini` edits best with, see docs/training.md
-SETTINGS = {"guidance_scale": 1.5, "image_guidance_scale": 1.0, "num_inference_steps": 5, "scheduler": "euler"}
+SETTINGS: dict[str, Any] = {
+    "guidance_scale": 1.5,
+    "image_guidance_scale": 1.0,
+    "num_inference_steps": 5,
+    "scheduler": "euler",
+}
 SHOWN, GAP, CAPTION = 256, 8, 22  # pixels
 
 
