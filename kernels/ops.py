@@ -4,8 +4,9 @@ CUDA tensors go to Triton where it is installed, CPU tensors to the native libra
 what a kernel does not take, to the reference. `MRC_REFERENCE_KERNELS=1` or `reference_kernels()`
 sends everything to the reference.
 
-The operators are `torch.ops.mrc.reward_block` and `torch.ops.mrc.group_norm_silu`: with shapes for
-tracing, autocast, and gradients through the reference.
+The operators are `torch.ops.mrc.reward_block` and `torch.ops.mrc.group_norm_silu`, with shapes for
+tracing, autocast, and gradients through the reference, and `torch.ops.mrc.guided_step`, which works in
+place and has none. Arrays need no PyTorch for that one: `kernels.guided_step`.
 """
 
 import os
@@ -22,6 +23,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from .feature_maps import TYPES, layout
 from .group_norm_silu import reference as group_norm_reference
+from .guided_step import guided_step as guided_native
+from .guided_step.reference import guided_step as guided_reference
 from .reward_block import reference as reward_reference
 
 SWITCH = "MRC_REFERENCE_KERNELS"
@@ -68,6 +71,37 @@ def group_norm_silu(
 ) -> Tensor:
     """See `group_norm_silu.reference`."""
     return compute("group_norm_silu", True, hidden, weight, bias, groups, eps, offset, silu)
+
+
+@torch.library.custom_op("mrc::guided_step", mutates_args=("latents", "data", "sample"))
+def guided_step(
+    noise: Tensor, guidance: Tensor, latents: Tensor, data: Tensor, fresh: Tensor | None, coefficients: Tensor,
+    data_coefficients: Tensor, input_scale: Tensor, item: Tensor, sample: Tensor,
+) -> None:  # fmt: skip
+    """`kernels.guided_step` on tensors of one device, in place; `input_scale` has one value.
+
+    Off the GPU all but `item` is contiguous float32.
+    """
+    where = chosen("guided_step", noise)
+    if where == "triton_kernel":
+        module = import_module(".guided_step.triton_kernel", __package__)
+        module.guided_step(
+            noise, guidance, latents, data, fresh, coefficients, data_coefficients, input_scale, item, sample
+        )
+        return
+    before = (noise, guidance, latents, data, fresh, coefficients, data_coefficients)
+    arrays: list[Any] = [None if tensor is None else tensor.numpy(force=True) for tensor in before]
+    arrays += [float(input_scale), item.numpy(force=True), sample.numpy(force=True)]
+    if where == "native":
+        guided_native(*arrays)
+        return
+    for tensor, array in zip((latents, data, sample), guided_reference(*arrays), strict=True):
+        tensor.copy_(torch.from_numpy(array))
+
+
+@guided_step.register_fake
+def _(*arguments: Any) -> None:
+    return None
 
 
 def register(operator: CustomOpDef, reference: Callable[..., Tensor]) -> None:

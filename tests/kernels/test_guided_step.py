@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mrc.kernels import ops
 from mrc.kernels.guided_step import guided_step
 from mrc.kernels.guided_step.reference import guided_step as reference_step
 
@@ -48,6 +50,30 @@ def test_native_equals_reference(rows, batch, inputs, height, width, fresh, seed
     for found, expected in ((args["latents"], latents), (args["data"], data), (args["sample"], sample)):
         scale = np.abs(expected).max()
         np.testing.assert_allclose(found, expected, atol=2e-6 * max(scale, 50.0), rtol=0)
+
+
+def tensors(args):
+    scale = torch.tensor([args["input_scale"]])
+    return [torch.from_numpy(np.ascontiguousarray(value)).to(torch.int64 if name == "item" else torch.float32)
+            if isinstance(value, np.ndarray) else scale if name == "input_scale" else value
+            for name, value in args.items()]  # fmt: skip
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_the_operator_is_the_kernel_and_its_reference(fresh):
+    args = arguments(3, 2, 4, 5, 7, fresh)
+    native, by_reference = ([None if t is None else t.clone() for t in tensors(args)] for _ in range(2))
+    ops.guided_step(*native)
+    with ops.reference_kernels():
+        ops.guided_step(*by_reference)
+    guided_step(**args)
+    for i, name in ((2, "latents"), (3, "data"), (9, "sample")):
+        np.testing.assert_array_equal(native[i].numpy(), args[name])
+        torch.testing.assert_close(native[i], by_reference[i], atol=1e-4, rtol=1e-5)
+
+
+def test_opcheck():
+    torch.library.opcheck(ops.guided_step, tuple(tensors(arguments(3, 1, 2, 4, 4, True))))
 
 
 def test_source_half_of_the_sample_is_untouched():
