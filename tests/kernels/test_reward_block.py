@@ -9,36 +9,10 @@ from mrc.kernels import ops
 from mrc.kernels.feature_maps import FeatureMaps
 from mrc.kernels.native import library
 from mrc.kernels.reward_block import native
-from mrc.kernels.reward_block.fold import HEADS
-from mrc.kernels.reward_block.reference import RewardWeights, reward_block
+from mrc.kernels.reward_block.reference import reward_block
 from mrc.model.rewards import RewardConditioning
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
-MATRICES = ("proj_in", "inner", "outer", "proj_out")
-
-
-def arguments(count, channels, height, width, seed=0, dtype=torch.float32, last=False):
-    random = torch.Generator().manual_seed(seed)
-
-    def normal(*shape):
-        return torch.randn(shape, generator=random)
-
-    hidden = (3 * normal(count, channels, height, width) + 1).to(dtype)
-    if last:
-        hidden = hidden.contiguous(memory_format=torch.channels_last)
-    folded = (
-        normal(count, HEADS, channels) / channels**0.5,
-        normal(count, HEADS, 1),
-        normal(count, channels, 1),
-        normal(count, channels, HEADS),
-    )
-    weights = [
-        normal(channels, channels) / channels**0.5
-        if name in MATRICES
-        else 0.3 * normal(channels) + ("bias" not in name)
-        for name in RewardWeights._fields
-    ]
-    return hidden, *folded, weights, 8
 
 
 def wide(value):
@@ -61,16 +35,16 @@ def relative_error(found, expected):
     last=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_native_equals_reference(count, channels, height, width, dtype, last, seed):
-    args = arguments(count, channels, height, width, seed, dtype, last)
+def test_native_equals_reference(reward_arguments, count, channels, height, width, dtype, last, seed):
+    args = reward_arguments(count, channels, height, width, seed, dtype, last)
     found = native.reward_block(*args)
     assert found.dtype == dtype
     assert relative_error(found, reward_block(*map(wide, args))) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_released_width(last):
-    args = arguments(2, 320, 13, 11, last=last)
+def test_released_width(reward_arguments, last):
+    args = reward_arguments(2, 320, 13, 11, last=last)
     found = ops.reward_block(*args)
     assert relative_error(found, reward_block(*map(wide, args))) <= 1e-5
     assert found.stride() == args[0].stride()
@@ -89,21 +63,21 @@ def test_the_folded_block_is_the_models_own_layer():
     torch.testing.assert_close(found, layers.reward_layer(hidden, tokens), rtol=1e-10, atol=1e-10)
 
 
-def test_positions_of_an_image_do_not_depend_on_the_batch():
-    hidden, *folded, weights, groups = arguments(3, 64, 9, 9)
+def test_positions_of_an_image_do_not_depend_on_the_batch(reward_arguments):
+    hidden, *folded, weights, groups = reward_arguments(3, 64, 9, 9)
     together = ops.reward_block(hidden, *folded, weights, groups)
     alone = ops.reward_block(hidden[1:2], *(tensor[1:2] for tensor in folded), weights, groups)
     torch.testing.assert_close(together[1:2], alone, rtol=0, atol=0)
 
 
-def test_nan_stays_in_its_image():
-    hidden, *rest = arguments(2, 32, 4, 4)
+def test_nan_stays_in_its_image(reward_arguments):
+    hidden, *rest = reward_arguments(2, 32, 4, 4)
     hidden[0, 3, 1, 1] = torch.nan
     found = ops.reward_block(hidden, *rest)
     assert found[0].isnan().all() and found[1].isfinite().all()
 
 
-def test_gradients_are_the_references():
+def test_gradients_are_the_references(reward_arguments):
     def leaves(value):
         if isinstance(value, list):
             return [leaves(one) for one in value]
@@ -111,63 +85,63 @@ def test_gradients_are_the_references():
 
     gradients = []
     for function in (ops.reward_block, reward_block):
-        hidden, *folded, weights, groups = map(leaves, arguments(2, 32, 3, 5))
+        hidden, *folded, weights, groups = map(leaves, reward_arguments(2, 32, 3, 5))
         function(hidden, *folded, weights, groups).square().mean().backward()
         gradients.append([tensor.grad for tensor in (hidden, *folded, *weights)])
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-def test_opcheck():
-    hidden, *folded, weights, groups = arguments(2, 32, 3, 5)
+def test_opcheck(reward_arguments):
+    hidden, *folded, weights, groups = reward_arguments(2, 32, 3, 5)
     torch.library.opcheck(ops.reward_block, (hidden.requires_grad_(), *folded, weights, groups))
     last = hidden.detach().contiguous(memory_format=torch.channels_last)
     torch.library.opcheck(ops.reward_block, (last, *folded, weights, groups))
 
 
-def test_autocast_decides_the_type():
-    args = arguments(1, 32, 4, 4)
+def test_autocast_decides_the_type(reward_arguments):
+    args = reward_arguments(1, 32, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         found = ops.reward_block(*args)
     assert found.dtype == torch.bfloat16
     assert relative_error(found, reward_block(*map(wide, args))) <= 1e-2
 
 
-def test_it_is_traced_whole():
+def test_it_is_traced_whole(reward_arguments):
     class Block(torch.nn.Module):
         def forward(self, hidden, gate, gate_bias, base, update, weights):
             return ops.reward_block(hidden, gate, gate_bias, base, update, weights, 8) * 2
 
-    *args, _ = arguments(1, 32, 4, 4)
+    *args, _ = reward_arguments(1, 32, 4, 4)
     exported = torch.export.export(Block(), tuple(args))
     assert any(node.target is torch.ops.mrc.reward_block.default for node in exported.graph.nodes)
     torch.testing.assert_close(exported.module()(*args), ops.reward_block(*args, 8) * 2)
 
 
-def test_what_no_kernel_takes_goes_to_the_reference():
-    hidden, *folded, weights, groups = arguments(1, 40, 4, 4)  # 40 is no multiple of 32
+def test_what_no_kernel_takes_goes_to_the_reference(reward_arguments):
+    hidden, *folded, weights, groups = reward_arguments(1, 40, 4, 4)  # 40 is no multiple of 32
     assert relative_error(
         ops.reward_block(hidden, *folded, weights, groups),
         reward_block(*map(wide, (hidden, *folded, weights, groups))),
     ) <= 1e-5  # fmt: skip
-    double = [wide(value) for value in arguments(1, 32, 4, 4)]
+    double = [wide(value) for value in reward_arguments(1, 32, 4, 4)]
     torch.testing.assert_close(ops.reward_block(*double), reward_block(*double))
 
 
-def test_the_switch_forces_the_reference(monkeypatch):
+def test_the_switch_forces_the_reference(reward_arguments, monkeypatch):
     def fail(*args):
         raise AssertionError("the native kernel was called")
 
     monkeypatch.setattr(native, "reward_block", fail)
-    args = arguments(1, 32, 4, 4)
+    args = reward_arguments(1, 32, 4, 4)
     with ops.reference_kernels():
         ops.reward_block(*args)
     with pytest.raises(AssertionError, match="native kernel"):
         ops.reward_block(*args)
 
 
-def test_sizes_that_do_not_fit_are_refused_by_the_library():
-    hidden, *_ = arguments(1, 32, 2, 2)
+def test_sizes_that_do_not_fit_are_refused_by_the_library(reward_arguments):
+    hidden, *_ = reward_arguments(1, 32, 2, 2)
     data = ctypes.c_void_p(hidden.data_ptr())
 
     def call(**changed):

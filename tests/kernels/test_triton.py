@@ -13,7 +13,6 @@ from mrc.kernels.guided_step.reference import guided_step as reference_step
 from mrc.kernels.guided_step.triton_kernel import guided_step
 from mrc.kernels.reward_block import reference as reward_reference
 from mrc.kernels.reward_block import triton_kernel as reward_triton
-from mrc.kernels.reward_block.reference import RewardWeights
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 on_gpu = pytest.mark.gpu
@@ -40,28 +39,11 @@ def relative_error(found, expected):
     return ((found.double() - expected).norm() / expected.norm()).item()
 
 
-def reward_arguments(count, channels, height, width, dtype, last, device):
-    random = torch.Generator().manual_seed(height)
-
-    def normal(*shape):
-        return torch.randn(shape, generator=random)
-
-    weights = [normal(channels, channels) / channels**0.5 if name in ("proj_in", "inner", "outer", "proj_out")
-               else 0.3 * normal(channels) + ("bias" not in name) for name in RewardWeights._fields]  # fmt: skip
-    folded = (normal(count, 8, channels) / channels**0.5, normal(count, 8, 1), normal(count, channels, 1),
-              normal(count, channels, 8))  # fmt: skip
-    hidden = normal(count, channels, height, width).to(device, dtype)
-    hidden = hidden.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-    # rounded to the type first: the kernel answers for its arithmetic, not for its inputs
-    folded = [tensor.to(device, dtype) for tensor in folded]
-    return hidden, *folded, [weight.to(device, dtype) for weight in weights], 8
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("channels", "height", "width", "last"), [(32, 3, 5, False), (96, 5, 4, True)])
-def test_reward_block(channels, height, width, last, dtype, device):
-    args = reward_arguments(2, channels, height, width, dtype, last, device)
+def test_reward_block(reward_arguments, channels, height, width, last, dtype, device):
+    args = reward_arguments(2, channels, height, width, dtype=dtype, last=last, device=device)
     found = reward_triton.reward_block(*args)
     assert found.stride() == args[0].stride()
     assert relative_error(found, reward_reference.reward_block(*map(wide, args))) <= TOLERANCE[dtype]
@@ -127,8 +109,8 @@ def test_nan_of_another_images_branch_is_not_read():
 
 @on_gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_a_cuda_tensor_goes_to_triton():
-    hidden, *rest = reward_arguments(1, 320, 16, 16, torch.float16, True, "cuda")
+def test_a_cuda_tensor_goes_to_triton(reward_arguments):
+    hidden, *rest = reward_arguments(1, 320, 16, 16, dtype=torch.float16, last=True, device="cuda")
     assert ops.chosen("reward_block", hidden) == "triton_kernel"
     found = ops.reward_block(hidden, *rest)
     assert relative_error(found, reward_reference.reward_block(*map(wide, (hidden, *rest)))) <= 2e-3
