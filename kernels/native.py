@@ -26,7 +26,7 @@ def library() -> ctypes.CDLL:
 
 def pointer(array) -> ctypes.c_void_p | None:
     """Address of a C-contiguous array's first element, None for None."""
-    # `array.ctypes` would take ten times as long, of which a step has ten
+    # `array.ctypes` builds objects on the way, and a step asks ten times
     return None if array is None else ctypes.c_void_p(array.__array_interface__["data"][0])
 
 

@@ -11,6 +11,16 @@ BLOCK = 4096  # values a program holds at a time
 
 
 @triton.jit
+def own_group(positions, channels, groups, WIDTH: tl.constexpr):
+    """This program's feature map, its first value, its group's channels `[WIDTH]` and which of them there are."""
+    item = tl.program_id(0) // groups
+    width = channels // groups
+    lane = tl.arange(0, WIDTH)
+    channel = tl.program_id(0) % groups * width + lane
+    return item, item.to(tl.int64) * channels * positions, channel, lane < width
+
+
+@triton.jit
 def moments(
     hidden, offset, first, channel, inside, positions, stride_channel, stride_position, HAS_OFFSET: tl.constexpr,
     POSITIONS: tl.constexpr, WIDTH: tl.constexpr,
@@ -43,12 +53,7 @@ def group_norm_silu_kernel(
     hidden, weight, bias, offset, output, positions, channels, groups, stride_channel, stride_position, eps,
     HAS_OFFSET: tl.constexpr, SILU: tl.constexpr, POSITIONS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    item = tl.program_id(0) // groups
-    width = channels // groups
-    lane = tl.arange(0, WIDTH)
-    channel = tl.program_id(0) % groups * width + lane
-    inside = lane < width
-    first = item.to(tl.int64) * channels * positions
+    item, first, channel, inside = own_group(positions, channels, groups, WIDTH)
     added, mean, variance = moments(
         hidden, offset + item * channels, first, channel, inside, positions, stride_channel, stride_position,
         HAS_OFFSET, POSITIONS, WIDTH,

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..feature_maps import layout
-from ..group_norm_silu.triton_kernel import BLOCK, moments
+from ..group_norm_silu.triton_kernel import BLOCK, moments, own_group
 from .fold import HEADS
 from .reference import GROUP_NORM_EPS, LAYER_NORM_EPS, RewardWeights
 
@@ -25,12 +25,7 @@ def statistics_kernel(
     POSITIONS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The group norm as x · scale + shift, both `[P, C]` float32."""
-    item = tl.program_id(0) // groups
-    width = channels // groups
-    lane = tl.arange(0, WIDTH)
-    channel = tl.program_id(0) % groups * width + lane
-    inside = lane < width
-    first = item.to(tl.int64) * channels * positions
+    item, first, channel, inside = own_group(positions, channels, groups, WIDTH)
     _, mean, variance = moments(
         hidden, hidden, first, channel, inside, positions, stride_channel, stride_position, False, POSITIONS, WIDTH
     )
@@ -134,7 +129,9 @@ def reward_block_kernel(
         channel = item * CHANNELS + j * CHUNK + column
         change = tl.load(update + channel[None, :] * HEADS + head[:, None], mask=real[:, None], other=0.0)
         y = tl.load(output + j * step + at, mask=there, other=0.0).to(tl.float32) + tl.load(base + channel)[None, :]
-        tl.store(output + j * step + at, product(open_gates, change, y, WIDEN).to(dtype), mask=there)
+        y = product(open_gates, change, y, WIDEN)
+        tl.debug_barrier()  # another thread may hold what this one writes
+        tl.store(output + j * step + at, y.to(dtype), mask=there)
     tl.debug_barrier()
 
     ys = load_chunks(output + at, step, there, CHUNKS)
