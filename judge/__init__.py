@@ -1,1 +1,5 @@
-"""Scores an edit on the three perspectives. Empty in this version."""
+"""Scores an edit on the three perspectives."""
+
+from .reward import Judge, Reward
+
+__all__ = ["Judge", "Reward"]
