@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, and digests."""
+"""Folders and files that appear whole or not at all, and digests."""
 
 import hashlib
 import os
@@ -32,6 +32,16 @@ def replace_folder(target: Path) -> Iterator[Path]:
             partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_file(path: Path, data: bytes | str) -> None:
+    """Write `data`, text as UTF-8, so that `path` holds either all of it or what it held before."""
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        partial.write_bytes(data.encode() if isinstance(data, str) else data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def file_digest(path: Path) -> str:
