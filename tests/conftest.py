@@ -1,5 +1,6 @@
 """Shared models. `MRC_REFERENCE` names the folder of golden data; tests that need it skip without."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -94,3 +95,15 @@ def photo() -> np.ndarray:
 def error():
     """Relative error of two arrays."""
     return lambda found, expected: float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+@pytest.fixture
+def judge_server():
+    """An endpoint for judges that misbehaves as the model's name says; see tests/judge/server.py."""
+    path = ROOT / "tests" / "judge" / "server.py"
+    spec = importlib.util.spec_from_file_location("judge_server", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    server = module.JudgeServer().start()
+    yield server
+    server.stop()
