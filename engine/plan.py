@@ -4,6 +4,7 @@ The guided noise is a weighted sum over branches (docs/mathematics.md):
 
     s_T · ε(text, image)  +  (s_I - s_T) · ε("", image)  +  (1 - s_I) · ε("", no image)
 
+each of them asked for its own reward, by default all for the same.
 Equal branches are merged and branches of weight zero are left out, both exactly.
 """
 
@@ -19,11 +20,12 @@ from ..errors import MRCError
 from ..reward import NO_FAULTS, PERSPECTIVES
 
 Reward = tuple[tuple[float, float, float], str]
+BranchRewards = tuple[Reward, Reward, Reward]  # of the branches with text, with the image alone, with neither
 
 
 @dataclass(frozen=True)
 class Plan:
-    """B images, P U-Net inputs (latents with or without the source image), N branches.
+    """B images, P U-Net inputs (latents with or without the source image, and a reward), N branches.
 
     Attributes:
         texts: distinct instructions; rewards: distinct (scores, text).
@@ -43,31 +45,31 @@ class Plan:
     guidance: np.ndarray
 
 
-def make_plan(instructions: list[str], rewards: list[Reward], guidance: float, image_guidance: float) -> Plan:
+def make_plan(instructions: list[str], rewards: list[BranchRewards], guidance: float, image_guidance: float) -> Plan:
     """Plan one denoising pass over B instructions with their rewards."""
-    weights: dict[tuple[int, str, bool], float] = {}  # (image, text, sees the source) → weight
-    for i, instruction in enumerate(instructions):
-        for text, image, weight in (
-            (instruction, True, guidance),
-            ("", True, image_guidance - guidance),
-            ("", False, 1 - image_guidance),
+    weights: dict[tuple[int, str, bool, Reward], float] = {}  # (image, text, sees the source, reward) → weight
+    for i, (instruction, asked) in enumerate(zip(instructions, rewards, strict=True)):
+        for text, image, reward, weight in (
+            (instruction, True, asked[0], guidance),
+            ("", True, asked[1], image_guidance - guidance),
+            ("", False, asked[2], 1 - image_guidance),
         ):
-            weights[i, text, image] = weights.get((i, text, image), 0.0) + weight
+            weights[i, text, image, reward] = weights.get((i, text, image, reward), 0.0) + weight
     branches = [key for key, weight in weights.items() if weight]
-    inputs = list(dict.fromkeys((i, image) for i, _, image in branches))
-    texts = list(dict.fromkeys(text for _, text, _ in branches))
-    distinct = list(dict.fromkeys(rewards))
+    inputs = list(dict.fromkeys((i, image, reward) for i, _, image, reward in branches))
+    texts = list(dict.fromkeys(text for _, text, _, _ in branches))
+    distinct = list(dict.fromkeys(reward for _, _, reward in inputs))
     matrix = np.zeros((len(instructions), len(branches)), dtype=np.float32)
     for n, key in enumerate(branches):
         matrix[key[0], n] = weights[key]
     return Plan(
         texts=texts,
         rewards=distinct,
-        item=np.array([i for i, _ in inputs]),
-        has_image=np.array([image for _, image in inputs]),
-        reward=np.array([distinct.index(rewards[i]) for i, _ in inputs]),
-        branch=np.array([inputs.index((i, image)) for i, _, image in branches]),
-        text=np.array([texts.index(text) for _, text, _ in branches]),
+        item=np.array([i for i, _, _ in inputs]),
+        has_image=np.array([image for _, image, _ in inputs]),
+        reward=np.array([distinct.index(reward) for _, _, reward in inputs]),
+        branch=np.array([inputs.index((i, image, reward)) for i, _, image, reward in branches]),
+        text=np.array([texts.index(text) for _, text, _, _ in branches]),
         guidance=matrix,
     )
 
@@ -78,14 +80,14 @@ def check_guidance(value: Any, name: str) -> float:
     return float(value)
 
 
-def check_reward(scores: Any, text: Any) -> Reward:
+def check_reward(scores: Any, text: Any, name: str = "reward_scores", text_name: str = "reward_text") -> Reward:
     """Three finite scores from 0 to 5 and a text."""
     if not isinstance(scores, Sequence | np.ndarray) or isinstance(scores, str) or len(scores) != 3:
-        raise MRCError(f"reward_scores is {scores!r}; give three numbers: {', '.join(PERSPECTIVES)}")
-    for name, score in zip(PERSPECTIVES, scores, strict=True):
+        raise MRCError(f"{name} is {scores!r}; give three numbers: {', '.join(PERSPECTIVES)}")
+    for perspective, score in zip(PERSPECTIVES, scores, strict=True):
         if not isinstance(score, numbers.Real) or isinstance(score, bool) or not 0 <= float(score) <= 5:
-            raise MRCError(f"the reward score for {name} is {score!r}; give a number from 0 to 5")
+            raise MRCError(f"{name} for {perspective} is {score!r}; give a number from 0 to 5")
     if text is not None and not isinstance(text, str):
-        raise MRCError(f"reward_text is {text!r}; give a text such as {NO_FAULTS!r}")
+        raise MRCError(f"{text_name} is {text!r}; give a text such as {NO_FAULTS!r}")
     first, second, third = (float(score) for score in scores)
     return (first, second, third), NO_FAULTS if text is None else text

@@ -42,7 +42,9 @@ def outputs(backend: Backend, case: Case) -> dict[str, np.ndarray]:
     """What each graph gives for `case`; the conditioner is judged by what the U-Net makes of it."""
     geometry = backend.geometry
     reward = ((5.0, 3.5, 0.0), "None; the sky changed; None")
-    plan = make_plan(["make it snow", "turn the car red"][: case.batch], [reward] * case.batch, 7.5, 1.5)
+    plan = make_plan(
+        ["make it snow", "turn the car red"][: case.batch], [(reward, reward, reward)] * case.batch, 7.5, 1.5
+    )
     texts = [*plan.texts, reward[1]]
     states, pooled = backend.text_encoder(input_ids=tokenize(backend.tokenizer, texts, geometry))
     source = backend.vae_encoder(images=case.images)

@@ -6,6 +6,8 @@ from mrc.errors import MRCError
 from mrc.reward import BEST, NO_FAULTS
 
 REWARD = (BEST, NO_FAULTS)
+LOW = ((1.0, 1.0, 1.0), NO_FAULTS)
+SAME = (REWARD, REWARD, REWARD)
 
 
 def branches(plan):
@@ -16,7 +18,7 @@ def branches(plan):
 
 
 def test_three_branches_share_two_inputs():
-    plan = make_plan(["snow"], [REWARD], 7.5, 1.5)
+    plan = make_plan(["snow"], [SAME], 7.5, 1.5)
     assert branches(plan) == {(0, "snow", True): 7.5, (0, "", True): -6.0, (0, "", False): -0.5}
     assert len(plan.item) == 2
 
@@ -32,15 +34,34 @@ def test_three_branches_share_two_inputs():
     ],
 )
 def test_weightless_branches_drop_out(text, guidance, image_guidance, expected):
-    assert branches(make_plan([text], [REWARD], guidance, image_guidance)) == expected
+    assert branches(make_plan([text], [SAME], guidance, image_guidance)) == expected
 
 
 def test_a_batch_shares_texts_and_rewards():
-    plan = make_plan(["snow", "rain", "snow"], [REWARD, ((1.0, 2.0, 3.0), "x"), REWARD], 7.5, 1.5)
+    other = ((1.0, 2.0, 3.0), "x")
+    plan = make_plan(["snow", "rain", "snow"], [SAME, (other, other, other), SAME], 7.5, 1.5)
     assert plan.texts == ["snow", "", "rain"]
     assert len(plan.rewards) == 2
     np.testing.assert_array_equal(plan.reward[plan.item == 1], [1, 1])
     np.testing.assert_allclose(plan.guidance.sum(axis=1), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "rewards", "inputs", "weights"),
+    [
+        ("snow", (REWARD, LOW, LOW), 3, [7.5, -6.0, -0.5]),  # nothing is shared before the text
+        ("snow", (REWARD, REWARD, LOW), 2, [7.5, -6.0, -0.5]),
+        ("", (REWARD, REWARD, LOW), 2, [1.5, -0.5]),
+        ("", (REWARD, LOW, LOW), 3, [7.5, -6.0, -0.5]),  # an empty instruction alone makes no branches equal
+    ],
+)
+def test_branches_with_their_own_reward_share_less(text, rewards, inputs, weights):
+    plan = make_plan([text], [rewards], 7.5, 1.5)
+    assert len(plan.item) == inputs
+    np.testing.assert_allclose(plan.guidance, [weights])
+    for n, p in enumerate(plan.branch):
+        kind = 2 if not plan.has_image[p] else 0 if n == 0 else 1
+        assert plan.rewards[plan.reward[p]] == rewards[kind]
 
 
 @pytest.mark.parametrize("value", [0.99, -1, float("nan"), float("inf"), "7", None])
