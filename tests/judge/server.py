@@ -120,6 +120,8 @@ class Handler(BaseHTTPRequestHandler):
             server.asked[entry["question"] + body["model"]] += 1
             entry["behaviour"] = behaviour = turns[min(turn, len(turns) - 1)]
             server.log.append(entry)
+        if behaviour == "hang":  # without taking a slot
+            server.closing.wait(HANG)
         with server.slots:
             entry["started"] = time.monotonic()
             server.closing.wait(server.service)
@@ -136,10 +138,8 @@ class Handler(BaseHTTPRequestHandler):
         elif REFUSALS.get(behaviour) in body:
             self.send(400, {"error": error | {"message": f"{REFUSALS[behaviour]} is not supported"}})
         elif behaviour == "html":
-            self.send(200, "<html>Bad gateway</html>")
+            self.send(200, b"<html>Bad gateway</html>")
         elif behaviour in ("hang", "close"):
-            if behaviour == "hang":
-                self.server.closing.wait(HANG)
             self.close_connection = True
         else:
             text = REPLIES.get(behaviour, REPLIES["good"])(score)
