@@ -8,6 +8,7 @@ import email.utils
 import json
 import os
 import random
+import sys
 import threading
 import time
 from typing import Any
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import openai
+from tqdm import tqdm
 
 from ..errors import MRCError
 from .questions import SCHEMA
@@ -104,6 +106,8 @@ class Endpoint:
             except ValueError as error:
                 fault = f"what came is no chat completion ({self.blotted(error)})"
             else:
+                if left_out := self.options.keys() - options.keys():
+                    tqdm.write(f"the judge's server takes no {', '.join(sorted(left_out))}: left out", file=sys.stderr)
                 self.options, self.unanswered = options, 0
                 return reply
             attempts += 1

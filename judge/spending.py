@@ -32,9 +32,8 @@ class Spending:
         Raises:
             Stopped: it must not be.
         """
+        self.check()
         with self.lock:
-            if self.stopped.is_set():
-                raise Stopped(self.reason)
             for name, spent, limit in (
                 ("--max-requests", self.requests, self.max_requests),
                 ("--max-tokens", self.tokens, self.max_tokens),
@@ -42,6 +41,11 @@ class Spending:
                 if limit is not None and spent >= limit:
                     raise Stopped(f"{name} {limit} is reached; run it again to go on with as much")
             self.requests += 1
+
+    def check(self) -> None:
+        """Raise Stopped once the run was stopped."""
+        if self.stopped.is_set():
+            raise Stopped(self.reason)
 
     def reply(self, tokens: int | None) -> None:
         """Count the tokens of a reply."""

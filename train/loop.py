@@ -34,7 +34,7 @@ from ..model.pipeline import token_ids
 from ..model.widen import add_reward_blocks, add_rewards, widen_input
 from .cache import CachedBatches, build_cache, cache_key, cached_texts, open_cache
 from .config import TrainConfig
-from .data import Triplets, open_triplets
+from .data import Triplets, open_data
 from .data.batches import StepBatches, check_broken
 from .lora import add_lora, merge_lora
 from .objective import Draws, Editor, draw, sample_losses
@@ -129,7 +129,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     )
     stream: Iterator[dict] = iter(loader)
     shows = accelerator.is_main_process or config.shard  # sharded weights are gathered by all processes
-    shown = open_data(config) if shows and config.validate_every else None
+    shown = opened(config) if shows and config.validate_every else None
 
     if config.tracker:
         accelerator.init_trackers("mrc", config={k: v for k, v in config.record().items() if v is not None})
@@ -267,24 +267,15 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * max(0.0, share))))
 
 
-def open_data(config: TrainConfig) -> Triplets:
-    """`miniature:N`, or what `open_triplets` finds."""
-    name, _, count = config.data.partition(":")
-    if name != "miniature":
-        return open_triplets(config.data, config.rewards)
-    from .miniature.photographs import load_photographs
-    from .miniature.triplets import MiniatureTriplets
-
-    if not count.isdigit() or not int(count):
-        raise MRCError(f"data is {config.data!r}; give miniature:N with N triplets, such as miniature:24000")
-    return MiniatureTriplets(load_photographs(config.photographs), int(count), config.seed)
+def opened(config: TrainConfig) -> Triplets:
+    return open_data(config.data, config.rewards, config.photographs, config.seed)
 
 
 def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accelerator) -> torch.utils.data.Dataset:
     size = config.batch_size // config.accumulation
     share = {"seed": config.seed, "rank": accelerator.process_index, "world_size": accelerator.num_processes}
     if config.cache is None:
-        return StepBatches(open_data(config), size, config.resolution, augment=config.augment, **share)
+        return StepBatches(opened(config), size, config.resolution, augment=config.augment, **share)
     folder = Path(config.cache)
     digest = file_digest(Path(config.init) / "vae" / WEIGHTS["vae"])
     drawn = (config.seed, config.photographs) if config.data.startswith("miniature:") else None
@@ -292,7 +283,7 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
     with accelerator.main_process_first():
         if not open_cache(folder, key):
             limit = config.broken_limit
-            build_cache(open_data(config), checkpoint.vae, folder, config.resolution, key, config.workers, limit)
+            build_cache(opened(config), checkpoint.vae, folder, config.resolution, key, config.workers, limit)
     return CachedBatches(folder, size, least_score=config.least_score, **share)
 
 

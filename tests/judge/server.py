@@ -4,7 +4,8 @@
 
 A model's name is a list of behaviours joined by "+", one for each time that the same question is asked; the
 last stays: "500+prose+good" fails, then talks, then answers. Names that are no behaviour answer well. Scores
-are a function of the question, so they vary and never change. GET /log tells what was asked and answered.
+are a function of the question, so they vary and never change. "mixed" is a usable or unusable reply, by what
+is asked alone. GET /log tells what was asked and answered.
 """
 
 import argparse
@@ -118,7 +119,11 @@ class Handler(BaseHTTPRequestHandler):
         with server.lock:
             turn = server.asked.setdefault(entry["question"] + body["model"], 0)
             server.asked[entry["question"] + body["model"]] += 1
-            entry["behaviour"] = behaviour = turns[min(turn, len(turns) - 1)]
+            behaviour = turns[min(turn, len(turns) - 1)]
+            if behaviour == "mixed":
+                replies = USABLE + UNUSABLE
+                behaviour = replies[int(digest(messages)[8:16], 16) % len(replies)]
+            entry["behaviour"] = behaviour
             server.log.append(entry)
         if behaviour == "hang":  # without taking a slot
             server.closing.wait(HANG)

@@ -6,7 +6,20 @@ from pathlib import Path
 from ...errors import MRCError
 from .triplet import Triplet, Triplets, make_triplet
 
-__all__ = ["Triplet", "Triplets", "make_triplet", "open_triplets"]
+__all__ = ["Triplet", "Triplets", "make_triplet", "open_data", "open_triplets"]
+
+
+def open_data(data: str, rewards: str | Path | None = None, photographs: str | None = None, seed: int = 0) -> Triplets:
+    """`miniature:N`, N triplets of the miniature world before `photographs`, or what `open_triplets` finds."""
+    name, _, count = data.partition(":")
+    if name != "miniature":
+        return open_triplets(data, rewards)
+    from ..miniature.photographs import load_photographs
+    from ..miniature.triplets import MiniatureTriplets
+
+    if not count.isdigit() or not int(count):
+        raise MRCError(f"data is {data!r}; give miniature:N with N triplets, such as miniature:24000")
+    return MiniatureTriplets(load_photographs(photographs), int(count), seed)
 
 
 def open_triplets(path: str | Path, rewards: str | Path | None = None) -> Triplets:

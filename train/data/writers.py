@@ -1,6 +1,7 @@
 """Write triplets in each format that the readers read."""
 
 import io
+import itertools
 import json
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -13,10 +14,11 @@ from tqdm import tqdm
 from ...errors import MRCError
 from ...files import replace_folder
 from ...reward import PERSPECTIVES
-from .triplet import Triplet
+from .triplet import Scores, Triplet
 
 FORMATS = ("folders", "parquet", "shards")
 SHARD = 1000  # samples a tar file
+ROWS = 100  # of a parquet file, held in memory at a time
 
 
 def write_triplets(triplets: Iterable[Triplet], folder: str | Path, form: str, total: int | None = None) -> None:
@@ -50,28 +52,44 @@ def write_folders(triplets: Iterator[Triplet], out: Path) -> None:
         (out / name / "0_1.jpg").write_bytes(encoded(triplet.edited, "JPEG"))
         (out / name / "prompt.json").write_text(json.dumps({"edit": triplet.instruction}))
         if triplet.scores is not None and triplet.reward_text is not None:
-            texts = triplet.reward_text.split("; ")
-            if len(texts) != len(PERSPECTIVES):
-                raise MRCError(f"sample {triplet.id}: the reward text {triplet.reward_text!r} is not three texts")
-            scores = [int(score) if score == int(score) else score for score in triplet.scores]
-            rewards[name] = [{"Score": s, "Negative Prompt": t} for s, t in zip(scores, texts, strict=True)]
+            rewards[name] = reward_entry(triplet.id, triplet.scores, triplet.reward_text)
     if rewards:
         (out / "RewardEdit.json").write_text(json.dumps(rewards))
 
 
-def write_parquet(triplets: Iterator[Triplet], out: Path) -> None:
-    import datasets
+def reward_entry(name: str, scores: Scores, text: str) -> list[dict[str, Any]]:
+    """A triplet's rewards in the form of the released RewardEdit JSON."""
+    texts = text.split("; ")
+    if len(texts) != len(PERSPECTIVES):
+        raise MRCError(f"sample {name}: the reward text {text!r} is not three texts")
+    numbers = [int(score) if score == int(score) else score for score in scores]
+    return [{"Score": s, "Negative Prompt": t} for s, t in zip(numbers, texts, strict=True)]
 
-    rows = [
-        {
-            "original_image": {"bytes": encoded(triplet.source), "path": None},
-            "edit_prompt": triplet.instruction,
-            "edited_image": {"bytes": encoded(triplet.edited), "path": None},
-        }
-        | ({} if triplet.scores is None else {"reward_scores": triplet.scores, "reward_text": triplet.reward_text})
-        for triplet in triplets
-    ]
-    datasets.Dataset.from_list(rows).to_parquet(str(out / "triplets.parquet"))
+
+def write_parquet(triplets: Iterator[Triplet], out: Path) -> None:
+    """All with rewards or none."""
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    columns = [("original_image", image), ("edit_prompt", pyarrow.string()), ("edited_image", image)]
+    rewards = [("reward_scores", pyarrow.list_(pyarrow.float64())), ("reward_text", pyarrow.string())]
+    first = next(triplets)
+    schema = pyarrow.schema(columns if first.scores is None else columns + rewards)
+    rest = itertools.chain([first], triplets)
+    with ParquetWriter(out / "triplets.parquet", schema) as writer:
+        while rows := [table_row(triplet) for triplet in itertools.islice(rest, ROWS)]:
+            writer.write_table(pyarrow.Table.from_pylist(rows, schema))
+
+
+def table_row(triplet: Triplet) -> dict[str, Any]:
+    return {
+        "original_image": {"bytes": encoded(triplet.source), "path": None},
+        "edit_prompt": triplet.instruction,
+        "edited_image": {"bytes": encoded(triplet.edited), "path": None},
+        "reward_scores": triplet.scores,
+        "reward_text": triplet.reward_text,
+    }
 
 
 def write_shards(triplets: Iterator[Triplet], out: Path) -> None:

@@ -34,11 +34,15 @@ class MiniatureTriplets:
     def __len__(self) -> int:
         return self.length
 
+    def edit(self, index: int) -> tuple[Edit, np.random.Generator]:
+        """What is asked, and the generator that goes on to how it fails."""
+        rng = np.random.default_rng([self.seed, index])
+        return random_edit(rng, self.photographs), rng
+
     def __getitem__(self, index: int) -> Triplet:
         if not 0 <= index < self.length:
             raise IndexError(index)
-        rng = np.random.default_rng([self.seed, index])
-        edit = random_edit(rng, self.photographs)
+        edit, rng = self.edit(index)
         source = to_image(render(edit.source, self.photographs))
         edited = to_image(imperfect(rng, edit, self.photographs))
         scores, text = score(edit, np.asarray(edited), self.photographs)

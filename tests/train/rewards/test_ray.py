@@ -1,0 +1,50 @@
+"""The Ray job, on a local cluster of two nodes with a worker each."""
+
+import itertools
+import os
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mrc.judge.spending import Spending
+from mrc.train.rewards.build import build
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+cluster_utils = pytest.importorskip("ray.cluster_utils", reason="--ray is tested where ray is installed")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made.add_node(num_cpus=1)
+    yield made
+    made.shutdown()
+
+
+@pytest.mark.slow
+def test_two_workers_write_what_one_process_writes(cluster, command, environment, triplets_of, judge_server, config):
+    data = triplets_of(24, "folders")
+    alone = config(data, "mixed", out="alone")
+    report = build(alone, Spending())
+    assert 0 < report["complete"] < 24
+    judge_server.log.clear()
+    judge_server.service = 0.05
+    together = config(data, "mixed", out="together")
+    arguments = ["build", "--data", data, "--out", together.out, "--model", "mixed", "--base-url", judge_server.url]
+    whole = [*command, *arguments, "--ray", "--workers", "2", "--concurrency", "2"]
+    address = {"RAY_ADDRESS": cluster.address}
+    done = subprocess.run(whole, env=environment | address, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("RewardEdit.json", "rewards.jsonl", "report.json", "triplets.parquet"):
+        assert (Path(together.out) / name).read_bytes() == (Path(alone.out) / name).read_bytes()
+    log = judge_server.log
+    assert max(Counter(entry["digest"] for entry in log).values()) == 1
+    # a worker has one thread here: two requests at a time are two workers
+    times = sorted((entry["started"], entry["answered"]) for entry in log)
+    assert any(later[0] < earlier[1] for earlier, later in itertools.pairwise(times))
+
+    limited = [*command, *arguments, "--ray", "--max-requests", "1"]
+    done = subprocess.run(limited, env=environment | address, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "--max-requests is 0" in done.stderr

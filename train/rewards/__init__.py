@@ -1,0 +1,1 @@
+"""Reward data: triplets judged, their statistics, and people's ratings beside the judge's (`mrc-rewards`)."""

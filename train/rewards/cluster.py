@@ -1,0 +1,100 @@
+"""The same judging as a Ray Data job: every worker opens the data and a judge of its own.
+
+The data and OUT must be there on every machine under the same path, and the key in every machine's environment:
+it is not passed on. Stored replies are shared through OUT; limits are shared out among the workers.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import Any
+
+from tqdm import tqdm
+
+from ...errors import MRCError
+from ...judge import Reward
+from ...judge.batch import judge_all
+from ...judge.spending import Spending
+from ..data import open_data
+from .build import open_config_judge, scorer
+from .config import BuildConfig
+
+PER_THREAD = 8  # triplets that a worker's threads are given at a time
+
+
+class Worker:
+    """Judges batches of triplet numbers; `config` is a BuildConfig as JSON. A fault comes back as number -1."""
+
+    def __init__(self, config: str) -> None:
+        self.config = BuildConfig.from_json(config)
+        self.spending = self.config.options.spending()
+
+    @cached_property
+    def score(self) -> Callable[[int], Reward | str]:
+        config = self.config
+        triplets = open_data(config.data, None, config.photographs, config.seed)
+        return scorer(triplets, open_config_judge(config, triplets, self.spending))
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        numbers = [int(number) for number in batch["item"]]
+        try:
+            judged = list(judge_all(self.score, numbers, self.config.options.concurrency, self.spending))
+        except (MRCError, OSError) as error:
+            return {"number": [-1], "said": [str(error)]}
+        said = [json.dumps(reward if isinstance(reward, str) else asdict(reward)) for reward in judged]
+        return {"number": numbers, "said": said}
+
+
+def judge_on_ray(config: BuildConfig, count: int, spending: Spending) -> list[Reward | str]:
+    """What is said of every triplet, in their order; on the cluster of RAY_ADDRESS, or on a new one here.
+
+    Raises:
+        MRCError: ray is missing, a limit is below one a worker, or what a worker raises.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError:
+        raise MRCError("--ray needs the ray package: pip install 'mrc[ray]'") from None
+
+    workers, options = config.ray_workers or 1, config.options
+    share = replace(
+        options,
+        concurrency=max(1, options.concurrency // workers),
+        max_requests=None if options.max_requests is None else options.max_requests // workers,
+        max_tokens=None if options.max_tokens is None else options.max_tokens // workers,
+    )
+    share.spending()  # raises here what every worker would
+    ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    batch = min(share.concurrency * PER_THREAD, -(-count // workers))
+    numbers = ray.data.from_items(list(range(count)), override_num_blocks=-(-count // batch))
+    rows = numbers.map_batches(
+        Worker,
+        fn_constructor_args=(replace(config, options=share).to_json(),),
+        batch_size=batch,
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_cpus=0.5,  # it waits for the server most of the time
+    )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    judged: dict[int, Reward | str] = {}
+    try:
+        for row in tqdm(rows.iter_rows(), total=count, desc="judge", unit="item", disable=None):
+            if row["number"] < 0:
+                raise MRCError(row["said"])
+            if spending.stopped.is_set():
+                raise MRCError(spending.reason)
+            said = json.loads(row["said"])
+            judged[row["number"]] = said if isinstance(said, str) else reward_from(said)
+    finally:
+        ray.shutdown()
+    return [judged[number] for number in range(count)]
+
+
+def reward_from(said: dict[str, Any]) -> Reward:
+    """A reward as JSON gave it back."""
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
+    return Reward(**values)

@@ -1,0 +1,26 @@
+"""`mrc-rewards`: one module a subcommand, imported when it is called."""
+
+import argparse
+import importlib
+import sys
+
+from ...errors import run_command
+
+SUBCOMMANDS = {
+    "build": "judge training triplets and write RewardEdit JSON and parquet",
+    "stats": "draw score histograms and the most frequent failure words",
+    "sheet": "a page for blind A/B rating by people, and what its answers say",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="mrc-rewards", description="Build reward data with a judge, and look at it.")
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    for name, purpose in SUBCOMMANDS.items():
+        subparser = subparsers.add_parser(name, help=purpose, description=purpose)
+        if name in arguments[:1]:
+            module = importlib.import_module(f".{name}", __package__)
+            module.add_arguments(subparser)
+    args = parser.parse_args(arguments)
+    sys.exit(run_command(lambda: module.run(args)))

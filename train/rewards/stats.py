@@ -1,0 +1,108 @@
+"""`mrc-rewards stats`: how scores are spread and which words name failures (the paper's figures 3 and 4)."""
+
+import argparse
+import io
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from ...files import write_file
+from ...reward import PERSPECTIVES
+from ..data.reward_edit import read_rewards, reward
+from ..data.triplet import check_scores
+
+WORDS = 20  # the most frequent that are told
+# Words that name no failure
+STOP = re.compile(
+    "a|all|also|an|and|another|any|are|as|at|be|been|but|by|can|could|did|do|does|for|from|had|has|have|here|in|into|is|it|"
+    "its|more|most|no|not|of|on|only|or|other|out|over|so|some|still|than|that|the|their|them|there|these|they|this|to|too|"
+    "very|was|were|which|while|with|would"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("rewards", type=Path, help="RewardEdit JSON, or OUT of mrc-rewards build")
+    parser.add_argument("--plot", type=Path, help="PNG to draw (default: stats.png beside the JSON)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    path = args.rewards / "RewardEdit.json" if args.rewards.is_dir() else args.rewards
+    stats = statistics(path)
+    plot = args.plot or path.with_name("stats.png")
+    write_file(plot, draw(stats))
+    if args.json:
+        print(json.dumps(stats))
+        return
+    print(f"{stats['triplets']} triplets" + (f", {stats['left_out']} left out" if stats["left_out"] else ""))
+    for perspective, row in stats["perspectives"].items():
+        words = ", ".join(f"{word} {count}" for word, count in row["words"][:8])
+        print(f"{perspective}: mean {row['mean']:.2f}, of scores 0 to 5 {row['histogram']}; {words}")
+    print(plot)
+
+
+def statistics(path: Path) -> dict[str, Any]:
+    """Of a RewardEdit JSON: by perspective the mean, how many triplets have each score, and in how many failure
+    texts each of the most frequent words stands. `left_out` are those that the report beside it counts besides.
+
+    Raises:
+        MRCError: no such JSON, or an entry that is no reward.
+    """
+    texts: list[list[str]] = []
+    scores = []
+    for name, entry in read_rewards(path).items():
+        found, _ = reward(name, entry)
+        scores.append(check_scores(name, found))
+        texts.append([part["Negative Prompt"].strip() for part in entry])
+    numbers = np.array(scores)
+    report = path.with_name("report.json")
+    totals = json.loads(report.read_text()) if report.is_file() else {"incomplete": 0, "unreadable": 0}
+    return {
+        "triplets": len(scores),
+        "left_out": totals["incomplete"] + totals["unreadable"],
+        "perspectives": {
+            perspective: {
+                "mean": round(float(numbers[:, i].mean()), 3),
+                "histogram": np.bincount(np.rint(numbers[:, i]).astype(int), minlength=6).tolist(),
+                "words": frequent_words([text[i] for text in texts]),
+            }
+            for i, perspective in enumerate(PERSPECTIVES)
+        },
+    }
+
+
+def frequent_words(texts: list[str]) -> list[tuple[str, int]]:
+    """The words of most failure texts, with the number of texts; equals in alphabetical order."""
+    counts = Counter(
+        word
+        for text in texts
+        if text.lower().strip(" .") != "none"
+        for word in set(re.findall(r"[^\W\d_]{2,}", text.lower()))
+        if not STOP.fullmatch(word)
+    )
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:WORDS]
+
+
+def draw(stats: dict[str, Any]) -> bytes:
+    """PNG: above the histograms, below the words."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, len(PERSPECTIVES), figsize=(12, 8), height_ratios=(2, 3))
+    for column, (perspective, row) in zip(axes.T, stats["perspectives"].items(), strict=True):
+        above, below = column
+        above.bar(range(6), row["histogram"], color="tab:blue")
+        above.set(title=f"{perspective}, mean {row['mean']:.2f}", xlabel="score", ylabel="triplets")
+        words, counts = zip(*reversed(row["words"]), strict=True) if row["words"] else ((), ())
+        below.barh(words, counts, color="tab:orange")
+        below.set(xlabel="failure texts with the word")
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    pyplot.close(figure)
+    return buffer.getvalue()
