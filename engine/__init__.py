@@ -2,5 +2,6 @@
 
 from ..errors import MRCError
 from .engine import EditResult, Engine
+from .serving import AsyncEngine
 
-__all__ = ["EditResult", "Engine", "MRCError"]
+__all__ = ["AsyncEngine", "EditResult", "Engine", "MRCError"]

@@ -28,7 +28,8 @@ class Plan:
     """B images, P U-Net inputs (latents with or without the source image, and a reward), N branches.
 
     Attributes:
-        texts: distinct instructions; rewards: distinct (scores, text).
+        texts: distinct instructions; rewards: (scores, text), each image's own, so that their number, which
+            decides how products round, does not depend on which images meet in a batch.
         item: `[P]`, the image of each input; has_image: `[P]`, whether it sees the source.
         reward: `[P]`, index into `rewards`.
         branch: `[N]`, the input of each branch; text: `[N]`, index into `texts`.
@@ -58,16 +59,16 @@ def make_plan(instructions: list[str], rewards: list[BranchRewards], guidance: f
     branches = [key for key, weight in weights.items() if weight]
     inputs = list(dict.fromkeys((i, image, reward) for i, _, image, reward in branches))
     texts = list(dict.fromkeys(text for _, text, _, _ in branches))
-    distinct = list(dict.fromkeys(reward for _, _, reward in inputs))
+    rows = list(dict.fromkeys((i, reward) for i, _, reward in inputs))
     matrix = np.zeros((len(instructions), len(branches)), dtype=np.float32)
     for n, key in enumerate(branches):
         matrix[key[0], n] = weights[key]
     return Plan(
         texts=texts,
-        rewards=distinct,
+        rewards=[reward for _, reward in rows],
         item=np.array([i for i, _, _ in inputs]),
         has_image=np.array([image for _, image, _ in inputs]),
-        reward=np.array([distinct.index(reward) for _, _, reward in inputs]),
+        reward=np.array([rows.index((i, reward)) for i, _, reward in inputs]),
         branch=np.array([inputs.index((i, image, reward)) for i, _, image, reward in branches]),
         text=np.array([texts.index(text) for _, text, _, _ in branches]),
         guidance=matrix,

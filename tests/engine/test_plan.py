@@ -37,12 +37,12 @@ def test_weightless_branches_drop_out(text, guidance, image_guidance, expected):
     assert branches(make_plan([text], [SAME], guidance, image_guidance)) == expected
 
 
-def test_a_batch_shares_texts_and_rewards():
+def test_a_batch_shares_texts_and_keeps_rewards_apart():
     other = ((1.0, 2.0, 3.0), "x")
     plan = make_plan(["snow", "rain", "snow"], [SAME, (other, other, other), SAME], 7.5, 1.5)
     assert plan.texts == ["snow", "", "rain"]
-    assert len(plan.rewards) == 2
-    np.testing.assert_array_equal(plan.reward[plan.item == 1], [1, 1])
+    assert plan.rewards == [REWARD, other, REWARD]
+    np.testing.assert_array_equal(plan.reward, plan.item)
     np.testing.assert_allclose(plan.guidance.sum(axis=1), 1.0)
 
 

@@ -1,0 +1,195 @@
+"""`AsyncEngine`: many requests at once over one engine (docs/serving.md).
+
+All state lives in the event loop; one worker thread runs the engine and only asks whether the
+requests of its batch still have someone who waits for them.
+"""
+
+import asyncio
+import inspect
+import math
+import numbers
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import MRCError
+from .engine import EditResult, Engine
+from .images import ImageLike
+from .request import Request, Settings, check
+
+EDIT = inspect.signature(Engine.edit)
+ARGUMENTS = EDIT.replace(
+    parameters=[p for name, p in EDIT.parameters.items() if name not in ("self", "callback_on_step_end")]
+)
+
+
+class QueueFull(MRCError):
+    """`max_waiting` requests wait already."""
+
+
+class TimedOut(MRCError, TimeoutError):
+    """A request took longer than its `timeout`."""
+
+
+class Abandoned(Exception):
+    """No request of the batch has anyone who waits for it."""
+
+
+@dataclass(eq=False)
+class Waiting:
+    """A checked request and the future that its caller awaits."""
+
+    request: Request
+    settings: Settings
+    future: asyncio.Future[EditResult]
+
+    @property
+    def kind(self) -> tuple:
+        """Requests of one kind can be edited in one pass."""
+        return self.settings, self.request.image.size
+
+
+class AsyncEngine:
+    """A bounded queue before an engine, which nothing else may use meanwhile.
+
+        async with AsyncEngine(engine, max_batch=8) as serving:
+            result = await serving.edit(image, "make it snow", seed=1, timeout=60)
+
+    Whenever the engine is free it takes the oldest request and those that have waited longest of the
+    same size, steps, sampler, guidance and output type.
+
+    Args:
+        max_batch: images a pass, at most.
+        max_waiting: requests that wait for a pass, at most.
+    """
+
+    def __init__(self, engine: Engine, max_batch: int = 8, max_waiting: int = 64) -> None:
+        for name, value in (("max_batch", max_batch), ("max_waiting", max_waiting)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise MRCError(f"{name} is {value!r}; give a whole number from 1 up")
+        self.engine = engine
+        self.max_batch = max_batch
+        self.max_waiting = max_waiting
+        self.waiting: list[Waiting] = []
+        self.running: list[Waiting] = []
+        self.checking = 0  # requests whose image is being read
+        self.worker: asyncio.Task | None = None  # None while closed
+
+    async def __aenter__(self) -> "AsyncEngine":
+        self.ready = asyncio.Event()  # something waits, or the worker shall end
+        self.thread = ThreadPoolExecutor(1, "mrc-engine")
+        self.worker = asyncio.create_task(self.serve())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Refuse what waits and stop what runs, within a step."""
+        worker, self.worker = self.worker, None
+        for waiting in (*self.waiting, *self.running):
+            if not waiting.future.done():
+                waiting.future.set_exception(closed())
+        self.waiting = []
+        self.ready.set()
+        try:
+            if worker is not None:
+                await worker
+        finally:
+            self.thread.shutdown()
+
+    async def edit(
+        self, image: ImageLike, instruction: str, *, timeout: float | None = None, **arguments: Any
+    ) -> EditResult:
+        """Edit one image, in a batch with others that are asked for meanwhile.
+
+        A request that is cancelled or times out is forgotten at once, and changes no other.
+
+        Args:
+            timeout: seconds from this call to the result; None for no limit.
+            arguments: those of `Engine.edit`, but for `callback_on_step_end`.
+
+        Returns:
+            What `Engine.edit` returns for the image alone; the timings are those of its batch.
+
+        Raises:
+            MRCError: as `Engine.edit`; `QueueFull` and `TimedOut` are kinds of it.
+        """
+        if timeout is not None and (not isinstance(timeout, numbers.Real) or not 0 < timeout < math.inf):
+            raise MRCError(f"timeout is {timeout!r}; give seconds, or None for no limit")
+        asked = ARGUMENTS.bind(image, instruction, **arguments)
+        asked.apply_defaults()
+        if self.worker is None:
+            raise closed()
+        if self.checking + len(self.waiting) >= self.max_waiting:
+            raise QueueFull(f"{self.max_waiting} requests wait already; ask again later, or raise max_waiting")
+        try:
+            async with asyncio.timeout(timeout):
+                request, settings = await self.check(asked.arguments)
+                waiting = Waiting(request, settings, asyncio.get_running_loop().create_future())
+                self.waiting.append(waiting)
+                self.ready.set()
+                try:
+                    return await waiting.future
+                finally:
+                    if waiting in self.waiting:
+                        self.waiting.remove(waiting)
+        except TimeoutError:
+            raise TimedOut(f"the edit was not done within {timeout} s; give it more time or fewer steps") from None
+
+    async def check(self, arguments: dict[str, Any]) -> tuple[Request, Settings]:
+        """Read and check in another thread; nothing that could fail a batch passes."""
+        self.checking += 1
+        try:
+            requests, settings = await asyncio.to_thread(check, self.engine.backend, **arguments)
+        finally:
+            self.checking -= 1
+        if len(requests) != 1:
+            raise MRCError(f"{len(requests)} edits in one request; call edit once for each")
+        if self.worker is None:
+            raise closed()
+        return requests[0], settings
+
+    async def serve(self) -> None:
+        """Edit batch after batch until closed."""
+        while self.worker is not None:
+            if not self.waiting:
+                self.ready.clear()
+                await self.ready.wait()
+                continue
+            kind = self.waiting[0].kind
+            self.running = [waiting for waiting in self.waiting if waiting.kind == kind][: self.max_batch]
+            self.waiting = [waiting for waiting in self.waiting if waiting not in self.running]
+            outcomes = await asyncio.get_running_loop().run_in_executor(self.thread, self.run, self.running)
+            for waiting, outcome in zip(self.running, outcomes, strict=True):
+                if waiting.future.done():
+                    continue
+                if isinstance(outcome, Exception):
+                    waiting.future.set_exception(outcome)
+                else:
+                    waiting.future.set_result(outcome)
+            self.running = []
+
+    def run(self, batch: list[Waiting]) -> Sequence[EditResult | Exception]:
+        """One pass, in the worker thread. A batch that fails is edited one by one, so that only those
+        fail that fail alone."""
+
+        def stop_if_abandoned(*_: object) -> None:
+            if all(waiting.future.done() for waiting in batch):
+                raise Abandoned
+
+        try:
+            stop_if_abandoned()
+            result = self.engine.run([waiting.request for waiting in batch], batch[0].settings, stop_if_abandoned)
+        except Abandoned as error:
+            return [error] * len(batch)
+        except Exception as error:
+            if len(batch) == 1:
+                return [error]
+            return [outcome for waiting in batch for outcome in self.run([waiting])]
+        return [
+            replace(result, images=result.images[i : i + 1], seed=waiting.request.seed)
+            for i, waiting in enumerate(batch)
+        ]
+
+
+def closed() -> MRCError:
+    return MRCError("the AsyncEngine is closed; ask for edits inside its `async with`")

@@ -1,0 +1,339 @@
+"""Requests at once: each gets its own edit, whatever becomes of the others."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from mrc.engine import AsyncEngine, Engine
+from mrc.engine.serving import QueueFull, TimedOut
+from mrc.errors import MRCError
+
+STEPS = 3
+LATENT = {"num_inference_steps": STEPS, "resolution": 0, "scheduler": "euler", "output_type": "latent"}
+
+
+class Watched(Engine):
+    """Remembers the seeds of its batches, and waits before each step until it may go on."""
+
+    def __init__(self, backend):
+        super().__init__(backend)
+        self.batches = []
+        self.steps = 0
+        self.at_step = threading.Semaphore(0)
+        self.may_go = threading.Semaphore(0)
+
+    def run(self, requests, settings, callback=None):
+        self.batches.append([request.seed for request in requests])
+        return Engine(Stepwise(self)).run(requests, settings, callback)
+
+    def go(self, steps=10_000):
+        self.may_go.release(steps)
+
+    async def reached(self):
+        """Wait until the engine stands before a step."""
+        assert await asyncio.to_thread(self.at_step.acquire, timeout=60)
+
+
+class Stepwise:
+    def __init__(self, watched):
+        self.watched = watched
+
+    def __getattr__(self, name):
+        return getattr(self.watched.backend, name)
+
+    def unet(self, **feeds):
+        self.watched.steps += 1
+        self.watched.at_step.release()
+        assert self.watched.may_go.acquire(timeout=60)
+        return self.watched.backend.unet(**feeds)
+
+
+@pytest.fixture
+def watched(engine):
+    return Watched(engine.backend)
+
+
+def start(serving, photo, seed, **options):
+    """A task that edits with `seed`."""
+    return asyncio.create_task(serving.edit(photo, f"snow {seed}", seed=seed, **LATENT | options))
+
+
+async def settle(serving, waiting):
+    """Until so many wait for the engine and no image is being read."""
+    async with asyncio.timeout(60):
+        while serving.checking or len(serving.waiting) != waiting:
+            await asyncio.sleep(0.001)
+
+
+async def plugged(serving, watched, photo):
+    """Occupy the engine with a request of seed 0, so that what comes gathers behind it."""
+    plug = start(serving, photo, 0)
+    await watched.reached()
+    return plug
+
+
+def test_fifty_requests_at_once(error):
+    """Bit for bit what they give in another batch of the same shape, within rounding what they give alone."""
+    engine = Engine.from_pretrained("mini")
+    watched = Watched(engine.backend)
+    watched.go()
+    draw = np.random.RandomState(0)
+    texts = ["make it sepia", "make it night", "change the background to sand", "turn the disc red", "add a blue ring"]
+    options = {"num_inference_steps": 2, "scheduler": "euler", "guidance_scale": 1.5, "image_guidance_scale": 1.2}
+    options |= {"output_type": "latent", "resolution": 0}
+    requests = [
+        {
+            "image": draw.randint(0, 256, (64, 64, 3)).astype(np.uint8),
+            "instruction": texts[i % 5],
+            "reward_scores": tuple(draw.randint(0, 6, 3).tolist()),
+            "seed": int(draw.randint(2**31)),
+        }
+        for i in range(50)
+    ]
+    of_seed = {request["seed"]: request for request in requests}
+
+    async def serve():
+        async with AsyncEngine(watched, max_batch=7) as serving:
+            return await asyncio.gather(*(serving.edit(**request, **options) for request in requests))
+
+    results = asyncio.run(serve())
+    found = {result.seed: result.images[0] for result in results}
+    assert [result.seed for result in results] == list(of_seed)
+    assert sum(map(len, watched.batches)) == 50 and sum(len(batch) == 7 for batch in watched.batches) > 3
+
+    def together(seeds):
+        chosen = [of_seed[seed] for seed in seeds]
+        lists = {name: [request[name] for request in chosen] for name in chosen[0]}
+        return dict(zip(seeds, engine.edit(**lists, **options).images, strict=True))
+
+    full = [batch for batch in watched.batches if len(batch) == 7]
+    for i in range(len(full)):  # everyone at the same place among others
+        seeds = [full[(i + place) % len(full)][place] for place in range(7)]
+        for seed, latents in together(seeds).items():
+            np.testing.assert_array_equal(latents, found[seed])
+    for seed in of_seed:
+        assert error(together([seed])[seed], found[seed]) <= 1e-5
+
+
+def test_a_result_is_that_of_an_edit_alone(engine, photo, error):
+    async def serve():
+        async with AsyncEngine(engine) as serving:
+            return await serving.edit(photo, "snow", seed=5, reward_scores=(1, 2, 3), **LATENT)
+
+    result = asyncio.run(serve())
+    alone = engine.edit(photo, "snow", seed=5, reward_scores=(1, 2, 3), **LATENT)
+    np.testing.assert_array_equal(result.images, alone.images)
+    assert result.seed == 5 and result.timings.keys() == alone.timings.keys()
+
+
+@pytest.mark.parametrize("cancelled", [(1,), (3,), (1, 2, 4)])
+@pytest.mark.parametrize("before_step", [1, 2, 3])
+def test_cancelling_changes_no_other(engine, photo, cancelled, before_step):
+    async def serve(cancel):
+        watched = Watched(engine.backend)
+        async with AsyncEngine(watched, max_batch=4) as serving:
+            await plugged(serving, watched, photo)
+            tasks = {seed: start(serving, photo, seed) for seed in (1, 2, 3, 4)}
+            await settle(serving, 4)
+            watched.go(STEPS + before_step - 1)
+            for _ in range(STEPS + before_step - 1):
+                await watched.reached()
+            for seed in cancel:
+                tasks[seed].cancel()
+            watched.go()
+            return dict(zip(tasks, await asyncio.gather(*tasks.values(), return_exceptions=True), strict=True))
+
+    whole, partial = asyncio.run(serve(())), asyncio.run(serve(cancelled))
+    for seed in (1, 2, 3, 4):
+        if seed in cancelled:
+            assert isinstance(partial[seed], asyncio.CancelledError)
+        else:
+            np.testing.assert_array_equal(partial[seed].images, whole[seed].images)
+
+
+@pytest.mark.parametrize("before_step", [1, 2])
+def test_a_batch_nobody_waits_for_stops_within_a_step(watched, photo, before_step):
+    async def serve():
+        async with AsyncEngine(watched) as serving:
+            task = start(serving, photo, 1, num_inference_steps=50)
+            for _ in range(before_step - 1):
+                await watched.reached()
+                watched.go(1)
+            await watched.reached()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task  # at once: the engine still stands before its step
+            watched.go(1)
+            after = start(serving, photo, 2)
+            await watched.reached()
+            assert watched.steps == before_step + 1 and watched.batches == [[1], [2]]
+            watched.go()
+            assert (await after).seed == 2
+
+    asyncio.run(serve())
+
+
+def test_a_request_cancelled_while_it_waits_costs_nothing(watched, photo):
+    async def serve():
+        async with AsyncEngine(watched) as serving:
+            plug = await plugged(serving, watched, photo)
+            task, other = start(serving, photo, 1), start(serving, photo, 2)
+            await settle(serving, 2)
+            task.cancel()
+            await settle(serving, 1)
+            watched.go()
+            await asyncio.gather(plug, other)
+
+    asyncio.run(serve())
+    assert watched.batches == [[0], [2]] and watched.steps == 2 * STEPS
+
+
+def test_time_outs(watched, photo):
+    async def serve():
+        async with AsyncEngine(watched) as serving:
+            task = start(serving, photo, 1, timeout=0.2, num_inference_steps=50)
+            await watched.reached()
+            behind = start(serving, photo, 2, timeout=0.2)
+            for late in (task, behind):
+                with pytest.raises(TimedOut, match="0.2 s"):
+                    await late
+            assert not serving.waiting
+            watched.go()
+            assert (await start(serving, photo, 3, timeout=60)).seed == 3
+
+    asyncio.run(serve())
+    assert watched.batches == [[1], [3]] and watched.steps == 1 + STEPS
+    assert issubclass(TimedOut, TimeoutError) and issubclass(TimedOut, MRCError)
+
+
+def test_a_full_queue_refuses(watched, photo):
+    async def serve():
+        async with AsyncEngine(watched, max_waiting=2) as serving:
+            tasks = [await plugged(serving, watched, photo), start(serving, photo, 1), start(serving, photo, 2)]
+            await asyncio.sleep(0)  # both have asked, neither image need be read yet
+            with pytest.raises(QueueFull, match="2 requests wait"):
+                await serving.edit(photo, "snow", seed=3, **LATENT)
+            await settle(serving, 2)
+            with pytest.raises(QueueFull, match="2 requests wait"):
+                await serving.edit(photo, "snow", seed=3, **LATENT)
+            watched.go()
+            await asyncio.gather(*tasks)
+            assert (await start(serving, photo, 4)).seed == 4
+
+    asyncio.run(serve())
+    assert watched.batches == [[0], [1, 2], [4]]
+
+
+def test_only_like_requests_are_batched_oldest_first(watched, photo):
+    async def serve():
+        async with AsyncEngine(watched, max_batch=3) as serving:
+            tasks = [await plugged(serving, watched, photo)]
+            for seed, options in enumerate(
+                ({}, {"num_inference_steps": 2}, {}, {"guidance_scale": 2}, {"scheduler": "ddim"}, {}, {}), start=1
+            ):
+                tasks.append(start(serving, photo, seed, **options))
+                await settle(serving, seed)
+            tasks.append(start(serving, photo[:64], 8))
+            await settle(serving, 8)
+            watched.go()
+            assert [result.seed for result in await asyncio.gather(*tasks)] == list(range(9))
+
+    asyncio.run(serve())
+    assert watched.batches == [[0], [1, 3, 6], [2], [4], [5], [7], [8]]
+
+
+BAD = ({"image": "none.png"}, {"image": b""}, {"scheduler": "heun"}, {"seed": 1.5}, {"reward_scores": (6, 5, 5)})
+
+
+def test_a_bad_request_never_enters_a_batch(engine, photo):
+    async def serve(bad):
+        watched = Watched(engine.backend)
+        async with AsyncEngine(watched) as serving:
+            tasks = [await plugged(serving, watched, photo), start(serving, photo, 1)]
+            await settle(serving, 1)
+            for change in bad:
+                with pytest.raises(MRCError):
+                    await serving.edit(**{"image": photo, "instruction": "snow", **LATENT} | change)
+            tasks.append(start(serving, photo, 2))
+            await settle(serving, 2)
+            watched.go()
+            results = await asyncio.gather(*tasks)
+        assert watched.batches == [[0], [1, 2]]
+        return results
+
+    for expected, result in zip(asyncio.run(serve(())), asyncio.run(serve(BAD)), strict=True):
+        np.testing.assert_array_equal(result.images, expected.images)
+
+
+def test_a_failing_request_fails_alone(engine, photo, error, monkeypatch):
+    """One that only the engine can refuse, such as an overflow."""
+    encode = engine.backend.vae_encoder
+
+    def overflow(*, images):
+        white = (images == 1).all(axis=(1, 2, 3), keepdims=True)
+        return encode(images=images) + np.where(white, np.float32(np.inf), np.float32(0))
+
+    async def serve():
+        async with AsyncEngine(watched) as serving:
+            tasks = [await plugged(serving, watched, photo), start(serving, photo, 1)]
+            tasks += [start(serving, np.full_like(photo, 255), 2), start(serving, photo, 3)]
+            await settle(serving, 3)
+            watched.go()
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+    monkeypatch.setattr(engine.backend, "vae_encoder", overflow)
+    watched = Watched(engine.backend)
+    _, first, failed, last = asyncio.run(serve())
+    assert isinstance(failed, MRCError) and "vae_encoder" in str(failed)
+    for result in (first, last):
+        alone = engine.edit(photo, f"snow {result.seed}", seed=result.seed, **LATENT)
+        assert error(result.images, alone.images) <= 1e-5
+
+
+def test_closing_stops_what_runs_and_refuses_what_waits(watched, photo):
+    async def serve():
+        serving = AsyncEngine(watched)
+        with pytest.raises(MRCError, match="closed"):
+            await serving.edit(photo, "snow")
+        async with serving:
+            tasks = [await plugged(serving, watched, photo), start(serving, photo, 1)]
+            await settle(serving, 1)
+            watched.go()
+            watched.may_go.acquire()  # the engine may take the step it stands before, and all others
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(result, MRCError) and "closed" in str(result)
+        with pytest.raises(MRCError, match="closed"):
+            await serving.edit(photo, "snow")
+
+    asyncio.run(serve())
+    assert watched.batches == [[0]] and watched.steps == 1
+
+
+@pytest.mark.parametrize("name", ["max_batch", "max_waiting"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, None])
+def test_bad_limits(engine, name, value):
+    with pytest.raises(MRCError, match=name):
+        AsyncEngine(engine, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "word"),
+    [
+        ({"timeout": 0}, MRCError, "timeout"),
+        ({"timeout": "1"}, MRCError, "timeout"),
+        ({"timeout": float("nan")}, MRCError, "timeout"),
+        ({"image": ["x", "y"]}, MRCError, "exist"),
+        ({"instruction": ["a", "b"]}, MRCError, "2 edits"),
+        ({"callback_on_step_end": print}, TypeError, "callback"),
+        ({"colour": 1}, TypeError, "colour"),
+    ],
+)
+def test_bad_requests(engine, photo, change, kind, word):
+    async def serve():
+        async with AsyncEngine(engine) as serving:
+            await serving.edit(**{"image": photo, "instruction": "snow", **LATENT} | change)
+
+    with pytest.raises(kind, match=word):
+        asyncio.run(serve())
