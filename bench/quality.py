@@ -1,150 +1,116 @@
-"""How well a model edits held-out scenes of the miniature world, scored by its exact oracle.
+"""How well a model edits: held-out scenes of the miniature world, scored by its exact oracle, or Real-Edit.
 
     python -m mrc.bench.quality --world miniature --model mini --baseline STAGE1 --json quality.json
+    python -m mrc.bench.quality --real-edit DIR --model mini --out RUN
+    python -m mrc.bench.quality --compare RUN OTHER_RUN --out COMPARISON
 
-Every row edits the same scenes with the same seeds: the baseline without rewards, MRC asked for
-5,5,5, for 1,1,1, and for one low score at a time.
+docs/training.md tells of the first, docs/real-edit.md of the others.
 """
 
 import argparse
 import json
-import math
 import sys
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from tqdm import tqdm
-
-from ..engine import Engine
 from ..errors import MRCError, run_command
-from ..reward import PERSPECTIVES
-from ..train.miniature.edits import KINDS, Edit
-from ..train.miniature.oracle import PASS, score
-from ..train.miniature.photographs import load_photographs
-from ..train.miniature.scene import render
-from ..train.miniature.triplets import held_out, to_image
-from ..train.report import write_report
-
-BATCH = 25
-# What a low score is asked for with, as in training data
-FAULTS = ("the picture did not change", "the rest of the picture changed", "coloured spots and noise")
-REQUESTS = {
-    "MRC 5,5,5": (5, 5, 5),
-    "MRC 1,1,1": (1, 1, 1),
-    "MRC 1,5,5": (1, 5, 5),
-    "MRC 5,1,5": (5, 1, 5),
-    "MRC 5,5,1": (5, 5, 1),
-}
+from ..files import write_file
+from ..judge.options import add_arguments, given_options, open_judge
+from ..judge.questions import VERSION
 
 
-def reward_text(scores: tuple[int, ...]) -> str:
-    return "; ".join("None" if score == 5 else fault for score, fault in zip(scores, FAULTS, strict=True))
+def run_miniature(args: argparse.Namespace) -> None:
+    from ..train.report import write_report
+    from .miniature import markdown, miniature
+
+    if args.scenes < 1:
+        raise MRCError(f"--scenes is {args.scenes}; give a number from 1 up")
+    if args.run and not (args.run / "training.json").is_file():
+        raise MRCError(f"--run is {args.run}, which has no training.json; give the OUT of a finished mrc-train")
+    report = miniature(args.model, args.baseline, args.photographs, args.scenes, engine_settings(args))
+    measured = {"settings": engine_settings(args), "scenes": args.scenes, "rows": report}
+    print(markdown(report))
+    if args.json:
+        write_json(args.json, measured)
+    if args.run:
+        write_json(args.run / "scores.json", measured)
+        write_report(args.run)
 
 
-def interval(passed: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, in per cent."""
-    z, share = 1.959964, passed / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return round(100 * (centre - half), 1), round(100 * (centre + half), 1)
+def run_real_edit(args: argparse.Namespace) -> None:
+    from .real_edit.report import tables
+    from .real_edit.run import edit_items, judge_items, write_results
+
+    out, options = out_folder(args), given_options(args)
+    spending = options.spending()
+    judge = open_judge(options, out / "replies", spending) if args.judge == "openai" else None
+    items = edit_items(args.real_edit, args.model, out, engine_settings(args))
+    rewards = judge_items(judge, items, out, options.concurrency, spending) if judge else None
+    judged_by = {"model": options.judge_model, "prompts": VERSION} if judge else None
+    results = write_results(items, out, rewards, judged_by)
+    print("\n\n".join(table.markdown() for table in tables(results)))
+    if args.json:
+        write_json(args.json, results)
 
 
-def measure(engine: Engine, edits: list[Edit], photographs: list[np.ndarray], name: str, **settings) -> np.ndarray:
-    """Oracle scores `[scenes, 3]` of the engine's edits, seed i for scene i."""
-    rows = []
-    for start in tqdm(range(0, len(edits), BATCH), desc=name, unit="batch", disable=None):
-        some = edits[start : start + BATCH]
-        images = [to_image(render(edit.source, photographs)) for edit in some]
-        instructions = [edit.instruction for edit in some]
-        seeds = list(range(start, start + len(some)))
-        result = engine.edit(images, instructions, seed=seeds, resolution=0, **settings)
-        rows += [
-            score(edit, np.asarray(image), photographs)[0] for edit, image in zip(some, result.images, strict=True)
-        ]
-    return np.array(rows)
+def run_comparison(args: argparse.Namespace) -> None:
+    from .real_edit.compare import compare, tables
+
+    first, second = args.compare
+    report = compare(first, second, out_folder(args))
+    print("\n\n".join(table.markdown() for table in tables(report)))
+    if args.json:
+        write_json(args.json, report)
 
 
-def summary(scores: np.ndarray, kinds: list[str]) -> dict:
-    """Mean, pass rate in per cent and its interval by perspective; following's pass rate by kind."""
-    passed = scores >= PASS
-    table: dict = {
-        perspective: {
-            "mean": round(float(scores[:, i].mean()), 2),
-            "pass": round(100 * float(passed[:, i].mean()), 1),
-            "interval": interval(int(passed[:, i].sum()), len(scores)),
-        }
-        for i, perspective in enumerate(PERSPECTIVES)
+def engine_settings(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "num_inference_steps": args.steps,
+        "scheduler": args.scheduler,
+        "guidance_scale": args.guidance,
+        "image_guidance_scale": args.image_guidance,
     }
-    of = np.array(kinds)
-    table["following_by_kind"] = {
-        kind: round(100 * float(passed[of == kind, 0].mean()), 1) for kind in KINDS if (of == kind).any()
-    }
-    return table
 
 
-def markdown(report: dict[str, dict]) -> str:
-    lines = ["| | " + " | ".join(f"{p}: mean, pass" for p in PERSPECTIVES) + " |", "| --- | --- | --- | --- |"]
-    for name, row in report.items():
-        cells = [
-            f"{row[p]['mean']:.2f}, {row[p]['pass']:.1f} % ({row[p]['interval'][0]}–{row[p]['interval'][1]})"
-            for p in PERSPECTIVES
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def out_folder(args: argparse.Namespace) -> Path:
+    if args.out is None:
+        raise MRCError("give --out, the folder to write to")
+    return args.out
 
 
-def miniature(model: str, baseline: Path | None, folder: Path | None, scenes: int, settings: dict) -> dict[str, dict]:
-    """Summaries by row; see the module's docstring."""
-    photographs = load_photographs(folder)
-    edits = held_out(photographs, scenes)
-    kinds = [edit.kind for edit in edits]
-    report = {}
-    if baseline is not None:
-        found = measure(Engine.from_pretrained(baseline), edits, photographs, "baseline", **settings)
-        report["baseline"] = summary(found, kinds)
-    engine = Engine.from_pretrained(model)
-    for name, request in REQUESTS.items():
-        asked = {"reward_scores": request, "reward_text": reward_text(request)}
-        report[name] = summary(measure(engine, edits, photographs, name, **asked, **settings), kinds)
-    return report
+def write_json(path: Path, value: dict) -> None:
+    write_file(path, json.dumps(value, indent=1) + "\n")
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mrc.bench.quality", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--world", choices=("miniature",), required=True)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--world", choices=("miniature",))
+    what.add_argument("--real-edit", type=Path, metavar="DIR", help="the folder of Real-Edit")
+    what.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="two OUTs of --real-edit")
     parser.add_argument("--model", default="mini", help="MRC checkpoint or export folder, or mini")
-    parser.add_argument("--baseline", type=Path, help="checkpoint or export folder without rewards")
-    parser.add_argument("--photographs", type=Path, help="the folder of pictures that training had")
-    parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--scheduler", default="euler")
     parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--image-guidance", type=float, default=1.0)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--run", type=Path, help="mrc-train's OUT, whose report.html shall show the table")
-    args = parser.parse_args()
+    parser.add_argument("--out", type=Path, help="folder for the edits and the pages of --real-edit and --compare")
+    parser.add_argument(
+        "--judge", choices=("none", "openai"), default="none", help="of --real-edit: the proxies alone, or a model"
+    )
+    add_arguments(parser)
+    world = parser.add_argument_group("--world")
+    world.add_argument("--baseline", type=Path, help="checkpoint or export folder without rewards")
+    world.add_argument("--photographs", type=Path, help="the folder of pictures that training had")
+    world.add_argument("--scenes", type=int, default=500)
+    world.add_argument("--run", type=Path, help="mrc-train's OUT, whose report.html shall show the table")
+    return parser
 
-    def run() -> None:
-        if args.scenes < 1:
-            raise MRCError(f"--scenes is {args.scenes}; give a number from 1 up")
-        if args.run and not (args.run / "training.json").is_file():
-            raise MRCError(f"--run is {args.run}, which has no training.json; give the OUT of a finished mrc-train")
-        settings = {
-            "num_inference_steps": args.steps,
-            "scheduler": args.scheduler,
-            "guidance_scale": args.guidance,
-            "image_guidance_scale": args.image_guidance,
-        }
-        report = miniature(args.model, args.baseline, args.photographs, args.scenes, settings)
-        measured = json.dumps({"settings": settings, "scenes": args.scenes, "rows": report}, indent=1) + "\n"
-        print(markdown(report))
-        if args.json:
-            args.json.write_text(measured)
-        if args.run:
-            (args.run / "scores.json").write_text(measured)
-            write_report(args.run)
 
-    sys.exit(run_command(run))
+def main() -> None:
+    args = arguments().parse_args()
+    command = run_miniature if args.world else run_real_edit if args.real_edit else run_comparison
+    sys.exit(run_command(lambda: command(args)))
 
 
 if __name__ == "__main__":

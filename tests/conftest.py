@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +108,22 @@ def judge_server():
     server = module.JudgeServer().start()
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """`browser(page, script)`: the DOM of a page, opened from its file, after `script` ran in it."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium: apt-get install chromium")
+
+    def dump(page: Path, script: str) -> str:
+        probe = page.with_name("probe.html")
+        probe.write_text(page.read_text().replace("</html>", f"<script>{script}</script></html>"))
+        profile = f"--user-data-dir={tmp_path_factory.mktemp('profile')}"
+        command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", profile, "--dump-dom", probe.as_uri()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        probe.unlink()
+        return done.stdout
+
+    return dump

@@ -1,0 +1,94 @@
+"""Held-out scenes of the miniature world, edited and scored by its exact oracle.
+
+Every row edits the same scenes with the same seeds: the baseline without rewards, MRC asked for 5,5,5, for 1,1,1, and
+for one low score at a time.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ..engine import Engine
+from ..reward import PERSPECTIVES
+from ..train.miniature.edits import KINDS, Edit
+from ..train.miniature.oracle import PASS, score
+from ..train.miniature.photographs import load_photographs
+from ..train.miniature.scene import render
+from ..train.miniature.triplets import held_out, to_image
+from .significance import interval
+
+BATCH = 25
+# What a low score is asked for with, as in training data
+FAULTS = ("the picture did not change", "the rest of the picture changed", "coloured spots and noise")
+REQUESTS = {
+    "MRC 5,5,5": (5, 5, 5),
+    "MRC 1,1,1": (1, 1, 1),
+    "MRC 1,5,5": (1, 5, 5),
+    "MRC 5,1,5": (5, 1, 5),
+    "MRC 5,5,1": (5, 5, 1),
+}
+
+
+def reward_text(scores: tuple[int, ...]) -> str:
+    return "; ".join("None" if score == 5 else fault for score, fault in zip(scores, FAULTS, strict=True))
+
+
+def measure(engine: Engine, edits: list[Edit], photographs: list[np.ndarray], name: str, **settings) -> np.ndarray:
+    """Oracle scores `[scenes, 3]` of the engine's edits, seed i for scene i."""
+    rows = []
+    for start in tqdm(range(0, len(edits), BATCH), desc=name, unit="batch", disable=None):
+        some = edits[start : start + BATCH]
+        images = [to_image(render(edit.source, photographs)) for edit in some]
+        instructions = [edit.instruction for edit in some]
+        seeds = list(range(start, start + len(some)))
+        result = engine.edit(images, instructions, seed=seeds, resolution=0, **settings)
+        rows += [
+            score(edit, np.asarray(image), photographs)[0] for edit, image in zip(some, result.images, strict=True)
+        ]
+    return np.array(rows)
+
+
+def summary(scores: np.ndarray, kinds: list[str]) -> dict:
+    """Mean, pass rate in per cent and its interval by perspective; following's pass rate by kind."""
+    passed = scores >= PASS
+    table: dict = {
+        perspective: {
+            "mean": round(float(scores[:, i].mean()), 2),
+            "pass": round(100 * float(passed[:, i].mean()), 1),
+            "interval": interval(int(passed[:, i].sum()), len(scores)),
+        }
+        for i, perspective in enumerate(PERSPECTIVES)
+    }
+    of = np.array(kinds)
+    table["following_by_kind"] = {
+        kind: round(100 * float(passed[of == kind, 0].mean()), 1) for kind in KINDS if (of == kind).any()
+    }
+    return table
+
+
+def markdown(report: dict[str, dict]) -> str:
+    lines = ["| | " + " | ".join(f"{p}: mean, pass" for p in PERSPECTIVES) + " |", "| --- | --- | --- | --- |"]
+    for name, row in report.items():
+        cells = [
+            f"{row[p]['mean']:.2f}, {row[p]['pass']:.1f} % ({row[p]['interval'][0]}–{row[p]['interval'][1]})"
+            for p in PERSPECTIVES
+        ]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def miniature(model: str, baseline: Path | None, folder: Path | None, scenes: int, settings: dict) -> dict[str, dict]:
+    """Summaries by row; see the module's docstring."""
+    photographs = load_photographs(folder)
+    edits = held_out(photographs, scenes)
+    kinds = [edit.kind for edit in edits]
+    report = {}
+    if baseline is not None:
+        found = measure(Engine.from_pretrained(baseline), edits, photographs, "baseline", **settings)
+        report["baseline"] = summary(found, kinds)
+    engine = Engine.from_pretrained(model)
+    for name, request in REQUESTS.items():
+        asked = {"reward_scores": request, "reward_text": reward_text(request)}
+        report[name] = summary(measure(engine, edits, photographs, name, **asked, **settings), kinds)
+    return report

@@ -1,0 +1,171 @@
+"""A run: every item edited, judged and measured, in a folder that can be gone on with.
+
+    run.json        model, data and settings; another model's or other settings' edits never mix in
+    sources/        the images as they were edited, cut to the model's size
+    edits/          one PNG an item
+    replies/        what the judge replied (judge/cache.py)
+    results.json    what judge and proxies say of every item, and the tables
+    index.html      the gallery
+
+An edit depends on its own item alone, so a killed run goes on with what is missing and ends the same.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from ...engine import Engine
+from ...engine.command import save
+from ...engine.images import fit, load_image
+from ...engine.manifest import NAME as MANIFEST
+from ...engine.shipped import shipped
+from ...errors import MRCError
+from ...files import file_digest, write_file
+from ...judge import Judge, Reward
+from ...judge.batch import judge_all
+from ...judge.spending import Spending
+from .gallery import Card, write_gallery
+from .items import Item, digest, read_items
+from .proxies import measure
+from .report import summary, tables
+
+RESULTS = "results.json"
+
+
+def edit_items(data: Path, model: str, out: Path, settings: dict[str, Any]) -> list[Item]:
+    """Edit what `out` does not yet have of the items of `data`, and return all items.
+
+    Args:
+        settings: of `Engine.edit`, the same for all items.
+
+    Raises:
+        MRCError: `out` belongs to another run, or what `read_items` and the engine refuse.
+    """
+    items = read_items(data)
+    claim(out, {"model": str(model), "digest": model_digest(model), "data": digest(items), "settings": settings})
+    missing = [item for item in items if not edit_path(out, item).is_file()]
+    if not missing:
+        return items
+    engine = Engine.from_pretrained(model)
+    geometry = engine.backend.geometry
+    for item in tqdm(missing, desc="edit", unit="edit", disable=None):
+        source = fit(load_image(item.image), geometry.resolution, geometry.vae_scale)
+        if not source_path(out, item).is_file():
+            save(source, source_path(out, item))
+        result = engine.edit(source, item.instruction, seed=item.seed, resolution=0, **settings)
+        save(result.images[0], edit_path(out, item))
+    return items
+
+
+def judge_items(judge: Judge, items: Sequence[Item], out: Path, concurrency: int, spending: Spending) -> list[Reward]:
+    def score(item: Item) -> Reward:
+        return judge.score(*pictures(out, item), item.instruction)
+
+    return [reward for reward in judge_all(score, items, concurrency, spending) if reward]
+
+
+def write_results(
+    items: Sequence[Item], out: Path, rewards: Sequence[Reward] | None = None, judged_by: dict | None = None
+) -> dict:
+    """Measure the edits, and write results.json and the gallery; returns what results.json holds.
+
+    Args:
+        rewards: one an item; None without a judge.
+        judged_by: what to write down of the judge.
+    """
+    given: Sequence[Reward | None] = rewards if rewards is not None else [None] * len(items)
+    pairs = zip(tqdm(items, desc="proxies", disable=None), given, strict=True)
+    records = [record(item, reward, out) for item, reward in pairs]
+    results = {
+        "run": json.loads((out / "run.json").read_text()),
+        "judge": judged_by,
+        "tokens": sum(reward.tokens for reward in rewards or ()),
+        "items": records,
+        "tables": summary(records),
+    }
+    write_file(out / RESULTS, json.dumps(results, indent=1) + "\n")
+    cards = [Card.of(one, [("edit", one["edit"], one["reward"])]) for one in records]
+    write_gallery(out, f"Real-Edit, {results['run']['model']}", tables(results), cards)
+    return results
+
+
+def model_digest(model: str) -> str:
+    """SHA-256 that names a model: of an export's manifest, which has the digests of all its files, or of a
+    checkpoint's files."""
+    folder = shipped(model, "auto")
+    if (folder / MANIFEST).is_file():
+        return file_digest(folder / MANIFEST)
+    from ...model.checkpoint import checkpoint_digest  # torch
+
+    return checkpoint_digest(folder)
+
+
+def claim(out: Path, asked: dict) -> None:
+    """Make `out` the folder of this run, or check that it is.
+
+    Raises:
+        MRCError: it belongs to another run, or holds something else.
+    """
+    path = out / "run.json"
+    if path.is_file():
+        there = json.loads(path.read_text())
+        for key, value in asked.items():
+            if key != "model" and there.get(key) != value:
+                raise MRCError(f"{out} holds a run with {key} {there.get(key)}, not {value}; give a new folder")
+        for stale in out.rglob(".*.partial-*"):  # what a killed run was writing
+            stale.unlink()
+    else:
+        if out.exists() and any(not entry.name.startswith(".") for entry in out.iterdir()):
+            raise MRCError(f"{out} holds other things than a run; give an empty or a new folder")
+        out.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(asked, indent=1) + "\n")
+    for folder in ("sources", "edits"):
+        (out / folder).mkdir(exist_ok=True)
+
+
+def record(item: Item, reward: Reward | None, out: Path) -> dict:
+    said = asdict(reward) if reward else {}
+    return {
+        "name": item.name,
+        "image": item.image.name,
+        "number": item.number,
+        "type": item.type,
+        "instruction": item.instruction,
+        "seed": item.seed,
+        "source": source_path(out, item).relative_to(out).as_posix(),
+        "edit": edit_path(out, item).relative_to(out).as_posix(),
+        "reward": {key: said[key] for key in ("scores", "verdicts", "texts", "failures")} if reward else None,
+        "proxies": measure(*pictures(out, item), item.type),
+    }
+
+
+def pictures(out: Path, item: Item) -> tuple[Image.Image, Image.Image]:
+    return load_image(source_path(out, item)), load_image(edit_path(out, item))
+
+
+def source_path(out: Path, item: Item) -> Path:
+    return out / "sources" / f"{item.image.stem}.png"
+
+
+def edit_path(out: Path, item: Item) -> Path:
+    return out / "edits" / f"{item.name}.png"
+
+
+def read_results(out: Path) -> dict:
+    """What `run` has written.
+
+    Raises:
+        MRCError: no finished run there.
+    """
+    path = out / RESULTS
+    if not path.is_file():
+        raise MRCError(f"{out} has no {RESULTS}; give the --out of a finished --real-edit run")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise MRCError(f"{path} is damaged ({error}); run --real-edit again with this --out") from None

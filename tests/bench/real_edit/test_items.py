@@ -1,0 +1,65 @@
+import json
+
+import pytest
+from PIL import Image
+
+from mrc.bench.real_edit.items import TYPES, digest, read_items
+from mrc.errors import MRCError
+
+
+def test_both_label_styles_are_read(data):
+    items = read_items(data)
+    assert [item.type for item in items] == 2 * list(TYPES)
+    assert items[7].instruction == "local <1> & 10.png" and items[7].name == "10-1-local"
+    assert len({item.seed for item in items}) == 14
+
+
+@pytest.mark.parametrize("entry", ["1. Local: a: b", "Local: a: b", "  3 . LOCAL edit :  a: b ", "1.local:a: b"])
+def test_labels_are_read_with_and_without_number(tmp_path, entry):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "x.json").write_text(json.dumps({"a.png": [entry]}))
+    (item,) = read_items(tmp_path)
+    assert (item.type, item.instruction, item.number) == ("local", "a: b", 1)
+
+
+def test_the_digest_is_of_content_and_not_of_order(data, tmp_path):
+    items = read_items(data)
+    assert digest(items) == digest(items[::-1]) != digest(items[1:])
+    image = tmp_path / items[0].image.name
+    Image.open(items[0].image).rotate(90).save(image)
+    other = [type(item)(image, item.number, item.type, item.instruction) for item in items[:7]]
+    assert digest(items[:7]) != digest(other)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a.png": ["1. Locale: x"]}, "edit types are local"),
+        ({"a.png": ["1. Local:"]}, "1. Local:"),
+        ({"a.png": [5]}, "5 is no instruction"),
+        ({"b.png": ["1. Local: x"]}, "b.png is missing"),
+        ({"../a.png": ["1. Local: x"]}, "no plain file name"),
+        ({"a.png": ["1. Local: x"], "a.jpg": ["1. Local: y"]}, "2 items a-1-local"),
+        ({"a.png": "1. Local: x"}, "not of the form"),
+        ({"a.png": []}, "without instructions"),
+        ({}, "not of the form"),
+        ("{", "not JSON"),
+    ],
+)
+def test_bad_content_is_named(tmp_path, content, message):
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "x.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(MRCError, match=message):
+        read_items(tmp_path)
+
+
+def test_the_folder_must_hold_one_json_file(tmp_path):
+    with pytest.raises(MRCError, match="holds none"):
+        read_items(tmp_path)
+    for name in ("a.json", "b.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(MRCError, match=r"a\.json, b\.json"):
+        read_items(tmp_path)
+    with pytest.raises(MRCError, match="no folder"):
+        read_items(tmp_path / "a.json")

@@ -1,0 +1,109 @@
+"""A page for blind A/B rating of two Real-Edit runs, and what its answers say.
+
+    mrc-rewards sheet RUN OTHER_RUN --out SHEET            writes SHEET/sheet.html and SHEET/key.json
+    mrc-rewards sheet --key SHEET/key.json --answers answers.json
+
+The page shows neither which run an edit is of nor what the judge said; the key has both, so keep it from the raters.
+"""
+
+import argparse
+import base64
+import hashlib
+import html
+import io
+import json
+import random
+from pathlib import Path
+from string import Template
+
+from PIL import Image
+
+from ...errors import MRCError
+from ...files import write_file
+from ...reward import PERSPECTIVES
+from .answers import CHOICES, agreement_table, read_answers, read_json
+
+TEMPLATE = Template((Path(__file__).parent / "sheet.html").read_text())
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="two OUTs of mrc.bench.quality --real-edit")
+    parser.add_argument("--out", type=Path, metavar="SHEET", help="folder for the page and its key")
+    parser.add_argument("--count", type=int, help="show so many edits, drawn by the seed (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of rows and of left and right")
+    parser.add_argument("--key", type=Path, help="read answers back: the sheet's key.json")
+    parser.add_argument("--answers", type=Path, nargs="+", metavar="FILE", help="what the page gave, one file a rater")
+    parser.add_argument("--json", action="store_true", help="print what the answers say as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    if args.key and args.answers and not args.runs:
+        report = read_answers(args.key, args.answers)
+        print(json.dumps(report, indent=1) if args.json else agreement_table(report).markdown())
+    elif len(args.runs) == 2 and args.out and not args.key and not args.answers:
+        print(write_sheet(args.runs[0], args.runs[1], args.out, args.count, args.seed))
+    else:
+        raise MRCError("give two runs and --out to make a sheet, or --key and --answers to read one back")
+
+
+def write_sheet(first: Path, second: Path, out: Path, count: int | None = None, seed: int = 0) -> Path:
+    """Write `out/sheet.html` and `out/key.json`; returns the page's path.
+
+    Rows, and which run is on the left, are drawn by `seed`.
+
+    Raises:
+        MRCError: no finished runs, other data, a `count` that is not there, or an `out` with another sheet.
+    """
+    results = [read_json(folder / "results.json", "a finished --real-edit run") for folder in (first, second)]
+    if results[0]["run"]["data"] != results[1]["run"]["data"]:
+        raise MRCError(f"{first} and {second} are runs over other data; give two runs over the same")
+    runs = [{item["name"]: item for item in one["items"]} for one in results]
+    names = sorted(runs[0])
+    if count is not None and not 1 <= count <= len(names):
+        raise MRCError(f"--count is {count}; give a number from 1 to {len(names)}")
+    chance = random.Random(seed)
+    rows, shown = [], []
+    for number, name in enumerate(chance.sample(names, count or len(names))):
+        items = [one[name] for one in runs]
+        edits = [picture(folder / item["edit"]) for folder, item in zip((first, second), items, strict=True)]
+        left = chance.choice("AB")
+        if left == "B":
+            edits.reverse()
+        scores = [item["reward"] and item["reward"]["scores"] for item in items]
+        rows.append({"name": name, "left": left, "scores": scores})
+        shown.append(row_html(number, items[0]["instruction"], picture(first / items[0]["source"]), *edits))
+    key: dict = {"A": first.name, "B": second.name, "seed": seed, "rows": rows}
+    key["sheet"] = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+    key_file = out / "key.json"
+    if key_file.is_file() and read_json(key_file, "a sheet's key.json") != key:
+        raise MRCError(f"{out} holds another sheet, whose answers need its key; give a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    write_file(key_file, json.dumps(key, indent=1) + "\n")
+    write_file(out / "sheet.html", TEMPLATE.substitute(id=key["sheet"], rows="\n".join(shown)))
+    return out / "sheet.html"
+
+
+def picture(path: Path) -> str:
+    """A data URL, without loss: the page must add no artifacts of its own."""
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        image.save(buffer, "WEBP", lossless=True)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def row_html(number: int, instruction: str, source: str, left: str, right: str) -> str:
+    pictures = {"source": source, "left": left, "right": right}
+    figures = "".join(
+        f'<figure><img src="{url}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+        for caption, url in pictures.items()
+    )
+    questions = "".join(
+        f"<fieldset>{perspective}: "
+        + "".join(
+            f'<label><input type="radio" name="{number}-{perspective}" value="{choice}">{choice}</label>'
+            for choice in CHOICES
+        )
+        + "</fieldset>"
+        for perspective in PERSPECTIVES
+    )
+    return f"<article><h3>{html.escape(instruction)}</h3>{figures}{questions}</article>"
