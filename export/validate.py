@@ -51,8 +51,8 @@ def outputs(backend: Backend, case: Case) -> dict[str, np.ndarray]:
     conditions = backend.conditioner(
         timesteps=np.array([981.0, 301.5], dtype=np.float32),
         text_states=states[: len(plan.texts)],
-        reward_scores=np.array([reward[0]], dtype=np.float32),
-        reward_text=pooled[len(plan.texts) :],
+        reward_scores=np.array([scores for scores, _ in plan.rewards], dtype=np.float32),
+        reward_text=np.repeat(pooled[-1:], len(plan.rewards), axis=0),
         text=plan.text,
         reward=plan.reward,
     )
