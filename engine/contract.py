@@ -1,10 +1,10 @@
-"""Names and dimensions of the five graphs, used to trace them, to feed them and to validate them.
+"""Names and dimensions of the graphs, used to trace them, to feed them and to validate them.
 
 A dimension given by a word in DYNAMIC varies from call to call; other words are constants of the
 model. Everything is float32, but for the names in INTEGERS.
 """
 
-DYNAMIC = {"batch", "texts", "rewards", "steps", "inputs", "branches", "height", "width", "rows", "columns"}
+DYNAMIC = {"batch", "texts", "guided", "rewards", "steps", "inputs", "branches", "height", "width", "rows", "columns"}
 INTEGERS = {"input_ids", "branch"}
 
 Dims = tuple[str | int, ...]
@@ -17,6 +17,16 @@ FOLDED: dict[str, Dims] = {  # the reward attention, see docs/mathematics.md
     "update": ("rewards", "channels", "heads"),
 }
 
+STEP: dict[str, Dims] = {
+    "sample": ("inputs", "sample_channels", "rows", "columns"),
+    "branch": ("branches",),
+    "guidance": ("guided", "branches"),
+    "time_bias": ("inputs", "time_channels"),
+    "text_kv": ("branches", "length", "key_channels"),
+}
+DEEP: dict[str, Dims] = {"deep": ("branches", "deep_channels", "rows", "columns")}
+FOLDED_INPUTS: dict[str, Dims] = {name: ("inputs", *dims[1:]) for name, dims in FOLDED.items()}
+
 INPUTS: dict[str, dict[str, Dims]] = {
     "text_encoder": {"input_ids": ("texts", "length")},
     "vae_encoder": {"images": ("batch", 3, "height", "width")},
@@ -26,14 +36,8 @@ INPUTS: dict[str, dict[str, Dims]] = {
         "text_states": ("texts", "length", "text_width"),
         **REWARD_INPUTS,
     },
-    "unet": {
-        "sample": ("inputs", "sample_channels", "rows", "columns"),
-        "branch": ("branches",),
-        "guidance": ("batch", "branches"),
-        "time_bias": ("inputs", "time_channels"),
-        "text_kv": ("branches", "length", "key_channels"),
-        **{name: ("inputs", *dims[1:]) for name, dims in FOLDED.items()},
-    },
+    "unet": STEP | FOLDED_INPUTS,
+    "unet_shallow": STEP | DEEP | FOLDED_INPUTS,  # lossy, see model.graphs
 }
 
 OUTPUTS: dict[str, dict[str, Dims]] = {
@@ -45,7 +49,8 @@ OUTPUTS: dict[str, dict[str, Dims]] = {
         "text_kv": ("texts", "length", "key_channels"),
         **FOLDED,
     },
-    "unet": {"noise": ("batch", "latent_channels", "rows", "columns")},
+    "unet": {"noise": ("guided", "latent_channels", "rows", "columns"), **DEEP},
+    "unet_shallow": {"noise": ("guided", "latent_channels", "rows", "columns")},
 }
 
 

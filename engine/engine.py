@@ -1,7 +1,7 @@
 """`Engine`: image and instruction in, edited image out."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import MRCError
 from ..reward import BEST
 from .backends import Backend, load_backend
 from .images import ImageLike, to_array, to_pil, to_unit
@@ -17,6 +18,7 @@ from .noise import generator
 from .plan import make_plan
 from .request import Request, Settings, check
 from .sampling import sampler_table
+from .schedule import EXACT, Tier, groups_of, make_tier, schedule
 from .shipped import shipped
 from .text import tokenize
 
@@ -45,21 +47,44 @@ class EditResult:
 class Engine:
     """An editor over one backend. Use `Engine.from_pretrained`."""
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, tier: Tier = EXACT) -> None:
         self.backend = backend
+        self.tier = tier
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, backend: str = "auto") -> "Engine":
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        backend: str = "auto",
+        *,
+        precision: str | None = None,
+        tier: str = "exact",
+        tier_settings: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> "Engine":
         """Open a checkpoint folder (PyTorch) or an export folder (no PyTorch needed).
 
         Args:
             folder: where the model is, or "mini" for the small one that is part of this package.
             backend: a name of `engine.backends.BACKENDS`, or "auto" for what fits the folder.
+            precision: float32, bfloat16, float16 or int8, where backend and folder have it; None for the
+                backend's own choice.
+            tier: "exact", or "fast" or "turbo" to compute less at a price (docs/runtime.md); turbo takes
+                precision "int8" unless another is given.
+            tier_settings: values of `engine.schedule.Tier` in place of the tier's.
+            options: the backend's own, such as `provider` and `provider_options` of onnxruntime.
 
         Raises:
-            MRCError: not such a folder, damaged or changed files, or a backend that is not installed.
+            MRCError: not such a folder, damaged or changed files, a backend that is not installed, or
+                that does not have the precision, tier or option.
         """
-        return cls(load_backend(shipped(folder, backend), backend))
+        chosen = make_tier(tier, tier_settings)
+        if precision is None and tier == "turbo":
+            precision = "int8"
+        loaded = load_backend(shipped(folder, backend), backend, precision=precision, **options)
+        if chosen.reuses and not loaded.shallow:
+            raise MRCError(f"tier {tier} keeps deep features, which this backend cannot; use tier='exact'")
+        return cls(loaded, chosen)
 
     def edit(
         self,
@@ -158,6 +183,8 @@ class Engine:
             [request.rewards for request in requests],
             *settings.guidance,
         )
+        groups = groups_of(plan, self.tier)
+        order = schedule(plan, groups, self.tier, settings.steps)
         with timed(result, "text"):
             texts = list(dict.fromkeys([*plan.texts, *(text for _, text in plan.rewards)]))
             states, pooled = backend.text_encoder(input_ids=tokenize(backend.tokenizer, texts, backend.geometry))
@@ -172,9 +199,11 @@ class Engine:
                 text_states=states[: len(plan.texts)],
                 reward_scores=np.array([scores for scores, _ in plan.rewards], dtype=np.float32),
                 reward_text=pooled[[texts.index(text) for _, text in plan.rewards]],
-                text=plan.text,
-                reward=plan.reward,
             )
+            laid_out = [
+                backend.layout(conditions=conditions, text=plan.text[g.branches], reward=plan.reward[g.inputs])
+                for g in groups
+            ]
 
         clock = time.perf_counter()
 
@@ -187,7 +216,7 @@ class Engine:
 
         with timed(result, "denoise"):
             noise = [generator(request.seed) for request in requests]
-            return denoise(backend, conditions, plan, source, table, noise, on_step)
+            return denoise(backend, laid_out, plan, groups, order, source, table, noise, on_step)
 
     def decode(self, latents: np.ndarray, result: EditResult) -> np.ndarray:
         with timed(result, "decode"):

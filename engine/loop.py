@@ -11,12 +11,15 @@ from .backends import Backend
 from .noise import normal
 from .plan import Plan
 from .sampling import SamplerTable
+from .schedule import Group, Step
 
 
 def denoise(
     backend: Backend,
-    conditions: object,
+    conditions: list,
     plan: Plan,
+    groups: list[Group],
+    order: list[Step],
     source: np.ndarray,
     table: SamplerTable,
     states: list[np.random.RandomState],
@@ -25,7 +28,8 @@ def denoise(
     """Denoise B images.
 
     Args:
-        conditions: what `backend.conditioner` returned.
+        conditions: what `backend.layout` returned, one a group.
+        groups, order: what is computed when, from `schedule`.
         source: `[B, 4, h, w]` float32 source latents.
         states: B noise generators.
         on_step: called with the step and the latents `[B, 4, h, w]`; may return others to go on with.
@@ -37,15 +41,33 @@ def denoise(
     data = np.zeros_like(latents)
     seen = np.where(plan.has_image[:, None, None, None], source[plan.item], np.float32(0))
     sample = np.concatenate([latents[plan.item] * np.float32(table.input_scale[0]), seen], axis=1)
+    itself = np.eye(len(source), dtype=np.float32)  # the graphs apply the guidance
+    deep: list = [None] * len(groups)
+    pull = np.zeros_like(latents)
     steps = len(table.timesteps)
     for step in tqdm(range(steps), desc="edit", unit="step", leave=False, disable=None):
-        noise, weights = backend.unet(
-            conditions=conditions, step=step, sample=sample, branch=plan.branch, guidance=plan.guidance
-        )
+        noise = np.float32(0)
+        for call in order[step].calls:
+            group = groups[call.group]
+            part, features = backend.unet(
+                conditions=conditions[call.group],
+                step=step,
+                sample=sample if len(group.inputs) == len(sample) else sample[group.inputs],
+                branch=group.branch,
+                guidance=call.guidance,
+                deep=None if call.deep else deep[call.group],
+            )
+            deep[call.group] = features if call.deep else deep[call.group]
+            noise = part if len(order[step].calls) == 1 else noise + part
         check_finite(noise, f"unet at step {step + 1} of {steps}")
+        if order[step].renews:
+            noise, alone = np.split(noise, 2)
+            pull = noise - alone
+        elif order[step].keeps:
+            noise = noise + pull
         next_scale = table.input_scale[min(step + 1, steps - 1)]
         guided_step(
-            noise, weights, latents, data,
+            noise, itself, latents, data,
             fresh=draw(states, source.shape) if table.ancestral else None,
             coefficients=table.coefficients[step],
             data_coefficients=table.data[step],

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from ..errors import MRCError
 from ..files import file_digest
 
-SCHEMA = 2
+SCHEMA = 3
 NAME = "manifest.json"
 
 

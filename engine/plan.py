@@ -33,7 +33,8 @@ class Plan:
         item: `[P]`, the image of each input; has_image: `[P]`, whether it sees the source.
         reward: `[P]`, index into `rewards`.
         branch: `[N]`, the input of each branch; text: `[N]`, index into `texts`.
-        guidance: `[B, N]` float32, weight of each branch in each image's noise.
+        guidance: `[B, N]` float32, weight of each branch in each image's noise; alone: the same without
+            guidance, one for the branch with text and source.
     """
 
     texts: list[str]
@@ -44,6 +45,7 @@ class Plan:
     branch: np.ndarray
     text: np.ndarray
     guidance: np.ndarray
+    alone: np.ndarray
 
 
 def make_plan(instructions: list[str], rewards: list[BranchRewards], guidance: float, image_guidance: float) -> Plan:
@@ -63,6 +65,9 @@ def make_plan(instructions: list[str], rewards: list[BranchRewards], guidance: f
     matrix = np.zeros((len(instructions), len(branches)), dtype=np.float32)
     for n, key in enumerate(branches):
         matrix[key[0], n] = weights[key]
+    alone = np.zeros_like(matrix)
+    for i, (instruction, asked) in enumerate(zip(instructions, rewards, strict=True)):
+        alone[i, branches.index((i, instruction, True, asked[0]))] = 1
     return Plan(
         texts=texts,
         rewards=[reward for _, reward in rows],
@@ -72,6 +77,7 @@ def make_plan(instructions: list[str], rewards: list[BranchRewards], guidance: f
         branch=np.array([inputs.index((i, image, reward)) for i, _, image, reward in branches]),
         text=np.array([texts.index(text) for _, text, _, _ in branches]),
         guidance=matrix,
+        alone=alone,
     )
 
 

@@ -14,13 +14,23 @@ import torch
 from ..engine.contract import DYNAMIC, INTEGERS, io
 from ..engine.manifest import Artifact
 from ..model import Checkpoint
-from ..model.graphs import Conditioner, TextEncoder, UNetStep, VaeDecoder, VaeEncoder, cross_attentions, resnets
+from ..model.graphs import (
+    SHALLOW,
+    Conditioner,
+    TextEncoder,
+    UNetShallow,
+    UNetStep,
+    VaeDecoder,
+    VaeEncoder,
+    cross_attentions,
+    resnets,
+)
 from ..model.rewards import HEADS
 
 OPSET = 23  # the first that keeps GroupNormalization and Attention whole in half precision
 # Sizes of the traced example. All differ, so that no two dynamic dimensions are taken for one.
 EXAMPLE = {
-    "batch": 2, "texts": 3, "rewards": 4, "steps": 5, "inputs": 4, "branches": 6,
+    "batch": 2, "guided": 2, "texts": 3, "rewards": 4, "steps": 5, "inputs": 4, "branches": 6,
     "height": 128, "width": 192, "rows": 16, "columns": 24,
 }  # fmt: skip
 
@@ -36,6 +46,7 @@ def constants(checkpoint: Checkpoint) -> dict[str, int]:
         "channels": unet.config.block_out_channels[0],
         "heads": HEADS,
         "time_channels": sum(resnet.out_channels for resnet in resnets(unet)),
+        "deep_channels": unet.up_blocks[-1].resnets[-SHALLOW].in_channels - unet.config.block_out_channels[0],
         "key_channels": 2 * sum(attention.inner_dim for attention in cross_attentions(unet)),
     }
 
@@ -51,6 +62,8 @@ def graph(checkpoint: Checkpoint, role: str) -> torch.nn.Module:
             return VaeDecoder(checkpoint.vae)
         case "conditioner":
             return Conditioner(checkpoint.unet)
+        case "unet_shallow":
+            return UNetShallow(checkpoint.unet)
         case _:
             return UNetStep(checkpoint.unet)
 
@@ -67,7 +80,7 @@ def trace(checkpoint: Checkpoint, role: str, precision: str, folder: Path, path:
         shape = [sizes[dim] if isinstance(dim, str) else dim for dim in dims]
         example.append(torch.zeros(shape, dtype=torch.int64) if name in INTEGERS else torch.rand(shape))
         dynamic.append({i: torch.export.Dim.DYNAMIC for i, dim in enumerate(dims) if dim in DYNAMIC})
-    if role == "unet" and checkpoint.unet.rewards:  # forward(…, *folded)
+    if role.startswith("unet") and checkpoint.unet.rewards:  # forward(…, *folded)
         fixed = len(inputs) - 4
         dynamic = [*dynamic[:fixed], tuple(dynamic[fixed:])]
     (folder / path).parent.mkdir(parents=True)

@@ -16,7 +16,7 @@ SIZES = ((192, 128), (136, 200))
 # Greatest relative error of a graph's output. Half precisions have 11 and 8 significant bits and a
 # U-Net hundreds of layers.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-ROLES = ("text_encoder", "vae_encoder", "vae_decoder", "unet")
+ROLES = ("text_encoder", "vae_encoder", "vae_decoder", "unet", "unet_shallow")
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,21 @@ def outputs(backend: Backend, case: Case) -> dict[str, np.ndarray]:
         text_states=states[: len(plan.texts)],
         reward_scores=np.array([scores for scores, _ in plan.rewards], dtype=np.float32),
         reward_text=np.repeat(pooled[-1:], len(plan.rewards), axis=0),
-        text=plan.text,
-        reward=plan.reward,
     )
+    laid_out = backend.layout(conditions=conditions, text=plan.text, reward=plan.reward)
     seen = np.where(plan.has_image[:, None, None, None], case.latents[::-1][plan.item] * 3, np.float32(0))
     sample = np.concatenate([case.latents[plan.item], seen], axis=1)
-    noise, weights = backend.unet(
-        conditions=conditions, step=1, sample=sample, branch=plan.branch, guidance=plan.guidance
-    )
+    feeds = {"conditions": laid_out, "step": 1, "sample": sample, "branch": plan.branch, "guidance": plan.guidance}
+    noise, deep = backend.unet(**feeds, deep=None)
+    noise = noise.copy()
+    # given the features of its own step, the shallow graph is the whole one
+    shallow = backend.unet(**feeds, deep=deep)[0] if backend.shallow else noise
     return {
         "text_encoder": np.concatenate([states.reshape(len(texts), -1), pooled], axis=1),
         "vae_encoder": source,
         "vae_decoder": backend.vae_decoder(latents=case.latents),
-        "unet": np.einsum("bn,nchw->bchw", weights, noise),
+        "unet": noise,
+        "unet_shallow": shallow,
     }
 
 

@@ -1,7 +1,7 @@
-"""The model cut into five graphs with different clocks (docs/mathematics.md).
+"""The model cut into graphs with different clocks (docs/mathematics.md).
 
     text_encoder, vae_encoder, conditioner   once an edit
-    unet                                     once a step
+    unet, or unet_shallow (lossy)            once a step
     vae_decoder                              once an edit
 
 Every input and output is float32 (or int64), whatever the precision inside, so that a runtime
@@ -26,6 +26,8 @@ from transformers import CLIPTextModel
 from ..errors import MRCError
 from ..kernels import ops
 from .unet import MRCUNet
+
+SHALLOW = 1  # last ResNets, with their skips, that a shallow step computes
 
 
 class TextEncoder(nn.Module):
@@ -140,29 +142,23 @@ class UNetStep(nn.Module):
     def forward(
         self, sample: Tensor, branch: Tensor, guidance: Tensor, time_bias: Tensor, text_kv: Tensor,
         *folded: Tensor,
-    ) -> tuple[Tensor]:  # fmt: skip
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Predict the guided noise.
 
         Args:
             sample: `[P, 8, h, w]`, scaled latents and source latents.
             branch: `[N]` int64, the row of `sample` each branch continues.
-            guidance: `[B, N]`, weight of each branch in each image's noise; rows sum to one.
+            guidance: `[G, N]`, weight of each branch in each row of noise; where branches are spread
+                over several calls, the sum of their noises is the noise of the sum.
             time_bias: `[P, Σt]`, text_kv: `[N, L, Σk]`, folded: as from `Conditioner`, P for R.
 
         Returns:
-            Guided noise `[B, 4, h, w]`.
+            Guided noise `[G, 4, h, w]`, and the features `[N, F, h, w]` that `UNetShallow` goes on from.
         """
         unet = self.unet
-        dtype = unet.conv_in.weight.dtype
-        hidden = unet.conv_in(sample.to(dtype))
-        if unet.rewards:
-            hidden = self.reward_block(hidden, *(tensor.to(dtype) for tensor in folded))
-        channels = [resnet.out_channels for resnet in resnets(unet)]
-        time_bias = time_bias.to(dtype)[..., None, None]
-        biases = zip(time_bias.split(channels, 1), time_bias.index_select(0, branch).split(channels, 1), strict=True)
-        keys_values = iter(
-            text_kv.to(dtype).split([attention.inner_dim for attention in cross_attentions(unet) for _ in "kv"], dim=2)
-        )
+        hidden = self.begin(sample, folded)
+        biases = self.biases(time_bias, branch)
+        keys_values = self.keys_values(text_kv)
 
         branched = False  # P inputs become N branches in the first cross-attention
         skips = [hidden]
@@ -184,15 +180,39 @@ class UNetStep(nn.Module):
 
         for block in unet.up_blocks:
             for i, resnet in enumerate(block.resnets):
+                if len(skips) == SHALLOW:
+                    deep = hidden
                 hidden = self.resnet(resnet, torch.cat([hidden, skips.pop()], dim=1), next(biases)[branched])
                 if hasattr(block, "attentions"):
                     hidden = transformer(block.attentions[i], hidden, keys_values)
             for upsampler in block.upsamplers or ():
                 hidden = upsampler(hidden, skips[-1].shape[2:])
+        return self.guide(hidden, guidance), deep.float()
 
-        hidden = self.norm_silu(unet.conv_norm_out, hidden).float()
-        guided = (guidance @ hidden.flatten(1)).unflatten(1, hidden.shape[1:])
-        return (unet.conv_out(guided.to(dtype)).float(),)
+    def begin(self, sample: Tensor, folded: tuple[Tensor, ...]) -> Tensor:
+        """`conv_in` and the reward block: `[P, 8, h, w]` → `[P, C, h, w]`."""
+        dtype = self.unet.conv_in.weight.dtype
+        hidden = self.unet.conv_in(sample.to(dtype))
+        return self.reward_block(hidden, *(tensor.to(dtype) for tensor in folded)) if self.unet.rewards else hidden
+
+    def biases(self, time_bias: Tensor, branch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Timestep bias of each ResNet, for the P inputs and for the N branches."""
+        channels = [resnet.out_channels for resnet in resnets(self.unet)]
+        time_bias = time_bias.to(self.unet.conv_in.weight.dtype)[..., None, None]
+        return zip(time_bias.split(channels, 1), time_bias.index_select(0, branch).split(channels, 1), strict=True)
+
+    def keys_values(self, text_kv: Tensor) -> Iterator[Tensor]:
+        """Key and value of each cross-attention, `[N, L, C']`."""
+        widths = [attention.inner_dim for attention in cross_attentions(self.unet) for _ in "kv"]
+        return iter(text_kv.to(self.unet.conv_in.weight.dtype).split(widths, dim=2))
+
+    def guide(self, hidden: Tensor, guidance: Tensor) -> Tensor:
+        """Last features `[N, C, h, w]` → guided noise `[G, 4, h, w]`, linear in `guidance`."""
+        last = self.unet.conv_out
+        hidden = self.norm_silu(self.unet.conv_norm_out, hidden).float()
+        guided = (guidance @ hidden.flatten(1)).unflatten(1, hidden.shape[1:]).to(last.weight.dtype)
+        noise = F.conv2d(guided, last.weight, padding=last.padding).float()
+        return noise + guidance.sum(1)[:, None, None, None] * last.bias.float()[:, None, None]
 
     def reward_block(self, hidden: Tensor, gate: Tensor, gate_bias: Tensor, base: Tensor, update: Tensor) -> Tensor:
         unet = self.unet
@@ -210,6 +230,42 @@ class UNetStep(nn.Module):
         inner = block.conv2(self.norm_silu(block.norm2, inner, time_bias))
         shortcut = hidden if block.conv_shortcut is None else block.conv_shortcut(hidden)
         return (shortcut + inner) / block.output_scale_factor
+
+
+class UNetShallow(UNetStep):
+    """A step that keeps the deep features of an earlier one (DeepCache, arXiv 2312.00858): lossy.
+
+    Computes `conv_in`, the reward block and the first ResNets, and the last ResNets on their skips.
+    """
+
+    def forward(  # type: ignore[override]
+        self, sample: Tensor, branch: Tensor, guidance: Tensor, time_bias: Tensor, text_kv: Tensor, deep: Tensor,
+        *folded: Tensor,
+    ) -> tuple[Tensor]:  # fmt: skip
+        """As `UNetStep`, with its features `deep` `[N, F, h, w]` of an earlier step → noise `[G, 4, h, w]`."""
+        unet = self.unet
+        hidden = self.begin(sample, folded)
+        biases = list(self.biases(time_bias, branch))
+        keys_values = list(self.keys_values(text_kv))
+        first, last = unet.down_blocks[0], unet.up_blocks[-1]
+        attended = len(keys_values) - 2 * SHALLOW * hasattr(last, "attentions")
+
+        skips = [hidden.index_select(0, branch)]
+        hidden = skips[0]
+        early = iter(keys_values)
+        for i in range(SHALLOW - 1):
+            hidden = self.resnet(first.resnets[i], hidden, biases[i][1])
+            if hasattr(first, "attentions"):
+                hidden = transformer(first.attentions[i], hidden, early)
+            skips.append(hidden)
+
+        hidden = deep.to(hidden.dtype)
+        late = iter(keys_values[attended:])
+        for i in range(-SHALLOW, 0):
+            hidden = self.resnet(last.resnets[i], torch.cat([hidden, skips.pop()], dim=1), biases[i][1])
+            if hasattr(last, "attentions"):
+                hidden = transformer(last.attentions[i], hidden, late)
+        return (self.guide(hidden, guidance),)
 
 
 def norm_silu(norm: nn.GroupNorm, hidden: Tensor, time_bias: Tensor | None = None) -> Tensor:

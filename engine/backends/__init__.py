@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -24,6 +24,7 @@ class Backend(Protocol):
     geometry: Geometry
     scheduler: dict
     tokenizer: Tokenizer
+    shallow: bool  # whether `unet` takes deep features
 
     def text_encoder(self, *, input_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Token ids `[T, L]` → states `[T, L, D]`, pooled `[T, D]`."""
@@ -41,17 +42,20 @@ class Backend(Protocol):
         text_states: np.ndarray,
         reward_scores: np.ndarray,
         reward_text: np.ndarray,
-        text: np.ndarray,
-        reward: np.ndarray,
-    ) -> object:
-        """All that depends on texts `[T, L, D]`, rewards `[R, 3]`, `[R, D]` and timesteps `[S]`,
-        laid out for N branches (`text`, `[N]` into T) and P inputs (`reward`, `[P]` into R)."""
+    ) -> Any:
+        """All that depends on texts `[T, L, D]`, rewards `[R, 3]`, `[R, D]` and timesteps `[S]`."""
+
+    def layout(self, *, conditions: Any, text: np.ndarray, reward: np.ndarray) -> Any:
+        """The conditioner's result for N branches (`text`, `[N]` into T) and P inputs (`reward`, `[P]` into R)."""
 
     def unet(
-        self, *, conditions: object, step: int, sample: np.ndarray, branch: np.ndarray, guidance: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Sample `[P, 8, h, w]`, branch `[N]`, guidance `[B, N]` → noise rows and the weights
-        `[B, rows]` still to be applied: the identity where the graph guides by itself."""
+        self, *, conditions: Any, step: int, sample: np.ndarray, branch: np.ndarray, guidance: np.ndarray, deep: Any
+    ) -> tuple[np.ndarray, Any]:
+        """Sample `[P, 8, h, w]`, branch `[N]`, guidance `[G, N]` → noise `[G, 4, h, w]` and deep features.
+
+        `deep`: None, or the features of an earlier call with the same branches, to go on from. Both outputs
+        may be overwritten by the next call of the same kind and shapes.
+        """
 
 
 @dataclass(frozen=True)
@@ -59,18 +63,21 @@ class Entry:
     reads: str  # "checkpoint" or "export"
     needs: tuple[str, ...]  # importable modules
     extra: str  # what installs them
-    load: Callable[[Path], Backend] | None  # None: not part of this version
+    load: Callable[..., Backend] | None  # None: not part of this version
+    options: tuple[str, ...] = ()
 
 
-def lazy(module: str) -> Callable[[Path], Backend]:
-    return lambda folder: import_module(f".{module}", __name__).load(folder)
+def lazy(module: str) -> Callable[..., Backend]:
+    return lambda folder, **options: import_module(f".{module}", __name__).load(folder, **options)
 
 
 BACKENDS = {
     "eager": Entry("checkpoint", ("torch", "diffusers", "transformers"), "torch", lazy("eager")),
-    "onnxruntime": Entry("export", ("onnxruntime",), "cpu or gpu", lazy("onnxruntime")),
+    "onnxruntime": Entry(
+        "export", ("onnxruntime",), "cpu or gpu", lazy("onnxruntime"), ("provider", "provider_options")
+    ),
     "torch": Entry("checkpoint", ("torch", "diffusers", "transformers"), "torch", lazy("torch")),
-    "openvino": Entry("export", ("openvino",), "openvino", None),
+    "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino")),
     "tensorrt": Entry("export", ("tensorrt",), "trt", None),
     "tensorrt_rtx": Entry("export", ("tensorrt_rtx",), "trt-rtx", None),
 }
@@ -88,7 +95,7 @@ def state_of(name: str) -> str:
     return "available"
 
 
-def load_backend(folder: Path, name: str) -> Backend:
+def load_backend(folder: Path, name: str, precision: str | None = None, **options: Any) -> Backend:
     """Open a checkpoint or export folder with backend `name`, or with what fits it for "auto".
 
     Raises:
@@ -112,4 +119,7 @@ def load_backend(folder: Path, name: str) -> Backend:
     if entry.reads != kind:
         advice = "run mrc-export first" if kind == "checkpoint" else "give the checkpoint it was exported from"
         raise MRCError(f"backend {name} reads a {entry.reads} folder and {folder} is a {kind} folder; {advice}")
-    return entry.load(folder)
+    if unknown := set(options) - set(entry.options):
+        own = ", ".join(entry.options) or "none"
+        raise MRCError(f"backend {name} has no option {', '.join(sorted(unknown))}; its own are: {own}")
+    return entry.load(folder, precision=precision, **options)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from ...errors import MRCError
 from ...model import Checkpoint, load_checkpoint
 from ...model.pipeline import decode_latents, encode_image
 from ..manifest import Geometry
@@ -25,12 +26,16 @@ def geometry(checkpoint: Checkpoint) -> Geometry:
     )
 
 
-def load(folder: Path) -> "EagerBackend":
+def load(folder: Path, precision: str | None = None) -> "EagerBackend":
+    if precision not in (None, "float32"):
+        raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
     return EagerBackend(load_checkpoint(folder))
 
 
 class EagerBackend:
     """The `Backend` protocol over a loaded checkpoint."""
+
+    shallow = False
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
@@ -51,18 +56,16 @@ class EagerBackend:
     def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
         return decode_latents(self.checkpoint, torch.from_numpy(latents)).numpy()
 
-    def conditioner(self, *, timesteps, text_states, reward_scores, reward_text, text, reward) -> dict:
-        conditions = {
-            "timesteps": torch.from_numpy(timesteps),
-            "encoder_hidden_states": torch.from_numpy(text_states[text]),
-        }
-        if self.geometry.rewards:
-            conditions["reward_scores"] = torch.from_numpy(reward_scores[reward])
-            conditions["reward_text_embeds"] = torch.from_numpy(reward_text[reward])
-        return conditions
+    def conditioner(self, *, timesteps, text_states, reward_scores, reward_text) -> dict[str, np.ndarray]:
+        rewards = {"reward_scores": reward_scores, "reward_text_embeds": reward_text} if self.geometry.rewards else {}
+        return {"timesteps": timesteps, "encoder_hidden_states": text_states, **rewards}
+
+    def layout(self, *, conditions, text, reward) -> dict[str, torch.Tensor]:
+        rows = {"timesteps": slice(None), "encoder_hidden_states": text}
+        return {name: torch.from_numpy(array[rows.get(name, reward)]) for name, array in conditions.items()}
 
     @torch.inference_mode()
-    def unet(self, *, conditions, step, sample, branch, guidance) -> tuple[np.ndarray, np.ndarray]:
+    def unet(self, *, conditions, step, sample, branch, guidance, deep=None) -> tuple[np.ndarray, None]:
         rewards = {name: conditions[name][branch] for name in conditions if name.startswith("reward_")}
         noise = self.checkpoint.unet(
             torch.from_numpy(sample[branch]),
@@ -70,4 +73,4 @@ class EagerBackend:
             conditions["encoder_hidden_states"],
             **rewards,
         )
-        return noise.numpy(), guidance
+        return np.tensordot(guidance, noise.numpy(), 1), None

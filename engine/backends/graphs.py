@@ -1,21 +1,29 @@
-"""What every backend that runs the five graphs of `engine.contract` shares: which rows go into which."""
+"""What every backend that runs the graphs of `engine.contract` shares: which rows go into which."""
 
 from typing import Any
 
 import numpy as np
 
-from ..contract import INPUTS
+from ..contract import FOLDED
 from ..manifest import Geometry
 
 
 class GraphBackend:
-    """The `Backend` protocol over `run(role, **feeds)`, which a runtime provides."""
+    """The `Backend` protocol over `run` and `hold`, which a runtime provides."""
 
     geometry: Geometry
+    shallow = True
 
-    def run(self, role: str, **feeds: np.ndarray) -> list[np.ndarray]:
-        """Outputs of a graph, in the contract's order."""
+    def run(self, role: str, **feeds: Any) -> list[np.ndarray]:
+        """Outputs of a graph, in the contract's order, from arrays or held values.
+
+        Those of the step graphs may be overwritten by the next run of the same graph.
+        """
         raise NotImplementedError
+
+    def hold(self, array: np.ndarray) -> Any:
+        """`array` where the graphs compute, for inputs that many runs have in common."""
+        return array
 
     def text_encoder(self, *, input_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         states, pooled = self.run("text_encoder", input_ids=input_ids)
@@ -27,18 +35,30 @@ class GraphBackend:
     def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
         return self.run("vae_decoder", latents=latents)[0]
 
-    def conditioner(self, *, timesteps, text_states, reward_scores, reward_text, text, reward) -> dict[str, Any]:
+    def conditioner(self, *, timesteps, text_states, reward_scores, reward_text) -> dict[str, np.ndarray]:
         rewards = {"reward_scores": reward_scores, "reward_text": reward_text} if self.geometry.rewards else {}
         time_bias, text_kv, *folded = self.run("conditioner", timesteps=timesteps, text_states=text_states, **rewards)
+        return {"time_bias": time_bias, "text_kv": text_kv, **dict(zip(FOLDED, folded, strict=False))}
+
+    def layout(self, *, conditions: dict[str, np.ndarray], text: np.ndarray, reward: np.ndarray) -> dict[str, Any]:
         row = reward if self.geometry.rewards else np.zeros_like(reward)
-        names = list(INPUTS["unet"])[-len(folded) :] if folded else []
         return {
-            "time_bias": time_bias[:, row],
-            "text_kv": text_kv[text],
-            **{name: tensor[row] for name, tensor in zip(names, folded, strict=True)},
+            "time_bias": [self.hold(biases[row]) for biases in conditions["time_bias"]],
+            "text_kv": self.hold(conditions["text_kv"][text]),
+            **{name: self.hold(conditions[name][row]) for name in FOLDED if name in conditions},
         }
 
-    def unet(self, *, conditions, step, sample, branch, guidance) -> tuple[np.ndarray, np.ndarray]:
-        feeds = {**conditions, "time_bias": conditions["time_bias"][step]}
-        (noise,) = self.run("unet", sample=sample, branch=branch, guidance=guidance, **feeds)
-        return noise, np.eye(len(guidance), dtype=np.float32)
+    def unet(self, *, conditions, step, sample, branch, guidance, deep=None) -> tuple[np.ndarray, np.ndarray | None]:
+        feeds = {
+            "sample": sample,
+            "branch": branch,
+            "guidance": guidance,
+            "time_bias": conditions["time_bias"][step],
+            "text_kv": conditions["text_kv"],
+            **({} if deep is None else {"deep": deep}),
+            **{name: conditions[name] for name in FOLDED if name in conditions},
+        }
+        if deep is not None:
+            return self.run("unet_shallow", **feeds)[0], None
+        noise, deep = self.run("unet", **feeds)
+        return noise, deep

@@ -1,64 +1,146 @@
 """ONNX Runtime on an export folder; no PyTorch."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
-from tokenizers import Tokenizer
+from onnxruntime import OrtValue
 from tqdm import tqdm
 
 from ...errors import MRCError
+from ...files import file_digest, replace_folder
 from ..contract import INPUTS
-from ..manifest import confirmed, files_of, read_manifest
-from .graphs import GraphBackend
+from ..manifest import Artifact, files_of
+from .exported import ExportBackend, cache_folder
 
-PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first that is there, and the CPU
-
-
-def load(folder: Path) -> "OnnxRuntimeBackend":
-    return OnnxRuntimeBackend(folder)
+PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first that is there
+LARGE = 64 << 20  # bytes of weights from which an optimized graph is worth its place on disk
+STEPS = ("unet", "unet_shallow")
 
 
-class OnnxRuntimeBackend(GraphBackend):
-    """One session a graph."""
+def load(folder: Path, precision: str | None = None, **options: Any) -> "OnnxRuntimeBackend":
+    return OnnxRuntimeBackend(folder, precision, **options)
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.manifest = read_manifest(folder)
-        self.geometry = self.manifest.geometry
-        settings = [name for name in self.manifest.files if name.startswith(("tokenizer/", "scheduler/"))]
-        confirmed(folder, self.manifest, {*settings, "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"})
-        self.scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
+
+class OnnxRuntimeBackend(ExportBackend):
+    """One session a graph, with inputs and outputs bound."""
+
+    def __init__(
+        self,
+        folder: Path,
+        precision: str | None = None,
+        provider: str | None = None,
+        provider_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(folder, precision)
+        if provider is None:
+            if provider_options:
+                raise MRCError("provider_options were given without provider; name the provider they are for")
+            available = onnxruntime.get_available_providers()
+            provider = next(name for name in PREFERRED if name in available)
+        self.provider, self.options = provider, {k: str(v) for k, v in (provider_options or {}).items()}
+        self.device = "cuda" if provider.startswith(("CUDA", "Tensorrt", "NvTensorRT")) else "cpu"
+        self.kept: dict[tuple, list[OrtValue]] = {}  # outputs of the step graphs by input shapes
         with tqdm(INPUTS, desc="load export", leave=False, disable=None) as roles:
-            self.sessions = {role: self.session(role) for role in roles}
+            self.sessions = {role: self.session(self.artifact(role)) for role in roles}
 
-    def session(self, role: str, precision: str | None = None) -> onnxruntime.InferenceSession:
-        artifact = self.manifest.artifact(role, "onnx", precision)
-        if artifact is None:
-            raise MRCError(f"{self.folder} has no ONNX graph {role!r}; run mrc-export again")
-        confirmed(self.folder, self.manifest, [artifact.path, *files_of(self.manifest, artifact)])
+    def session(self, artifact: Artifact) -> onnxruntime.InferenceSession:
+        """Open a graph: the one optimized earlier for this machine if there is one."""
+        files = [artifact.path, *files_of(self.manifest, artifact)]
+        size = sum((self.folder / name).stat().st_size for name in files if (self.folder / name).is_file())
+        if self.provider != "CPUExecutionProvider" or size < LARGE:
+            return self.open(artifact, self.confirm(artifact), onnxruntime.SessionOptions())
+        digests = "".join(self.manifest.files.get(name, "") for name in files)
+        key = hashlib.sha256((onnxruntime.__version__ + cpu() + digests).encode()).hexdigest()[:16]
+        place = cache_folder() / f"onnxruntime-{artifact.role}-{artifact.precision}-{key}"
         options = onnxruntime.SessionOptions()
+        if not intact(place):
+            with replace_folder(place) as new:
+                options.optimized_model_filepath = str(new / "model.onnx")
+                options.add_session_config_entry(
+                    "session.optimized_model_external_initializers_file_name", "model.onnx.data"
+                )
+                options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+                self.open(artifact, self.confirm(artifact), options)
+                digest = {path.name: file_digest(path) for path in new.iterdir()}
+                (new / "digests.json").write_text(json.dumps(digest))
+            options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # done already
+        return self.open(artifact, place / "model.onnx", options)
+
+    def open(self, artifact: Artifact, path: Path, options: onnxruntime.SessionOptions):
         options.log_severity_level = 3
-        available = onnxruntime.get_available_providers()
-        providers = [name for name in PROVIDERS if name in available]
+        names = onnxruntime.get_available_providers()
         try:
-            return onnxruntime.InferenceSession(str(self.folder / artifact.path), options, providers)
+            if self.provider in names:
+                providers = [(self.provider, self.options)]
+                if self.provider != "CPUExecutionProvider":
+                    providers.append(("CPUExecutionProvider", {}))
+                return onnxruntime.InferenceSession(str(path), options, providers)
+            devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == self.provider]
+            if not devices:
+                plugged = {device.ep_name for device in onnxruntime.get_ep_devices()}
+                raise MRCError(
+                    f"ONNX Runtime has no provider {self.provider!r} here; it has {', '.join({*names, *plugged})}. "
+                    "Install the package that brings it, or register it with "
+                    "onnxruntime.register_execution_provider_library"
+                )
+            options.add_provider_for_devices(devices[:1], self.options)
+            return onnxruntime.InferenceSession(str(path), options)
+        except MRCError:
+            raise
         # ONNX Runtime's exceptions share no base but Exception
         except Exception as error:
             reason = str(error).splitlines()[0]
-            if "bfloat16" in (artifact.precision, precision):
+            if artifact.precision == "bfloat16":
                 reason = f"ONNX Runtime's CPU provider has no bfloat16 convolution ({reason})"
             raise MRCError(f"ONNX Runtime refuses {artifact.path}: {reason}; export again, or in float32") from None
 
-    def run(self, role: str, **feeds: np.ndarray) -> list[np.ndarray]:
-        return self.sessions[role].run(None, feeds)
+    def hold(self, array: np.ndarray) -> OrtValue:
+        return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device, 0)
+
+    def run(self, role: str, **feeds: Any) -> list[Any]:
+        session = self.sessions[role]
+        binding = session.io_binding()
+        for name, value in feeds.items():
+            held = value if isinstance(value, OrtValue) else OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+            binding.bind_ortvalue_input(name, held)
+        names = [output.name for output in session.get_outputs()]
+        shapes = (role, *(tuple(v.shape() if isinstance(v, OrtValue) else v.shape) for v in feeds.values()))
+        for name, value in zip(names, self.kept.get(shapes, [None] * len(names)), strict=True):
+            if value is None:
+                binding.bind_output(name, self.device if name == "deep" else "cpu")
+            else:
+                binding.bind_ortvalue_output(name, value)
+        session.run_with_iobinding(binding)
+        outputs = binding.get_outputs()
+        if role in STEPS:
+            self.kept.setdefault(shapes, outputs)
+        return [value if name == "deep" else value.numpy() for name, value in zip(names, outputs, strict=True)]
 
     def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
-        images = self.run("vae_decoder", latents=latents)[0]
+        images = super().vae_decoder(latents=latents)
         fallback = self.manifest.artifact("vae_decoder", "onnx", "float32")
         if not np.isfinite(images).all() and self.manifest.precision != "float32" and fallback:
-            self.sessions["vae_decoder"] = self.session("vae_decoder", "float32")
-            images = self.run("vae_decoder", latents=latents)[0]
+            self.sessions["vae_decoder"] = self.session(fallback)
+            images = super().vae_decoder(latents=latents)
         return images
+
+
+def intact(place: Path) -> bool:
+    """Whether a cached graph is there and is what was written."""
+    try:
+        digests = json.loads((place / "digests.json").read_text())
+        return bool(digests) and all(file_digest(place / Path(name).name) == digests[name] for name in digests)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def cpu() -> str:
+    """What the CPU can do: optimized graphs are laid out for it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    return next((line for line in lines if line.startswith("flags")), "")

@@ -1,26 +1,38 @@
 """PyTorch made fast: the step graph over the kernels, channels last, on CUDA captured as a CUDA graph."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from ...errors import MRCError
 from ...model import Checkpoint, load_checkpoint
-from ...model.graphs import Conditioner, TextEncoder, UNetStep, VaeDecoder, VaeEncoder
+from ...model.graphs import Conditioner, TextEncoder, UNetShallow, UNetStep, VaeDecoder, VaeEncoder
 from .eager import geometry
 from .graphs import GraphBackend
 
 
-def load(folder: Path) -> "TorchBackend":
-    return TorchBackend(load_checkpoint(folder), "cuda" if torch.cuda.is_available() else "cpu")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(folder: Path, precision: str | None = None) -> "TorchBackend":
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision not in (None, *PRECISIONS):
+        raise MRCError(f"precision is {precision!r}; the torch backend has {', '.join(PRECISIONS)}")
+    if (precision, device) == ("float16", "cpu"):
+        raise MRCError("precision is 'float16', which PyTorch computes slowly on a CPU; use bfloat16 or float32")
+    return TorchBackend(load_checkpoint(folder), device, precision or "float32")
 
 
 class TorchBackend(GraphBackend):
-    """One module a graph, float32, on one device."""
+    """One module a graph on one device; the conditioner, which runs once an edit, in float32."""
 
-    def __init__(self, checkpoint: Checkpoint, device: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: str, precision: str) -> None:
+        self.precision = precision
         self.geometry = geometry(checkpoint)
         self.scheduler = dict(checkpoint.scheduler.config)
         self.tokenizer: Tokenizer = checkpoint.tokenizer.backend_tokenizer
@@ -28,19 +40,30 @@ class TorchBackend(GraphBackend):
         for module in (checkpoint.unet, checkpoint.vae):
             module.to(self.device, memory_format=torch.channels_last)
         checkpoint.text_encoder.to(self.device)
-        step = UNetStep(checkpoint.unet, fused=True)
+        conditioner = Conditioner(checkpoint.unet)
+        if precision != "float32":
+            conditioner = copy.deepcopy(conditioner)  # before its weights are rounded
+            for module in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder):
+                nn.Module.to(module, PRECISIONS[precision])  # not module.to: see model.checkpoint.fill
+        steps = (UNetStep(checkpoint.unet, fused=True), UNetShallow(checkpoint.unet, fused=True))
+        step, shallow = map(Captured, steps) if self.device.type == "cuda" else steps
         self.graphs: dict[str, nn.Module] = {
             "text_encoder": TextEncoder(checkpoint.text_encoder),
             "vae_encoder": VaeEncoder(checkpoint.vae),
             "vae_decoder": VaeDecoder(checkpoint.vae),
-            "conditioner": Conditioner(checkpoint.unet),
-            "unet": Captured(step) if self.device.type == "cuda" else step,
+            "conditioner": conditioner,
+            "unet": step,
+            "unet_shallow": shallow,
         }
 
+    def hold(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
     @torch.inference_mode()
-    def run(self, role: str, **feeds: np.ndarray) -> list[np.ndarray]:
-        outputs = self.graphs[role](*(torch.from_numpy(array).to(self.device) for array in feeds.values()))
-        return [output.cpu().contiguous().numpy() for output in outputs]
+    def run(self, role: str, **feeds: Any) -> list[Any]:
+        outputs = self.graphs[role](*(v if isinstance(v, Tensor) else self.hold(v) for v in feeds.values()))
+        deep = 1 if role == "unet" else len(outputs)  # features stay where they are
+        return [output.cpu().contiguous().numpy() for output in outputs[:deep]] + list(outputs[deep:])
 
 
 class Captured(nn.Module):

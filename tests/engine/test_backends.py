@@ -32,7 +32,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         ("tiny", "onnxruntime", "mrc-export first"),
         ("tiny_export", "eager", "checkpoint"),
         ("tiny", "cuda", "choose auto"),
-        ("tiny", "openvino", "not part of this version"),
+        ("tiny_export", "tensorrt", "not part of this version|needs tensorrt"),
     ],
 )
 def test_backends_that_do_not_fit(folder, backend, word, request):

@@ -1,0 +1,74 @@
+"""OpenVINO on an export folder: the same ONNX graphs on any x86-64 or Arm CPU; no PyTorch.
+
+A graph is compiled for the shapes it meets, once for each. Compiled models are not kept on disk: at full
+size one is larger and slower to read back and confirm than the graph takes to compile (docs/runtime.md).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+from openvino import properties
+
+from ...errors import MRCError
+from ..contract import INPUTS
+from .exported import ExportBackend
+
+STEPS = ("unet", "unet_shallow")
+HALF = ("text_encoder", "vae_encoder", "vae_decoder", *STEPS)  # the conditioner stays in float32, as in exports
+
+
+def load(folder: Path, precision: str | None = None) -> "OpenVinoBackend":
+    return OpenVinoBackend(folder, precision)
+
+
+class OpenVinoBackend(ExportBackend):
+    """One compiled model a graph and set of shapes.
+
+    `precision` is of the arithmetic: float32, bfloat16, or int8 in the U-Net and bfloat16 elsewhere; by
+    default bfloat16 where the CPU multiplies it, float32 where not.
+    """
+
+    def __init__(self, folder: Path, precision: str | None = None) -> None:
+        if precision not in (None, "float32", "bfloat16", "int8"):
+            raise MRCError(f"precision is {precision!r}; OpenVINO computes in float32, bfloat16 or int8")
+        super().__init__(folder, "int8" if precision == "int8" else None)
+        self.core = openvino.Core()
+        fast = "BF16" in self.core.get_property("CPU", properties.device.capabilities)
+        if precision == "bfloat16" and not fast:
+            raise MRCError("precision is 'bfloat16' and this CPU has no instructions for it; use float32 or int8")
+        self.precision = precision or ("bfloat16" if fast else "float32")
+        self.half = fast and self.precision != "float32"
+        self.paths = {role: self.confirm(self.artifact(role)) for role in INPUTS}
+        self.requests: dict[tuple, openvino.InferRequest] = {}
+
+    def compiled(self, role: str, shapes: dict[str, tuple[int, ...]]) -> openvino.InferRequest:
+        model = self.core.read_model(self.paths[role])
+        known = {name for port in model.inputs for name in port.get_names()}
+        model.reshape({name: list(shape) for name, shape in shapes.items() if name in known})
+        kind = openvino.Type.bf16 if self.half and role in HALF else openvino.Type.f32
+        settings = {
+            properties.hint.inference_precision: kind,
+            properties.hint.performance_mode: properties.hint.PerformanceMode.LATENCY,
+        }
+        try:
+            return self.core.compile_model(model, "CPU", settings).create_infer_request()
+        except RuntimeError as error:
+            raise MRCError(f"OpenVINO refuses {self.paths[role]}: {str(error).splitlines()[0]}") from None
+
+    def hold(self, array: np.ndarray) -> openvino.Tensor:
+        return openvino.Tensor(np.ascontiguousarray(array), shared_memory=True)
+
+    def run(self, role: str, **feeds: Any) -> list[np.ndarray]:
+        tensors = {k: v if isinstance(v, openvino.Tensor) else self.hold(v) for k, v in feeds.items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        key = (role, *shapes.values())
+        if key not in self.requests:
+            self.requests[key] = self.compiled(role, shapes)
+        request = self.requests[key]
+        for name, tensor in tensors.items():
+            request.set_tensor(name, tensor)
+        request.infer()
+        outputs = [request.get_output_tensor(i).data for i in range(len(request.model_outputs))]
+        return outputs if role in STEPS else [output.copy() for output in outputs]
