@@ -66,7 +66,7 @@ def judge_items(judge: Judge, items: Sequence[Item], out: Path, concurrency: int
     def score(item: Item) -> Reward:
         return judge.score(*pictures(out, item), item.instruction)
 
-    return [reward for reward in judge_all(score, items, concurrency, spending) if reward]
+    return list(judge_all(score, items, concurrency, spending))
 
 
 def write_results(

@@ -19,7 +19,7 @@ ITEMS = [
     item("local", "a", [5, 0, None], 20.0),
     item("local", "b", [4, 0, None], 30.0),
     item("style", "a", [1, 5, None]),
-    item("style", "b", [0, 5, 3]),
+    item("style", "b", [0, 5, 4]),
 ]
 
 
@@ -29,8 +29,8 @@ def test_a_row_by_hand():
     assert (following["accuracy"], following["mean"], following["judged"]) == (50, 2.5, 4)
     assert following["accuracy_interval"] == (15.0, 85.0)  # Wilson, 2 of 4
     assert following["mean_interval"] == (2, 3)  # images a: 3, b: 2
-    assert row["quality"] == {"judged": 1, "failures": 3, "accuracy": 0, "accuracy_interval": (0, 79.3), "mean": 3,
-                              "mean_interval": (3, 3)}  # fmt: skip
+    assert row["quality"] == {"judged": 1, "failures": 3, "accuracy": 100, "accuracy_interval": (20.7, 100), "mean": 4,
+                              "mean_interval": (4, 4)}  # fmt: skip
 
 
 def test_types_and_overall():
@@ -46,7 +46,7 @@ def test_types_and_overall():
 def test_published_figures_stand_marked_beside_ours():
     results = {"tables": summary(ITEMS), "judge": {"model": "m", "prompts": 1}, "tokens": 7}
     judged, published, proxies = (table.markdown() for table in tables(results))
-    assert "| this run | 50 % | 50 % | 0 % | measured here, 4 items |" in published
+    assert "| this run | 50 % | 50 % | 100 % | measured here, 4 items |" in published
     assert "| SuperEdit | 67 % | 77 % | 65 % | published |" in published
     assert published.count("| published |") == 6 and "arXiv 2505.02370" in published
     assert "| 0 / 0 / 3 |" in judged and "| 0 / 0 / 2 |" in judged and "7 tokens" in judged
