@@ -25,11 +25,12 @@ def profile(artifact: Artifact, sizes: tuple[int, int, int], scale: int, max_bat
     least, best, greatest = sizes
     ranges = {
         "batch": (1, 1, max_batch),
-        "texts": (1, 3, 2 * max_batch + 1),  # instructions, the empty one, reward texts
-        "rewards": (1, 1, max_batch),
+        "texts": (1, 3, 3 * max_batch + 1),  # instructions, the empty one, reward texts of two kinds
+        "rewards": (1, 1, 3 * max_batch),  # one a branch, with reward guidance
         "steps": (1, 30, 1000),
-        "inputs": (1, 2, 2 * max_batch),
+        "inputs": (1, 2, 3 * max_batch),
         "branches": (1, 3, 3 * max_batch),
+        "guided": (1, 1, 2 * max_batch),  # with and without guidance, where a tier keeps the difference
         "height": sizes,
         "width": sizes,
         "rows": (least // scale, best // scale, greatest // scale),

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from mrc.engine.contract import INPUTS
 from mrc.engine.manifest import confirmed, read_manifest
 from mrc.errors import MRCError
 from mrc.export import tensorrt
@@ -22,14 +23,14 @@ def test_every_graph_gets_an_engine(tiny, tmp_path, dtype):
     export(tiny, out, dtype=dtype, trt=True, sizes=(64, 128, 256), max_batch=2)
     manifest = read_manifest(out)
     engines = [artifact for artifact in manifest.artifacts if artifact.runtime == "tensorrt_rtx"]
-    assert {engine.role for engine in engines} == {"text_encoder", "vae_encoder", "vae_decoder", "conditioner", "unet"}
+    assert {engine.role for engine in engines} == set(INPUTS)
     confirmed(out, manifest, manifest.files)
     for engine in engines:
         assert (out / engine.path).stat().st_size > 10_000
         assert engine.profile.keys() == engine.inputs.keys()
     unet = next(engine for engine in engines if engine.role == "unet")
-    assert unet.profile["sample"] == {"min": [1, 8, 8, 8], "opt": [2, 8, 16, 16], "max": [4, 8, 32, 32]}
-    assert unet.profile["guidance"]["max"] == [2, 6]
+    assert unet.profile["sample"] == {"min": [1, 8, 8, 8], "opt": [2, 8, 16, 16], "max": [6, 8, 32, 32]}
+    assert unet.profile["guidance"]["max"] == [4, 6]
 
 
 @needs_rtx
