@@ -28,6 +28,10 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, required=True, help="image file to write, format by its ending")
     parser.add_argument("--reward", default="5,5,5", metavar="F,P,Q", help="following, preserving, quality, 0 to 5")
     parser.add_argument("--reward-text", metavar="TEXT", help="what may go wrong; none by default")
+    parser.add_argument(
+        "--reward-guidance", metavar="F,P,Q", help="scores to steer away from; by default those of --reward"
+    )
+    parser.add_argument("--reward-guidance-text", metavar="TEXT", help="faults to steer away from")
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--guidance", type=float, default=7.5, help="weight of the instruction, from 1")
     parser.add_argument("--image-guidance", type=float, default=1.5, help="weight of the source image, from 1")
@@ -44,16 +48,16 @@ def arguments() -> argparse.ArgumentParser:
 def edit(args: argparse.Namespace) -> None:
     if Image.registered_extensions().get(args.output.suffix.lower()) not in Image.SAVE:
         raise MRCError(f"{args.output} has no ending of an image format to write; use .png, .jpg or .webp")
-    try:
-        scores = [float(score) for score in args.reward.split(",")]
-    except ValueError:
-        raise MRCError(f"--reward is {args.reward!r}; give three numbers such as 5,5,5") from None
+    asked = scores("--reward", args.reward)
+    steered_from = None if args.reward_guidance is None else scores("--reward-guidance", args.reward_guidance)
     engine = Engine.from_pretrained(args.model, args.backend)
     result = engine.edit(
         args.image,
         args.instruction,
-        reward_scores=scores,
+        reward_scores=asked,
         reward_text=args.reward_text,
+        reward_guidance=steered_from,
+        reward_guidance_text=args.reward_guidance_text,
         num_inference_steps=args.steps,
         guidance_scale=args.guidance,
         image_guidance_scale=args.image_guidance,
@@ -68,6 +72,13 @@ def edit(args: argparse.Namespace) -> None:
         print(json.dumps({"output": str(args.output), "seed": result.seed, "size": size, "seconds": result.timings}))
     else:
         print(f"{args.output}: seed {result.seed}, {total:.1f} s")
+
+
+def scores(option: str, value: str) -> list[float]:
+    try:
+        return [float(score) for score in value.split(",")]
+    except ValueError:
+        raise MRCError(f"{option} is {value!r}; give three numbers such as 5,5,5") from None
 
 
 def save(image: Image.Image, path: Path) -> None:

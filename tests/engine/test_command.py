@@ -30,11 +30,13 @@ def picture(photo, tmp_path):
 def test_the_command_is_the_engine(run, engine, tiny_export, picture, photo, tmp_path):
     out = tmp_path / "edited.png"
     options = ("--steps", 2, "--seed", 4, "--resolution", 0, "--reward", "5,2,5", "--scheduler", "euler", "--json")
+    options += ("--reward-guidance", "1,1,0.5", "--reward-guidance-text", "blurry")
     status, stdout, _ = run(tiny_export, picture, "make it snow", "-o", out, *options)
     assert status == 0
     printed = json.loads(stdout)
     assert (printed["seed"], printed["size"]) == (4, [64, 128])
     arguments = {"num_inference_steps": 2, "seed": 4, "resolution": 0, "scheduler": "euler"}
+    arguments |= {"reward_guidance": (1, 1, 0.5), "reward_guidance_text": "blurry"}
     expected = engine.edit(photo, "make it snow", reward_scores=(5, 2, 5), **arguments)
     np.testing.assert_array_equal(np.asarray(Image.open(out)), np.asarray(expected.images[0]))
 
@@ -47,6 +49,8 @@ def test_the_command_is_the_engine(run, engine, tiny_export, picture, photo, tmp
         ({"-o": "none/edited.png"}, "cannot be written"),
         ({"--reward": "5,5"}, "reward_scores"),
         ({"--reward": "best"}, "--reward"),
+        ({"--reward-guidance": "worst"}, "--reward-guidance"),
+        ({"--reward-guidance": "1,1,6"}, "reward_guidance"),
         ({"--steps": "0"}, "num_inference_steps"),
         ({"--guidance": "0.5"}, "guidance_scale"),
         ({"--backend": "magic"}, "choose auto"),
