@@ -10,6 +10,11 @@ from . import __path__ as folders  # an editable install has two: the sources an
 LIBRARY = "libmrc_kernels.so"
 
 
+def find(name: str) -> Path | None:
+    """A shared library that the build put into this package."""
+    return next((path for folder in folders if (path := Path(folder) / name).is_file()), None)
+
+
 @cache
 def library() -> ctypes.CDLL:
     """Load the library once.
@@ -17,11 +22,10 @@ def library() -> ctypes.CDLL:
     Raises:
         MRCError: it was not built, which `pip install` does.
     """
-    for folder in folders:
-        path = Path(folder) / LIBRARY
-        if path.is_file():
-            return ctypes.CDLL(str(path))
-    raise MRCError(f"{LIBRARY} is in none of {list(folders)}; run `pip install .` to build the native kernels")
+    path = find(LIBRARY)
+    if path is None:
+        raise MRCError(f"{LIBRARY} is in none of {list(folders)}; run `pip install .` to build the native kernels")
+    return ctypes.CDLL(str(path))
 
 
 def pointer(array) -> ctypes.c_void_p | None:

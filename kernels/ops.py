@@ -1,8 +1,8 @@
 """The operators as PyTorch sees them, and the one place that chooses what computes them.
 
-CUDA tensors go to Triton where it is installed, CPU tensors to the native library, all others, and
-what a kernel does not take, to the reference. `MRC_REFERENCE_KERNELS=1` or `reference_kernels()`
-sends everything to the reference.
+CUDA tensors go to the pack compiled ahead of time where it was built, and what it has not to Triton where
+that is installed; CPU tensors go to the native library; all others, and what a kernel does not take, to the
+reference. `MRC_REFERENCE_KERNELS=1` or `reference_kernels()` sends everything to the reference.
 
 The operators are `torch.ops.mrc.reward_block` and `torch.ops.mrc.group_norm_silu`, with shapes for
 tracing, autocast, and gradients through the reference, and `torch.ops.mrc.guided_step`, which works in
@@ -25,6 +25,7 @@ from .feature_maps import TYPES, layout
 from .group_norm_silu import reference as group_norm_reference
 from .guided_step import guided_step as guided_native
 from .guided_step.reference import guided_step as guided_reference
+from .pack import NotInPack, ready
 from .reward_block import reference as reward_reference
 
 SWITCH = "MRC_REFERENCE_KERNELS"
@@ -42,18 +43,31 @@ def reference_kernels() -> Iterator[None]:
         forced = before
 
 
-def chosen(name: str, hidden: Tensor, fits: bool = True) -> str:
-    """Which module of `kernels/<name>/` computes on `hidden`; `fits` says that its kernels take the shape."""
+def chosen(hidden: Tensor, fits: bool = True, packed: bool = True) -> str:
+    """Which module of an operator's folder computes on `hidden`.
+
+    `fits` says that its kernels take the shape, `packed` that the pack may have it.
+    """
     if forced or not fits or hidden.dtype not in TYPES or not hidden.numel():
         return "reference"
     if hidden.device.type == "cpu":
         return "native"
+    if hidden.device.type == "cuda" and packed and ready():
+        return "pack"
     return "triton_kernel" if hidden.device.type == "cuda" and find_spec("triton") else "reference"
 
 
-def compute(name: str, fits: bool, hidden: Tensor, *rest: Any) -> Tensor:
-    module = import_module(f".{name}.{chosen(name, hidden, fits)}", __package__)
-    return getattr(module, name)(hidden, *rest).contiguous(memory_format=layout(hidden))
+def compute(name: str, where: str, *arguments: Any) -> Any:
+    return getattr(import_module(f".{name}.{where}", __package__), name)(*arguments)
+
+
+def mapped(name: str, fits: bool, hidden: Tensor, *rest: Any) -> Tensor:
+    """A feature map from a feature map, in its layout."""
+    try:
+        output = compute(name, chosen(hidden, fits), hidden, *rest)
+    except NotInPack:
+        output = compute(name, chosen(hidden, fits, packed=False), hidden, *rest)
+    return output.contiguous(memory_format=layout(hidden))
 
 
 @torch.library.custom_op("mrc::reward_block", mutates_args=())
@@ -62,7 +76,7 @@ def reward_block(
 ) -> Tensor:
     """See `reward_block.reference`."""
     fits = hidden.shape[1] % 32 == 0
-    return compute("reward_block", fits, hidden, gate, gate_bias, base, update, weights, groups)
+    return mapped("reward_block", fits, hidden, gate, gate_bias, base, update, weights, groups)
 
 
 @torch.library.custom_op("mrc::group_norm_silu", mutates_args=())
@@ -70,7 +84,7 @@ def group_norm_silu(
     hidden: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, offset: Tensor | None, silu: bool
 ) -> Tensor:
     """See `group_norm_silu.reference`."""
-    return compute("group_norm_silu", True, hidden, weight, bias, groups, eps, offset, silu)
+    return mapped("group_norm_silu", True, hidden, weight, bias, groups, eps, offset, silu)
 
 
 @torch.library.custom_op("mrc::guided_step", mutates_args=("latents", "data", "sample"))
@@ -82,19 +96,19 @@ def guided_step(
 
     Off the GPU all but `item` is contiguous float32.
     """
-    where = chosen("guided_step", noise)
-    if where == "triton_kernel":
-        module = import_module(".guided_step.triton_kernel", __package__)
-        module.guided_step(
-            noise, guidance, latents, data, fresh, coefficients, data_coefficients, input_scale, item, sample
-        )
-        return
     before = (noise, guidance, latents, data, fresh, coefficients, data_coefficients)
+    where = chosen(noise)
+    if where == "pack":
+        try:
+            return compute("guided_step", where, *before, input_scale, item, sample)
+        except NotInPack:
+            where = chosen(noise, packed=False)
+    if where == "triton_kernel":
+        return compute("guided_step", where, *before, input_scale, item, sample)
     arrays: list[Any] = [None if tensor is None else tensor.numpy(force=True) for tensor in before]
     arrays += [float(input_scale), item.numpy(force=True), sample.numpy(force=True)]
     if where == "native":
-        guided_native(*arrays)
-        return
+        return guided_native(*arrays)
     for tensor, array in zip((latents, data, sample), guided_reference(*arrays), strict=True):
         tensor.copy_(torch.from_numpy(array))
 

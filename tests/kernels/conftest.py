@@ -49,3 +49,20 @@ def reward_arguments():
         return hidden, *folded, [weight.to(device, dtype) for weight in weights], 8
 
     return make
+
+
+@pytest.fixture(scope="session")
+def wide():
+    """Makes every tensor float64, in lists too."""
+
+    def widen(value):
+        if isinstance(value, (list, tuple)):
+            return [widen(one) for one in value]
+        return value.double() if isinstance(value, torch.Tensor) else value
+
+    return widen
+
+
+@pytest.fixture(scope="session")
+def relative_error():
+    return lambda found, expected: ((found.double() - expected).norm() / expected.norm()).item()

@@ -23,14 +23,6 @@ def arguments(count, channels, groups, height, width, offset, silu, seed=0, dtyp
     return hidden, normal(channels), normal(channels), groups, 1e-5, added, silu
 
 
-def wide(args):
-    return [value.double() if isinstance(value, torch.Tensor) else value for value in args]
-
-
-def relative_error(found, expected):
-    return ((found.double() - expected).norm() / expected.norm()).item()
-
-
 @settings(max_examples=60, deadline=None)
 @given(
     count=st.integers(1, 3),
@@ -43,7 +35,7 @@ def relative_error(found, expected):
     last=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_native_equals_reference(count, shape, height, width, offset, silu, dtype, last, seed):
+def test_native_equals_reference(wide, relative_error, count, shape, height, width, offset, silu, dtype, last, seed):
     args = arguments(count, *shape, height, width, offset, silu, seed, dtype, last)
     found = native.group_norm_silu(*args)
     assert found.dtype == dtype and found.shape == args[0].shape
@@ -51,21 +43,21 @@ def test_native_equals_reference(count, shape, height, width, offset, silu, dtyp
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_a_mean_far_from_zero_keeps_its_digits(last):
+def test_a_mean_far_from_zero_keeps_its_digits(wide, relative_error, last):
     hidden, *rest = arguments(1, 64, 32, 40, 40, False, False, last=last)
     args = (hidden * 0.1 + 50, *rest)  # what float32 can do: 50 / 0.2 roundings
     assert relative_error(ops.group_norm_silu(*args), group_norm_silu(*wide(args))) <= 5e-5
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_many_chunks_and_threads_keep_the_layout(last):
+def test_many_chunks_and_threads_keep_the_layout(wide, relative_error, last):
     args = arguments(2, 320, 32, 40, 33, True, True, last=last)
     found = ops.group_norm_silu(*args)
     assert relative_error(found, group_norm_silu(*wide(args))) <= 1e-5
     assert found.stride() == args[0].stride()
 
 
-def test_extreme_values():
+def test_extreme_values(relative_error):
     hidden = torch.tensor([-100.0, -90.0, -88.0, -20.0, 0.0, 20.0, 88.0, 100.0]).reshape(1, 8, 1, 1)
     found = ops.group_norm_silu(hidden, torch.ones(8), torch.zeros(8), 1, 1e-5, None, True)
     expected = group_norm_silu(hidden.double(), torch.ones(8).double(), torch.zeros(8).double(), 1, 1e-5, None, True)

@@ -15,16 +15,6 @@ from mrc.model.rewards import RewardConditioning
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 
-def wide(value):
-    if isinstance(value, list):
-        return [wide(one) for one in value]
-    return value.double() if isinstance(value, torch.Tensor) else value
-
-
-def relative_error(found, expected):
-    return ((found.double() - expected).norm() / expected.norm()).item()
-
-
 @settings(max_examples=40, deadline=None)
 @given(
     count=st.integers(1, 3),
@@ -35,18 +25,20 @@ def relative_error(found, expected):
     last=st.booleans(),
     seed=st.integers(0, 1000),
 )
-def test_native_equals_reference(reward_arguments, count, channels, height, width, dtype, last, seed):
+def test_native_equals_reference(
+    wide, relative_error, reward_arguments, count, channels, height, width, dtype, last, seed
+):
     args = reward_arguments(count, channels, height, width, seed, dtype, last)
     found = native.reward_block(*args)
     assert found.dtype == dtype
-    assert relative_error(found, reward_block(*map(wide, args))) <= TOLERANCE[dtype]
+    assert relative_error(found, reward_block(*wide(args))) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_released_width(reward_arguments, last):
+def test_released_width(wide, relative_error, reward_arguments, last):
     args = reward_arguments(2, 320, 13, 11, last=last)
     found = ops.reward_block(*args)
-    assert relative_error(found, reward_block(*map(wide, args))) <= 1e-5
+    assert relative_error(found, reward_block(*wide(args))) <= 1e-5
     assert found.stride() == args[0].stride()
 
 
@@ -99,12 +91,12 @@ def test_opcheck(reward_arguments):
     torch.library.opcheck(ops.reward_block, (last, *folded, weights, groups))
 
 
-def test_autocast_decides_the_type(reward_arguments):
+def test_autocast_decides_the_type(wide, relative_error, reward_arguments):
     args = reward_arguments(1, 32, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
         found = ops.reward_block(*args)
     assert found.dtype == torch.bfloat16
-    assert relative_error(found, reward_block(*map(wide, args))) <= 1e-2
+    assert relative_error(found, reward_block(*wide(args))) <= 1e-2
 
 
 def test_it_is_traced_whole(reward_arguments):
@@ -118,13 +110,13 @@ def test_it_is_traced_whole(reward_arguments):
     torch.testing.assert_close(exported.module()(*args), ops.reward_block(*args, 8) * 2)
 
 
-def test_what_no_kernel_takes_goes_to_the_reference(reward_arguments):
+def test_what_no_kernel_takes_goes_to_the_reference(wide, relative_error, reward_arguments):
     hidden, *folded, weights, groups = reward_arguments(1, 40, 4, 4)  # 40 is no multiple of 32
     assert relative_error(
         ops.reward_block(hidden, *folded, weights, groups),
-        reward_block(*map(wide, (hidden, *folded, weights, groups))),
+        reward_block(*wide((hidden, *folded, weights, groups))),
     ) <= 1e-5  # fmt: skip
-    double = [wide(value) for value in reward_arguments(1, 32, 4, 4)]
+    double = wide(reward_arguments(1, 32, 4, 4))
     torch.testing.assert_close(ops.reward_block(*double), reward_block(*double))
 
 

@@ -29,24 +29,14 @@ def machine(request):
         pytest.skip("Triton compiles where there is a GPU")
 
 
-def wide(value):
-    if isinstance(value, list):
-        return [wide(one) for one in value]
-    return value.double() if isinstance(value, torch.Tensor) else value
-
-
-def relative_error(found, expected):
-    return ((found.double() - expected).norm() / expected.norm()).item()
-
-
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("channels", "height", "width", "last"), [(32, 3, 5, False), (96, 5, 4, True)])
-def test_reward_block(reward_arguments, channels, height, width, last, dtype, device):
+def test_reward_block(wide, relative_error, reward_arguments, channels, height, width, last, dtype, device):
     args = reward_arguments(2, channels, height, width, dtype=dtype, last=last, device=device)
     found = reward_triton.reward_block(*args)
     assert found.stride() == args[0].stride()
-    assert relative_error(found, reward_reference.reward_block(*map(wide, args))) <= TOLERANCE[dtype]
+    assert relative_error(found, reward_reference.reward_block(*wide(args))) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -55,7 +45,7 @@ def test_reward_block(reward_arguments, channels, height, width, last, dtype, de
     ("channels", "groups", "height", "width", "last", "offset", "silu"),
     [(32, 8, 3, 5, True, True, True), (40, 8, 7, 2, False, False, True), (96, 32, 40, 33, True, True, False)],
 )
-def test_group_norm_silu(channels, groups, height, width, last, offset, silu, dtype, device):
+def test_group_norm_silu(wide, relative_error, channels, groups, height, width, last, offset, silu, dtype, device):
     random = torch.Generator().manual_seed(channels)
     hidden = (2 * torch.randn(2, channels, height, width, generator=random) - 1).to(device, dtype)
     hidden = hidden.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
@@ -64,13 +54,13 @@ def test_group_norm_silu(channels, groups, height, width, last, offset, silu, dt
     args = (hidden, weight, bias, groups, 1e-5, added, silu)
     found = group_norm_triton.group_norm_silu(*args)
     assert found.stride() == hidden.stride()
-    assert relative_error(found, group_norm_reference.group_norm_silu(*map(wide, args))) <= TOLERANCE[dtype]
+    assert relative_error(found, group_norm_reference.group_norm_silu(*wide(args))) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("rows", "batch", "inputs", "side", "fresh"), [(1, 1, 1, 5, False), (6, 2, 4, 18, True)])
-def test_guided_step(rows, batch, inputs, side, fresh, dtype, device):
+def test_guided_step(relative_error, rows, batch, inputs, side, fresh, dtype, device):
     random = torch.Generator().manual_seed(rows)
     shape = (4, side, side)
 
@@ -109,8 +99,8 @@ def test_nan_of_another_images_branch_is_not_read():
 
 @on_gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_a_cuda_tensor_goes_to_triton(reward_arguments):
+def test_a_cuda_tensor_goes_to_triton(wide, relative_error, reward_arguments):
     hidden, *rest = reward_arguments(1, 320, 16, 16, dtype=torch.float16, last=True, device="cuda")
-    assert ops.chosen("reward_block", hidden) == "triton_kernel"
+    assert ops.chosen(hidden, packed=False) == "triton_kernel"
     found = ops.reward_block(hidden, *rest)
-    assert relative_error(found, reward_reference.reward_block(*map(wide, (hidden, *rest)))) <= 2e-3
+    assert relative_error(found, reward_reference.reward_block(*wide((hidden, *rest)))) <= 2e-3

@@ -1,0 +1,82 @@
+// C interface of the CUDA kernels compiled ahead of time (libmrc_cuda.so, docs/kernels.md). It loads
+// on any machine and looks for the CUDA driver, 12.0 or later, when it is first called. Arrays are
+// row-major in device memory, at multiples of 16 bytes. A CUDA context must be current in the calling
+// thread. Functions put work on `stream` (NULL: the default stream) and return at once: MRC_OK, or a
+// code for which nothing was put there; but after MRC_CUDA_DRIVER the first launch of two may have been.
+// They may be called from any thread. The first call of each loads its code: make it before a
+// stream is captured.
+#ifndef MRC_CUDA_H
+#define MRC_CUDA_H
+
+#include "mrc_kernels.h"  // codes and types
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct CUstream_st;  // a CUstream or cudaStream_t points to one
+
+enum {
+  MRC_CUDA_NOT_IN_PACK = 16,  // no code for this GPU, type or width
+  MRC_CUDA_BAD_POINTER = 17,  // no multiple of 16 bytes, or an output in the place of its input
+  MRC_CUDA_NO_DRIVER = 18,
+  MRC_CUDA_OLD_DRIVER = 19,
+  MRC_CUDA_NO_CONTEXT = 20,
+  MRC_CUDA_DRIVER = 1000  // plus the driver's own CUresult
+};
+
+// What a code means, in a string nobody frees.
+const char* mrc_cuda_error_string(int status);
+
+// MRC_OK where there are a driver and a GPU.
+int mrc_cuda_status(void);
+
+// A batch of feature maps [count, positions, channels], channels last, of `type` MRC_FLOAT32,
+// MRC_FLOAT16 or MRC_BFLOAT16, and the group norm over them.
+typedef struct {
+  const void* input;
+  void* output;
+  int64_t count, channels, positions;
+  int32_t type;
+  int32_t groups;      // divides channels
+  float epsilon;
+  const void* scale;   // [channels] of `type`, the norm's weight
+  const void* shift;   // [channels] of `type`, its bias
+} mrc_cuda_feature_maps;
+
+// As mrc_reward_weights, all of the maps' type.
+typedef struct {
+  const void *proj_in, *proj_in_bias;
+  const void *norm1, *norm1_bias;
+  const void *inner, *inner_bias;
+  const void *outer, *outer_bias;
+  const void *norm2, *norm2_bias;
+  const void *proj_out, *proj_out_bias;
+} mrc_cuda_reward_weights;
+
+// Bytes of device memory that mrc_cuda_reward_block needs to work in.
+int64_t mrc_cuda_reward_block_workspace(const mrc_cuda_feature_maps* maps);
+
+// As mrc_reward_block; gate [count, 8, channels] and update [count, channels, 8] of the maps' type.
+// channels is 32 or 320, a group has at most 16; `output` is not `input`.
+int mrc_cuda_reward_block(const mrc_cuda_feature_maps* maps, const mrc_cuda_reward_weights* weights,
+                          const void* gate, const float* gate_bias, const float* base, const void* update,
+                          void* workspace, struct CUstream_st* stream);
+
+// SiLU of the group norm of input + bias, bias [count, channels] of the maps' type or NULL. channels is
+// a multiple of 16, a group has at most 128.
+int mrc_cuda_group_norm_silu(const mrc_cuda_feature_maps* maps, const void* bias, struct CUstream_st* stream);
+
+// As mrc_guided_step; noise and sample are of `type`, size is a multiple of 16, all arrays are on the
+// device, input_scale [1] too. What holds one value an image or row (guidance, coefficients,
+// data_coefficients, input_scale, item) may lie at any address.
+int mrc_cuda_guided_step(int32_t type, const void* noise, const float* guidance, int64_t rows, float* latents,
+                         float* data, const float* fresh, int64_t batch, int64_t size, const float* coefficients,
+                         const float* data_coefficients, const float* input_scale, const int64_t* item,
+                         int64_t inputs, void* sample, struct CUstream_st* stream);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif  // MRC_CUDA_H
