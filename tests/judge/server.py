@@ -55,11 +55,6 @@ def digest(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def true_score(messages: list) -> int:
-    """The score of a question; what is asked after its first two messages (system, user) does not change it."""
-    return int(digest(messages[:2])[:8], 16) % 6
-
-
 class JudgeServer(ThreadingHTTPServer):
     """Answers on 127.0.0.1; `log` has a dict for every request.
 
@@ -107,12 +102,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, {"/log": self.server.log, "/v1/models": {"data": []}}.get(self.path, []))
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.loads(raw)
         server, messages = self.server, body["messages"]
+        question = digest(messages[:2])  # system and user; what is asked after them does not change the score
         entry = {
-            "digest": digest(body), "question": digest(messages[:2]), "messages": len(messages),
-            "images": json.dumps(messages).count("data:image/"), "model": body["model"],
-            "options": sorted(body.keys() - {"messages", "model"}), "score": true_score(messages),
+            "digest": digest([question, body | {"messages": messages[2:]}]), "question": question,
+            "score": int(question[:8], 16) % 6,
+            "messages": len(messages), "images": raw.count(b"data:image/"), "model": body["model"],
+            "options": sorted(body.keys() - {"messages", "model"}),
             "authorization": self.headers.get("Authorization"), "received": time.monotonic(), "answered": None,
         }  # fmt: skip
         turns = body["model"].split("+")

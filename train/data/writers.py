@@ -18,7 +18,7 @@ from .triplet import Scores, Triplet
 
 FORMATS = ("folders", "parquet", "shards")
 SHARD = 1000  # samples a tar file
-ROWS = 100  # of a parquet file, held in memory at a time
+ROWS = 32  # of a parquet file, held in memory at a time
 
 
 def write_triplets(triplets: Iterable[Triplet], folder: str | Path, form: str, total: int | None = None) -> None:

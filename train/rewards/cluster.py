@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -73,7 +74,7 @@ def judge_on_ray(config: BuildConfig, count: int, spending: Spending) -> list[Re
     numbers = ray.data.from_items(list(range(count)), override_num_blocks=-(-count // batch))
     rows = numbers.map_batches(
         Worker,
-        fn_constructor_args=(replace(config, options=share).to_json(),),
+        fn_constructor_args=(everywhere(replace(config, options=share)).to_json(),),
         batch_size=batch,
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=0.5,  # it waits for the server most of the time
@@ -92,6 +93,13 @@ def judge_on_ray(config: BuildConfig, count: int, spending: Spending) -> list[Re
     finally:
         ray.shutdown()
     return [judged[number] for number in range(count)]
+
+
+def everywhere(config: BuildConfig) -> BuildConfig:
+    """With whole paths: a worker may have another working folder."""
+    data = config.data if config.data.startswith("miniature:") else str(Path(config.data).resolve())
+    photographs = config.photographs and str(Path(config.photographs).resolve())
+    return replace(config, data=data, photographs=photographs, out=str(Path(config.out).resolve()))
 
 
 def reward_from(said: dict[str, Any]) -> Reward:

@@ -1,5 +1,6 @@
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from mrc.train.data import make_triplet
 from mrc.train.data.writers import write_triplets
 from mrc.train.rewards.config import BuildConfig
 
-COMMAND = (sys.executable, "-c", "import sys; from mrc.train.rewards.command import main; main(sys.argv[1:])")
+COMMAND = Path(sys.executable).parent / "mrc-rewards"
 
 
 def triplet(number, size=(12, 8)):
@@ -19,9 +20,9 @@ def triplet(number, size=(12, 8)):
 
 
 @pytest.fixture(scope="session")
-def command():
-    """`mrc-rewards`, as subprocess takes it."""
-    return COMMAND
+def command() -> list[str]:
+    """The installed `mrc-rewards`, as subprocess takes it."""
+    return [str(COMMAND)]
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,9 @@ def cluster():
 
 
 @pytest.mark.slow
-def test_two_workers_write_what_one_process_writes(cluster, command, environment, triplets_of, judge_server, config):
+def test_two_workers_write_what_one_process_writes(
+    cluster, command, environment, triplets_of, judge_server, config, tmp_path
+):
     data = triplets_of(24, "folders")
     alone = config(data, "mixed", out="alone")
     report = build(alone, Spending())
@@ -32,10 +34,12 @@ def test_two_workers_write_what_one_process_writes(cluster, command, environment
     judge_server.log.clear()
     judge_server.service = 0.05
     together = config(data, "mixed", out="together")
-    arguments = ["build", "--data", data, "--out", together.out, "--model", "mixed", "--base-url", judge_server.url]
+    parts = [os.path.relpath(path, tmp_path) for path in (data, together.out)]  # workers have another folder
+    arguments = ["build", "--data", parts[0], "--out", parts[1], "--model", "mixed", "--base-url", judge_server.url]
     whole = [*command, *arguments, "--ray", "--workers", "2", "--concurrency", "2"]
     address = {"RAY_ADDRESS": cluster.address}
-    done = subprocess.run(whole, env=environment | address, capture_output=True, text=True, check=False)
+    here = {"cwd": tmp_path, "env": environment | address, "capture_output": True, "text": True}
+    done = subprocess.run(whole, check=False, **here)
     assert done.returncode == 0, done.stderr
     for name in ("RewardEdit.json", "rewards.jsonl", "report.json", "triplets.parquet"):
         assert (Path(together.out) / name).read_bytes() == (Path(alone.out) / name).read_bytes()
@@ -46,5 +50,5 @@ def test_two_workers_write_what_one_process_writes(cluster, command, environment
     assert any(later[0] < earlier[1] for earlier, later in itertools.pairwise(times))
 
     limited = [*command, *arguments, "--ray", "--max-requests", "1"]
-    done = subprocess.run(limited, env=environment | address, capture_output=True, text=True, check=False)
+    done = subprocess.run(limited, check=False, **here)
     assert done.returncode == 2 and "--max-requests is 0" in done.stderr

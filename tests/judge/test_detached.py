@@ -1,0 +1,80 @@
+"""A process that outlives the command that started it, long enough to finish what it has begun."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from mrc.judge.detached import alone
+from mrc.judge.spending import Spending
+
+# Starts the child below by `run_detached`; the child counts until it is told to stop, then takes half a second to end
+PARENT = "import sys; from mrc.judge.detached import run_detached; sys.exit(run_detached('counting', sys.argv[1]))"
+CHILD = """
+import sys, time
+from pathlib import Path
+from mrc.judge.detached import alone, stop_with_parent
+from mrc.judge.spending import Spending
+folder, spending = Path(sys.argv[1]), Spending()
+stop_with_parent(spending)
+with alone(folder):
+    (folder / "begun").touch()
+    spending.stopped.wait(30)
+    time.sleep(0.5)
+    (folder / "ended").touch()
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    (tmp_path / "counting.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def begin():
+        process = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)])
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        return process
+
+    return begin
+
+
+def test_what_is_under_way_ends_after_the_command_is_killed(start, tmp_path):
+    process = start()
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "ended").exists()
+    with alone(tmp_path):  # waits for it
+        assert (tmp_path / "ended").exists()
+
+
+def test_an_interrupt_waits_for_what_is_under_way(start, tmp_path):
+    process = start()
+    process.send_signal(2)
+    assert process.wait() == 130 and (tmp_path / "ended").exists()
+
+
+def test_two_runs_in_one_folder_follow_each_other(tmp_path, capsys):
+    order = []
+
+    def second():
+        with alone(tmp_path):
+            order.append("second")
+
+    with alone(tmp_path):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"] and "waiting for the run" in capsys.readouterr().err
+
+
+def test_the_first_reason_is_told():
+    spending = Spending()
+    spending.stop("one")
+    spending.stop("two")
+    assert spending.reason == "one"
