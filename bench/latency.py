@@ -1,11 +1,11 @@
-"""Time whole edits on several backends, interleaved in one run, against eager PyTorch.
+"""Time whole edits of several variants, interleaved in one run, against eager PyTorch.
 
-    python -m mrc.bench.latency CHECKPOINT --backends eager,onnxruntime --size 256 --steps 4 --rounds 5 \
+    python -m mrc.bench.latency CHECKPOINT --variants eager,onnxruntime --size 256 --steps 4 --rounds 5 \
         --json latency.json --plot latency.png
 
-Each round runs every backend once, in turn; medians and ratios to eager are taken over rounds, so
-that a slow moment of the machine meets all alike. Load time and peak memory come from a fresh
-process a backend.
+A variant is `backend:precision:tier`, of which the last two may be left out, or one of `bench.peers`. Each
+has a process of its own, which holds its engine; a round runs each once, in turn, and medians and ratios
+are taken over rounds, so that a slow moment of the machine meets all alike.
 """
 
 import argparse
@@ -14,9 +14,12 @@ import math
 import multiprocessing
 import sys
 import tempfile
+import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,9 +29,13 @@ from ..engine import Engine
 from ..engine.backends import BACKENDS
 from ..engine.noise import generator
 from ..errors import MRCError, run_command
+from ..tables import Table
 
 PHASES = ("text", "encode", "condition", "step", "decode")
 INSTRUCTION = "make it look like a snowy winter scene"
+PEERS = (
+    "eager:bfloat16", "compile:bfloat16", "plain-onnxruntime", "plain-openvino:float32", "plain-openvino:bfloat16",
+)  # fmt: skip
 
 
 def photograph(size: int) -> np.ndarray:
@@ -37,46 +44,93 @@ def photograph(size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(coarse).resize((size, size)))
 
 
-def edit(engine: Engine, size: int, steps: int, output_type: str = "np"):
+def edit(engine: Engine, size: int, steps: int, output_type: str = "np", batch: int = 1):
     return engine.edit(
-        photograph(size), INSTRUCTION, num_inference_steps=steps, seed=0, resolution=0, output_type=output_type
-    )
+        [photograph(size)] * batch, INSTRUCTION, num_inference_steps=steps, seed=0, resolution=0,
+        output_type=output_type,
+    )  # fmt: skip
 
 
-def phases(result) -> dict[str, float]:
-    """Seconds by phase; "step" is the median denoising step."""
+def phases(result: Any, wall: float) -> dict[str, float]:
+    """Seconds by phase; "step" is the mean denoising step, "parts" what the phases add up to."""
     timings = {name: result.timings[name] for name in PHASES if name in result.timings}
-    return timings | {"step": median(result.step_seconds), "edit": sum(result.timings.values())}
+    step = fmean(result.step_seconds)
+    parts = sum(timings.values()) + median(result.step_seconds) * len(result.step_seconds)
+    return timings | {"step": step, "edit": wall, "parts": parts}
 
 
-def fresh_process(folder: str, backend: str, size: int, connection) -> None:
-    """Body of a child: load, edit with one step, report seconds and peak memory."""
+def open_engine(variant: str, checkpoint: Path, exported: Path | None, plain: Path) -> Engine:
+    if variant in PEERS:
+        from .peers import PEERS as makers
+
+        return Engine(makers[variant](checkpoint, plain))
+    backend, precision, tier = (*variant.split(":"), "", "")[:3]
+    folder = checkpoint if BACKENDS[backend].reads == "checkpoint" else exported
+    assert folder is not None
+    return Engine.from_pretrained(folder, backend, precision=precision or None, tier=tier or "exact")
+
+
+def serve(variant: str, folders: tuple, size: int, connection: Any) -> None:
+    """Body of a child: load, edit once, report, then edit as often as it is asked."""
     start = time.perf_counter()
-    engine = Engine.from_pretrained(folder, backend)
-    loaded = time.perf_counter() - start
-    edit(engine, size, steps=1)
-    first = time.perf_counter() - start
-    connection.send({"load_s": loaded, "first_edit_s": first, "peak_bytes": peak_memory()})
-
-
-def peak_memory() -> int:
-    """Greatest resident memory of this process in bytes (Linux; getrusage would count the parent's)."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(fields["VmHWM"].split()[0]) * 1024
-
-
-def cold_start(folder: Path, backend: str, size: int) -> dict[str, float]:
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=fresh_process, args=(str(folder), backend, size, sender))
-    child.start()
-    sender.close()
+    private = [0]
+    threading.Thread(target=watch, args=(private,), daemon=True).start()
     try:
-        return receiver.recv()
-    except EOFError:
-        raise MRCError(f"backend {backend} died in a fresh process; see its message above") from None
-    finally:
-        child.join()
+        engine = open_engine(variant, *folders)
+        loaded = time.perf_counter() - start
+        edit(engine, size, 1)
+        first = time.perf_counter() - start
+        peaks = {"peak_bytes": memory("VmHWM"), "peak_private_bytes": private[0]}
+        connection.send({"load_s": loaded, "first_edit_s": first, **peaks})
+        while asked := connection.recv():
+            start = time.perf_counter()
+            result = edit(engine, **asked)
+            connection.send((result.images, phases(result, time.perf_counter() - start)))
+    except MRCError as error:
+        connection.send(error)
+
+
+def memory(field: str) -> int:
+    """A memory figure of this process in bytes (Linux; getrusage would count the parent's)."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(fields[field].split()[0]) * 1024
+
+
+def watch(private: list[int]) -> None:
+    """Keep the greatest memory that is no mapped file, which the system can take back, up to date."""
+    while True:
+        private[0] = max(private[0], memory("RssAnon"))
+        time.sleep(0.02)
+
+
+class Variant:
+    """A child process that holds one engine."""
+
+    def __init__(self, name: str, folders: tuple, size: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(name, folders, size, other), daemon=True)
+        self.process.start()
+        other.close()
+        self.start = self.receive()
+
+    def receive(self) -> Any:
+        try:
+            found = self.pipe.recv()
+        except EOFError:
+            raise MRCError(f"{self.name} died in its process; see its message above") from None
+        if isinstance(found, MRCError):
+            raise found
+        return found
+
+    def edit(self, **asked: Any) -> Any:
+        self.pipe.send(asked)
+        return self.receive()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.join()
 
 
 def psnr(found: np.ndarray, expected: np.ndarray) -> float | None:
@@ -85,54 +139,68 @@ def psnr(found: np.ndarray, expected: np.ndarray) -> float | None:
     return 10 * math.log10(1 / error) if error else None
 
 
-def measure(folders: dict[str, Path], size: int, steps: int, rounds: int) -> dict[str, dict]:
-    """Report by backend; ratios are eager's seconds over the backend's, round by round."""
-    names = list(folders)
+def measure(names: list[str], folders: tuple, size: int, steps: int, rounds: int) -> dict[str, dict]:
+    """Report by variant; ratios are the first one's seconds over each one's, round by round."""
     report: dict[str, dict] = {}
-    total = len(names) * (rounds + 3)
-    with tqdm(total=total, desc="bench", unit="edit", disable=None) as bar:
+    with ExitStack() as stack, tqdm(total=len(names) * (rounds + 3), desc="bench", unit="edit", disable=None) as bar:
+        variants = []
         for name in names:
-            report[name] = cold_start(folders[name], name, size)
+            variants.append(Variant(name, folders, size))
+            stack.callback(variants[-1].close)
+            report[name] = dict(variants[-1].start)
             bar.update()
-        engines = {name: Engine.from_pretrained(folders[name], name) for name in names}
         truth = None
-        for name, engine in engines.items():  # warm-up, and fidelity at the same time
-            latents = edit(engine, size, steps, "latent").images
-            image = edit(engine, size, steps).images[0]
-            truth = truth or (latents, image)
+        for variant in variants:  # warm-up, and fidelity at the same time
+            latents, _ = variant.edit(size=size, steps=steps, output_type="latent")
+            images, _ = variant.edit(size=size, steps=steps)
+            truth = truth or (latents, images[0])
             error = np.linalg.norm(latents - truth[0]) / np.linalg.norm(truth[0])
-            report[name] |= {"latents_relative_error": float(error), "psnr_db": psnr(image, truth[1])}
+            report[variant.name] |= {"latents_relative_error": float(error), "psnr_db": psnr(images[0], truth[1])}
             bar.update(2)
         runs: dict[str, list[dict]] = {name: [] for name in names}
         for _ in range(rounds):
-            for name, engine in engines.items():
-                runs[name].append(phases(edit(engine, size, steps)))
+            for variant in variants:
+                runs[variant.name].append(variant.edit(size=size, steps=steps)[1])
                 bar.update()
-    baseline = names[0]
     for name in names:
         report[name]["seconds"] = {key: median(run[key] for run in runs[name]) for key in runs[name][0]}
+        report[name]["edit_over_parts"] = median(run["edit"] / run["parts"] for run in runs[name])
         for key in ("step", "edit"):
-            ratios = [ours[key] for ours in runs[baseline]]
-            ratios = [theirs / run[key] for theirs, run in zip(ratios, runs[name], strict=True)]
+            ratios = [first[key] / run[key] for first, run in zip(runs[names[0]], runs[name], strict=True)]
             report[name][f"{key}_speedup"] = {"median": median(ratios), "least": min(ratios), "greatest": max(ratios)}
         report[name]["rounds"] = runs[name]
     return report
 
 
-def table(report: dict[str, dict]) -> str:
-    head = ("backend", *PHASES, "edit", "speed-up", "load", "memory", "error", "PSNR")
-    rows: list[tuple[str, ...]] = [head]
-    for name, entry in report.items():
-        seconds = [f"{entry['seconds'][phase] * 1e3:.1f} ms" for phase in (*PHASES, "edit")]
-        decibels = "equal" if entry["psnr_db"] is None else f"{entry['psnr_db']:.1f} dB"
-        rows.append(
-            (name, *seconds, f"{entry['edit_speedup']['median']:.2f}×", f"{entry['load_s']:.1f} s",
-             f"{entry['peak_bytes'] / 1e9:.2f} GB", f"{entry['latents_relative_error']:.1e}", decibels)
-        )  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    lines.insert(1, " | ".join("-" * width for width in widths))
-    return "\n".join(f"| {line} |" for line in lines)
+def markdown(report: dict[str, dict]) -> str:
+    head = [
+        "variant",
+        "step",
+        "against eager",
+        "edit",
+        "against eager",
+        "load",
+        "first edit",
+        "memory",
+        "error",
+        "PSNR",
+    ]
+    rows = [
+        [
+            name,
+            f"{entry['seconds']['step'] * 1e3:.0f} ms",
+            f"{entry['step_speedup']['median']:.2f}×",
+            f"{entry['seconds']['edit']:.2f} s",
+            f"{entry['edit_speedup']['median']:.2f}×",
+            f"{entry['load_s']:.1f} s",
+            f"{entry['first_edit_s']:.1f} s",
+            f"{entry['peak_private_bytes'] / 1e9:.2f} GB",
+            f"{entry['latents_relative_error']:.1e}",
+            "equal" if entry["psnr_db"] is None else f"{entry['psnr_db']:.1f} dB",
+        ]
+        for name, entry in report.items()
+    ]
+    return Table("", head, rows).markdown()
 
 
 def plot(report: dict[str, dict], title: str, path: Path) -> None:
@@ -142,7 +210,7 @@ def plot(report: dict[str, dict], title: str, path: Path) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.7 * len(report)), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 1.2 + 0.5 * len(report)), layout="constrained")
     for y, entry in enumerate(report.values()):
         left = 0.0
         parts = {phase: entry["seconds"][phase] for phase in ("text", "encode", "condition")}
@@ -157,7 +225,7 @@ def plot(report: dict[str, dict], title: str, path: Path) -> None:
     axes.margins(x=0.12)
     axes.set_xlabel("seconds an edit (median)")
     axes.set_title(title)
-    axes.legend(ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.35), frameon=False)
+    figure.legend(ncols=5, loc="outside lower center", frameon=False)
     figure.savefig(path, dpi=150)
 
 
@@ -165,7 +233,11 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mrc.bench.latency", description=__doc__.split("\n\n")[0])
     parser.add_argument("model", type=Path, help="checkpoint folder")
     parser.add_argument("--export", type=Path, help="its export folder; by default one is made and thrown away")
-    parser.add_argument("--backends", default="eager,onnxruntime", help="the first is the baseline")
+    parser.add_argument(
+        "--variants",
+        default="eager,onnxruntime",
+        help=f"backend:precision:tier, the first is the baseline; or {', '.join(PEERS)}",
+    )
     parser.add_argument("--size", type=int, default=256, help="pixels of a side, a multiple of 8")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
@@ -175,26 +247,30 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    names = args.backends.split(",")
-    if unknown := [name for name in names if name not in BACKENDS]:
-        raise MRCError(f"backends {unknown} are unknown; choose from {', '.join(BACKENDS)}")
+    names = args.variants.split(",")
+    if unknown := [name for name in names if name not in PEERS and name.split(":")[0] not in BACKENDS]:
+        raise MRCError(f"variants {unknown} are unknown; choose from {', '.join((*BACKENDS, *PEERS))}")
     if args.rounds < 1 or args.steps < 1 or args.size < 64:
         raise MRCError("--rounds and --steps are at least 1, --size at least 64")
     if names[0] != "eager":
-        raise MRCError(f"--backends begins with {names[0]}; all is told against eager, so put that first")
+        raise MRCError(f"--variants begins with {names[0]}; all is told against eager, so put that first")
     with tempfile.TemporaryDirectory() as scratch:
-        exported = args.export
-        if exported is None and any(BACKENDS[name].reads == "export" for name in names):
+        exported, plain = args.export, Path(scratch) / "plain.onnx"
+        reads = [BACKENDS[name.split(":")[0]].reads for name in names if name not in PEERS]
+        if exported is None and "export" in reads:
             from ..export.exporter import export
 
             exported = Path(scratch) / "export"
             export(args.model, exported)
-        folders = {name: args.model if BACKENDS[name].reads == "checkpoint" else exported for name in names}
-        report = measure(folders, args.size, args.steps, args.rounds)
-    print(table(report))
+        if any(name.startswith("plain-") for name in names):
+            from .peers import plain_export
+
+            plain_export(args.model, plain)
+        report = measure(names, (args.model, exported, plain), args.size, args.steps, args.rounds)
+    print(markdown(report))
     if args.json:
         settings = {"size": args.size, "steps": args.steps, "rounds": args.rounds}
-        args.json.write_text(json.dumps({"settings": settings, "backends": report}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"settings": settings, "variants": report}, indent=1) + "\n")
     if args.plot:
         plot(report, f"{args.size}×{args.size}, {args.steps} steps", args.plot)
 

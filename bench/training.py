@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..errors import MRCError, run_command
 from ..train.config import TrainConfig
-from .latency import peak_memory
+from .latency import memory
 
 MODES = ("pictures", "cached")
 
@@ -32,7 +32,7 @@ def fresh_run(settings: dict, connection) -> None:
     train(config)
     curve = json.loads((list_states(Path(config.out))[-1] / "state.json").read_text())["curve"]
     seconds = sum(row[2] for row in curve[1:])
-    connection.send({"images_per_s": config.batch_size * (len(curve) - 1) / seconds, "peak_bytes": peak_memory()})
+    connection.send({"images_per_s": config.batch_size * (len(curve) - 1) / seconds, "peak_bytes": memory("VmHWM")})
 
 
 def measure(settings: dict, rounds: int) -> dict[str, dict]:

@@ -6,6 +6,7 @@ model. Everything is float32, but for the names in INTEGERS.
 
 DYNAMIC = {"batch", "texts", "guided", "rewards", "steps", "inputs", "branches", "height", "width", "rows", "columns"}
 INTEGERS = {"input_ids", "branch"}
+STEP_ROLES = ("unet", "unet_shallow")  # once a step, all others once an edit
 
 Dims = tuple[str | int, ...]
 

@@ -46,7 +46,7 @@ def denoise(
     pull = np.zeros_like(latents)
     steps = len(table.timesteps)
     for step in tqdm(range(steps), desc="edit", unit="step", leave=False, disable=None):
-        noise = np.float32(0)
+        parts = []
         for call in order[step].calls:
             group = groups[call.group]
             part, features = backend.unet(
@@ -58,7 +58,8 @@ def denoise(
                 deep=None if call.deep else deep[call.group],
             )
             deep[call.group] = features if call.deep else deep[call.group]
-            noise = part if len(order[step].calls) == 1 else noise + part
+            parts.append(part)
+        noise = parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
         check_finite(noise, f"unet at step {step + 1} of {steps}")
         if order[step].renews:
             noise, alone = np.split(noise, 2)

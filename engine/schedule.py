@@ -5,7 +5,9 @@ change slowly (DeepCache, arXiv 2312.00858), and the guidance: all of it outside
 (arXiv 2404.07724), or all but the pull away from the text branch, kept from an earlier step.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +45,7 @@ TIERS = {
 }
 
 
-def make_tier(name: str, overrides: dict | None = None) -> Tier:
+def make_tier(name: str, overrides: Mapping[str, Any] | None = None) -> Tier:
     """The tier of that name with some of its settings replaced.
 
     Raises:
@@ -54,7 +56,7 @@ def make_tier(name: str, overrides: dict | None = None) -> Tier:
     known = {field.name: getattr(TIERS[name], field.name) for field in fields(Tier)}
     if unknown := set(overrides or {}) - set(known):
         raise MRCError(f"tier_settings has {', '.join(sorted(unknown))}; the settings are {', '.join(known)}")
-    settings = known | (overrides or {})
+    settings = known | dict(overrides or {})
     for key, value in settings.items():
         if key != "guidance_interval" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise MRCError(f"{key} is {value!r}; give a whole number of steps from 1 (exact)")

@@ -24,7 +24,7 @@ class Recorder(OnnxRuntimeBackend):
     """Keeps the feeds of chosen steps."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+        super().__init__(folder, cached=False)
         self.wanted: set[int] = set()
         self.samples: list[dict[str, np.ndarray]] = []
 
@@ -35,8 +35,8 @@ class Recorder(OnnxRuntimeBackend):
         self.recording = step in self.wanted
         return super().unet(step=step, **rest)
 
-    def run(self, role: str, **feeds: Any) -> list[Any]:
-        outputs = super().run(role, **feeds)
+    def run(self, role: str, kept: dict | None = None, **feeds: Any) -> list[Any]:
+        outputs = super().run(role, kept, **feeds)
         if role == "unet" and self.recording:
             kept = {name: np.array(value) for name, value in feeds.items()}
             self.samples.append(kept | {"deep": outputs[1].numpy().copy()})
@@ -44,29 +44,44 @@ class Recorder(OnnxRuntimeBackend):
 
 
 def pairs(folder: Path, count: int) -> list[tuple[Path, str]]:
-    """Pictures of a folder with their instructions, spread evenly over both.
+    """Pictures with instructions, spread evenly over a folder.
 
-    Instructions come from a JSON file `{"picture.jpg": ["instruction", …]}` in the folder, as Real-Edit has
-    it, or where there is none from a list of common ones.
+    It holds pictures, with their instructions in a JSON file `{"picture.jpg": ["instruction", …]}` as Real-Edit
+    has it, or without, for common ones; or it is InstructPix2Pix data, folders with `prompt.json`.
+
+    Raises:
+        MRCError: no pictures, or an instruction that is no text.
     """
-    endings = Image.registered_extensions()
-    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in endings)
-    if not images:
-        raise MRCError(f"{folder} holds no pictures to calibrate on; give a folder of photographs like those to edit")
-    texts: dict[str, list[str]] = {}
-    for path in folder.glob("*.json"):
-        found = json.loads(path.read_text())
-        if isinstance(found, dict):
-            texts |= {name: [found[name]] if isinstance(found[name], str) else found[name] for name in found}
+    found: list[tuple[Path, list]] = []
+    texts: dict[str, Any] = {}
+    for path in sorted(folder.glob("*/prompt.json")):
+        found += [(image, [read(path).get("edit")]) for image in sorted(path.parent.glob("*_0.*"))[:1]]
+    if not found:
+        for path in folder.glob("*.json"):
+            texts |= read(path)
+        endings = Image.registered_extensions()
+        images = sorted(path for path in folder.glob("*") if path.suffix.lower() in endings)
+        found = [(image, texts.get(image.name) or list(INSTRUCTIONS)) for image in images]
+    if not found:
+        raise MRCError(f"{folder} holds no pictures to calibrate on; give a folder of pictures like those to edit")
     chosen = []
     for i in range(count):
-        image = images[i * len(images) // count % len(images)]
-        of = texts.get(image.name) or list(INSTRUCTIONS)
-        text = of[i % len(of)]
+        image, of = found[i * len(found) // count % len(found)]
+        text = of[i % len(of)] if isinstance(of, list) else of
         if not isinstance(text, str):
-            raise MRCError(f"the instruction for {image.name} is {text!r}; give a text")
+            raise MRCError(f"the instruction for {image} is {text!r}; give a text")
         chosen.append((image, text.split(": ", 1)[-1]))  # Real-Edit's "1. Local: …"
     return chosen
+
+
+def read(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise MRCError(f"{path} cannot be read ({error}); mend or remove it") from None
+    if not isinstance(found, dict):
+        raise MRCError(f"{path} holds no object of instructions; mend or remove it")
+    return found
 
 
 def record(export: Path, images: Path, edits: int, size: int) -> list[dict[str, np.ndarray]]:

@@ -17,6 +17,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("checkpoint", type=Path, help="MRC or InstructPix2Pix checkpoint folder")
     parser.add_argument("out", type=Path, help="export folder to write")
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    parser.add_argument(
+        "--int8", type=Path, metavar="PICTURES", help="also write int8 step graphs, calibrated on edits of this folder"
+    )
     parser.add_argument("--trt", action="store_true", help="also build a TensorRT engine for every graph")
     for name, size in (("min", 256), ("opt", 512), ("max", 768)):
         parser.add_argument(f"--{name}-size", type=int, default=size, help="pixels of a side, for --trt")
@@ -46,6 +49,7 @@ def export(args: argparse.Namespace) -> None:
         args.out,
         dtype=args.dtype,
         trt=args.trt,
+        int8=args.int8,
         sizes=(args.min_size, args.opt_size, args.max_size),
         max_batch=args.max_batch,
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..engine.backends.eager import EagerBackend, geometry
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
-from ..engine.contract import INPUTS
+from ..engine.contract import INPUTS, STEP_ROLES
 from ..engine.manifest import Artifact, Manifest
 from ..engine.sampling import SAMPLERS
 from ..errors import MRCError
@@ -22,6 +23,7 @@ from ..model import load_checkpoint
 from ..model.checkpoint import Checkpoint, checkpoint_digest
 from ..model.graphs import check_injection
 from . import tensorrt
+from .calibration import pairs
 from .trace import graph, trace
 from .validate import cases, differences, outputs
 from .widen import widened
@@ -36,6 +38,7 @@ def export(
     *,
     dtype: str = "float32",
     trt: bool = False,
+    int8: str | Path | None = None,
     sizes: tuple[int, int, int] = (256, 512, 768),
     max_batch: int = 1,
 ) -> Manifest:
@@ -47,6 +50,8 @@ def export(
         dtype: float32, float16 or bfloat16, inside the graphs; all inputs and outputs are float32.
             The conditioner, which runs once an edit, stays in float32, and a float16 export
             holds a float32 VAE decoder besides, for images that overflow.
+        int8: folder of pictures like those to be edited; the step graphs are also written in int8, calibrated on
+            edits of these (`export.calibration`), for `precision="int8"`.
         sizes: least, best and greatest side in pixels of the TensorRT engines.
         max_batch: images a pass of the TensorRT engines.
 
@@ -57,8 +62,10 @@ def export(
     out = Path(out)
     if dtype not in PRECISIONS:
         raise MRCError(f"dtype is {dtype!r}; choose one of {', '.join(PRECISIONS)}")
+    if int8 is not None and dtype != "float32":
+        raise MRCError(f"int8 graphs are made from float32 ones and dtype is {dtype!r}; leave out one of the two")
     check_target(Path(checkpoint_folder), out)
-    stages = 4 + len(INPUTS) * (1 + trt) + (dtype == "float16")
+    stages = 4 + len(INPUTS) * (1 + trt) + (dtype == "float16") + (int8 is not None)
     with tqdm(total=stages, desc="export", unit="stage", disable=None) as bar:
 
         @contextmanager
@@ -69,6 +76,8 @@ def export(
 
         with stage("load"):
             flavour = tensorrt.available() if trt else ""
+            if int8 is not None:
+                check_int8(Path(int8))
             checkpoint = load_checkpoint(checkpoint_folder)
             check_injection(checkpoint.unet)
             shape = geometry(checkpoint)
@@ -93,6 +102,8 @@ def export(
                 manifest.write(folder)
                 worst = validate(folder, manifest, expected)
                 manifest = replace(manifest, artifacts=[with_difference(a, worst) for a in artifacts])
+            if int8 is not None:
+                manifest = add_int8(folder, manifest, Path(int8), stage)
             if trt:
                 manifest = add_engines(folder, manifest, flavour, sizes, max_batch, stage)
             with stage("write manifest"):
@@ -156,9 +167,32 @@ def validate(folder: Path, manifest: Manifest, expected: list[dict]) -> dict[str
         if manifest.precision == "bfloat16":
             runnable = Path(scratch)
             widened(folder, runnable, manifest)
-        backend = OnnxRuntimeBackend(runnable)
+        backend = OnnxRuntimeBackend(runnable, cached=False)
         found = [outputs(backend, case) for case in cases(manifest.geometry)]
     return differences(expected, found, manifest.precision, folder)
+
+
+def check_int8(images: Path) -> None:
+    """Refuse before minutes of work what int8 cannot begin with."""
+    missing = [name for name in ("nncf", "openvino") if find_spec(name) is None]
+    if missing:
+        raise MRCError(f"int8 needs {', '.join(missing)}; pip install 'mrc[int8]'")
+    pairs(images, 1)
+
+
+def add_int8(folder: Path, manifest: Manifest, images: Path, stage: Callable) -> Manifest:
+    """The step graphs in int8, each with a report of its layers beside it."""
+    from .quantize import quantize_steps
+
+    with stage("int8"):
+        steps = [artifact for role in STEP_ROLES if (artifact := manifest.artifact(role, "onnx"))]
+        paths = {a.role: f"{a.role}_int8/model.onnx" for a in steps}
+        errors = quantize_steps(folder, {a.role: a.path for a in steps}, paths, images)
+        made = [replace(a, precision="int8", path=paths[a.role], difference=errors[a.role]) for a in steps]
+        tools = {name: version(name) for name in ("nncf", "openvino")}
+        return replace(
+            manifest, artifacts=[*manifest.artifacts, *made], files=digests(folder), tools=manifest.tools | tools
+        )
 
 
 def with_difference(artifact: Artifact, worst: dict[str, float]) -> Artifact:

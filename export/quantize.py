@@ -4,7 +4,8 @@ Convolutions and matrix products with constant weights take uint8 activations, o
 weights, one scale an output channel. Layers that would move the noise too far stay as they are.
 """
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import nncf
@@ -15,7 +16,13 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from openvino import opset13 as ops
 from tqdm import tqdm
 
+from ..errors import MRCError
+from .calibration import record
+
 BARE = "/WithoutBiases"  # what OpenVINO adds to the name of a convolution whose bias it takes apart
+CALIBRATION = (6, 256)  # edits, and pixels of the longer side at most
+SENSITIVITY = (1, 128)  # small, as every layer takes a pass of its own
+REPORT = "layers.json"
 BUDGET = 0.03  # relative error of the noise that int8 may bring; bfloat16 brings about 0.02
 
 
@@ -32,13 +39,41 @@ class Layer:
     int8: bool = True
 
 
+def quantize_steps(folder: Path, sources: dict[str, str], targets: dict[str, str], images: Path) -> dict[str, float]:
+    """Write the step graphs of an export in int8, each with a report of its layers beside it.
+
+    Args:
+        sources, targets: paths in `folder` by role.
+        images: pictures to calibrate on.
+
+    Returns:
+        By role the relative error of the noise on real edits.
+
+    Raises:
+        MRCError: no pictures, or an error so great that the layers' own do not explain it.
+    """
+    errors = {}
+    samples, small = record(folder, images, *CALIBRATION), record(folder, images, *SENSITIVITY)
+    for role, source in sources.items():
+        layers = quantize(folder / source, folder / targets[role], samples, small[1:2])
+        errors[role] = difference(folder / source, folder / targets[role], small)
+        if not errors[role] <= 2 * BUDGET:  # also true of NaN
+            raise MRCError(
+                f"{role} in int8 moves the noise by {errors[role]:.1e} (relative; at most {2 * BUDGET:g}); "
+                "give more pictures, or leave int8 out"
+            )
+        report = {"budget": BUDGET, "error": errors[role], "layers": [asdict(layer) for layer in layers]}
+        (folder / targets[role]).with_name(REPORT).write_text(json.dumps(report, indent=1) + "\n")
+    return errors
+
+
 def quantize(
     source: Path, target: Path, samples: list[dict[str, np.ndarray]], small: list[dict[str, np.ndarray]]
 ) -> list[Layer]:
     """Write the int8 form of the step graph `source` to `target`.
 
     Args:
-        samples: inputs by name, to find the ranges on; small: a few of a small picture, on which each layer's
+        samples: inputs by name, to find the ranges on; small: one of a small picture, on which each layer's
             share in the error of the noise is measured.
 
     Returns:
@@ -162,6 +197,18 @@ def chosen(layers: list[Layer]) -> list[Layer]:
         total -= layer.error**2
         spared.add(layer.name)
     return [replace(x, int8=x.name not in spared) for x in sorted(layers, key=lambda layer: -layer.error)]
+
+
+def difference(source: Path, target: Path, feeds: list[dict[str, np.ndarray]]) -> float:
+    """Greatest relative error of the noise of `target` against `source`."""
+    noises = []
+    for path in (source, target):
+        model = openvino.Core().read_model(path)
+        names = [port.any_name for port in model.inputs]
+        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        noises.append([compiled({name: feed[name] for name in names})[0].copy() for feed in feeds])
+    pairs = zip(*noises, strict=True)
+    return max(float(np.linalg.norm(found - true) / np.linalg.norm(true)) for true, found in pairs)
 
 
 def int8_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:

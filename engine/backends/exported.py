@@ -7,6 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ...errors import MRCError
+from ..contract import STEP_ROLES
 from ..manifest import Artifact, confirmed, files_of, read_manifest
 from .graphs import GraphBackend
 
@@ -34,7 +35,7 @@ class ExportBackend(GraphBackend):
 
     def artifact(self, role: str) -> Artifact:
         """The ONNX graph of a role."""
-        quantized = "int8" if self.precision == "int8" and role.startswith("unet") else None
+        quantized = "int8" if self.precision == "int8" and role in STEP_ROLES else None
         artifact = self.manifest.artifact(role, "onnx", quantized)
         if artifact is None:
             flag = " with --int8" if quantized else ""

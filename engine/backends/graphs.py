@@ -14,10 +14,10 @@ class GraphBackend:
     geometry: Geometry
     shallow = True
 
-    def run(self, role: str, **feeds: Any) -> list[np.ndarray]:
+    def run(self, role: str, kept: dict | None = None, **feeds: Any) -> list[Any]:
         """Outputs of a graph, in the contract's order, from arrays or held values.
 
-        Those of the step graphs may be overwritten by the next run of the same graph.
+        With `kept` what the run prepares stays in it for the next one, whose outputs may overwrite these.
         """
         raise NotImplementedError
 
@@ -46,6 +46,7 @@ class GraphBackend:
             "time_bias": [self.hold(biases[row]) for biases in conditions["time_bias"]],
             "text_kv": self.hold(conditions["text_kv"][text]),
             **{name: self.hold(conditions[name][row]) for name in FOLDED if name in conditions},
+            "kept": {},
         }
 
     def unet(self, *, conditions, step, sample, branch, guidance, deep=None) -> tuple[np.ndarray, np.ndarray | None]:
@@ -59,6 +60,6 @@ class GraphBackend:
             **{name: conditions[name] for name in FOLDED if name in conditions},
         }
         if deep is not None:
-            return self.run("unet_shallow", **feeds)[0], None
-        noise, deep = self.run("unet", **feeds)
+            return self.run("unet_shallow", conditions["kept"], **feeds)[0], None
+        noise, deep = self.run("unet", conditions["kept"], **feeds)
         return noise, deep

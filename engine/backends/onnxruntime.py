@@ -19,7 +19,6 @@ from .exported import ExportBackend, cache_folder
 
 PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first that is there
 LARGE = 64 << 20  # bytes of weights from which an optimized graph is worth its place on disk
-STEPS = ("unet", "unet_shallow")
 
 
 def load(folder: Path, precision: str | None = None, **options: Any) -> "OnnxRuntimeBackend":
@@ -35,8 +34,10 @@ class OnnxRuntimeBackend(ExportBackend):
         precision: str | None = None,
         provider: str | None = None,
         provider_options: Mapping[str, Any] | None = None,
+        cached: bool = True,
     ) -> None:
         super().__init__(folder, precision)
+        self.cached = cached
         if provider is None:
             if provider_options:
                 raise MRCError("provider_options were given without provider; name the provider they are for")
@@ -44,7 +45,6 @@ class OnnxRuntimeBackend(ExportBackend):
             provider = next(name for name in PREFERRED if name in available)
         self.provider, self.options = provider, {k: str(v) for k, v in (provider_options or {}).items()}
         self.device = "cuda" if provider.startswith(("CUDA", "Tensorrt", "NvTensorRT")) else "cpu"
-        self.kept: dict[tuple, list[OrtValue]] = {}  # outputs of the step graphs by input shapes
         with tqdm(INPUTS, desc="load export", leave=False, disable=None) as roles:
             self.sessions = {role: self.session(self.artifact(role)) for role in roles}
 
@@ -52,7 +52,7 @@ class OnnxRuntimeBackend(ExportBackend):
         """Open a graph: the one optimized earlier for this machine if there is one."""
         files = [artifact.path, *files_of(self.manifest, artifact)]
         size = sum((self.folder / name).stat().st_size for name in files if (self.folder / name).is_file())
-        if self.provider != "CPUExecutionProvider" or size < LARGE:
+        if not self.cached or self.provider != "CPUExecutionProvider" or size < LARGE:
             return self.open(artifact, self.confirm(artifact), onnxruntime.SessionOptions())
         digests = "".join(self.manifest.files.get(name, "") for name in files)
         key = hashlib.sha256((onnxruntime.__version__ + cpu() + digests).encode()).hexdigest()[:16]
@@ -103,7 +103,7 @@ class OnnxRuntimeBackend(ExportBackend):
     def hold(self, array: np.ndarray) -> OrtValue:
         return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device, 0)
 
-    def run(self, role: str, **feeds: Any) -> list[Any]:
+    def run(self, role: str, kept: dict | None = None, **feeds: Any) -> list[Any]:
         session = self.sessions[role]
         binding = session.io_binding()
         for name, value in feeds.items():
@@ -111,15 +111,15 @@ class OnnxRuntimeBackend(ExportBackend):
             binding.bind_ortvalue_input(name, held)
         names = [output.name for output in session.get_outputs()]
         shapes = (role, *(tuple(v.shape() if isinstance(v, OrtValue) else v.shape) for v in feeds.values()))
-        for name, value in zip(names, self.kept.get(shapes, [None] * len(names)), strict=True):
+        for name, value in zip(names, (kept or {}).get(shapes, [None] * len(names)), strict=True):
             if value is None:
                 binding.bind_output(name, self.device if name == "deep" else "cpu")
             else:
                 binding.bind_ortvalue_output(name, value)
         session.run_with_iobinding(binding)
         outputs = binding.get_outputs()
-        if role in STEPS:
-            self.kept.setdefault(shapes, outputs)
+        if kept is not None:
+            kept[shapes] = outputs
         return [value if name == "deep" else value.numpy() for name, value in zip(names, outputs, strict=True)]
 
     def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:

@@ -12,11 +12,10 @@ import openvino
 from openvino import properties
 
 from ...errors import MRCError
-from ..contract import INPUTS
+from ..contract import INPUTS, STEP_ROLES
 from .exported import ExportBackend
 
-STEPS = ("unet", "unet_shallow")
-HALF = ("text_encoder", "vae_encoder", "vae_decoder", *STEPS)  # the conditioner stays in float32, as in exports
+HALF = ("text_encoder", "vae_encoder", "vae_decoder", *STEP_ROLES)  # the conditioner stays in float32, as in exports
 
 
 def load(folder: Path, precision: str | None = None) -> "OpenVinoBackend":
@@ -41,9 +40,9 @@ class OpenVinoBackend(ExportBackend):
         self.precision = precision or ("bfloat16" if fast else "float32")
         self.half = fast and self.precision != "float32"
         self.paths = {role: self.confirm(self.artifact(role)) for role in INPUTS}
-        self.requests: dict[tuple, openvino.InferRequest] = {}
+        self.models: dict[tuple, openvino.CompiledModel] = {}
 
-    def compiled(self, role: str, shapes: dict[str, tuple[int, ...]]) -> openvino.InferRequest:
+    def compiled(self, role: str, shapes: dict[str, tuple[int, ...]]) -> openvino.CompiledModel:
         model = self.core.read_model(self.paths[role])
         known = {name for port in model.inputs for name in port.get_names()}
         model.reshape({name: list(shape) for name, shape in shapes.items() if name in known})
@@ -53,22 +52,24 @@ class OpenVinoBackend(ExportBackend):
             properties.hint.performance_mode: properties.hint.PerformanceMode.LATENCY,
         }
         try:
-            return self.core.compile_model(model, "CPU", settings).create_infer_request()
+            return self.core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise MRCError(f"OpenVINO refuses {self.paths[role]}: {str(error).splitlines()[0]}") from None
 
     def hold(self, array: np.ndarray) -> openvino.Tensor:
         return openvino.Tensor(np.ascontiguousarray(array), shared_memory=True)
 
-    def run(self, role: str, **feeds: Any) -> list[np.ndarray]:
+    def run(self, role: str, kept: dict | None = None, **feeds: Any) -> list[np.ndarray]:
         tensors = {k: v if isinstance(v, openvino.Tensor) else self.hold(v) for k, v in feeds.items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         key = (role, *shapes.values())
-        if key not in self.requests:
-            self.requests[key] = self.compiled(role, shapes)
-        request = self.requests[key]
+        if key not in self.models:
+            self.models[key] = self.compiled(role, shapes)
+        requests = {} if kept is None else kept
+        if key not in requests:
+            requests[key] = self.models[key].create_infer_request()
+        request = requests[key]
         for name, tensor in tensors.items():
             request.set_tensor(name, tensor)
         request.infer()
-        outputs = [request.get_output_tensor(i).data for i in range(len(request.model_outputs))]
-        return outputs if role in STEPS else [output.copy() for output in outputs]
+        return [request.get_output_tensor(i).data for i in range(len(request.model_outputs))]

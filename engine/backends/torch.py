@@ -15,7 +15,6 @@ from ...model.graphs import Conditioner, TextEncoder, UNetShallow, UNetStep, Vae
 from .eager import geometry
 from .graphs import GraphBackend
 
-
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -60,7 +59,7 @@ class TorchBackend(GraphBackend):
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
     @torch.inference_mode()
-    def run(self, role: str, **feeds: Any) -> list[Any]:
+    def run(self, role: str, kept: dict | None = None, **feeds: Any) -> list[Any]:
         outputs = self.graphs[role](*(v if isinstance(v, Tensor) else self.hold(v) for v in feeds.values()))
         deep = 1 if role == "unet" else len(outputs)  # features stay where they are
         return [output.cpu().contiguous().numpy() for output in outputs[:deep]] + list(outputs[deep:])

@@ -1,0 +1,71 @@
+import pytest
+
+from mrc.engine import Engine
+from mrc.engine.backends import onnxruntime as module
+from mrc.errors import MRCError
+
+LATENT = {"num_inference_steps": 2, "resolution": 0, "output_type": "latent", "seed": 3}
+
+
+@pytest.fixture
+def cached(tmp_path, monkeypatch):
+    """Every graph is large enough for the cache, which is empty."""
+    monkeypatch.setenv("MRC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(module, "LARGE", 0)
+    return tmp_path / "cache"
+
+
+def test_optimized_graphs_are_kept_and_edit_the_same(tiny_export, engine, photo, cached, error):
+    expected = engine.edit(photo, "snow", **LATENT).images
+    first = Engine.from_pretrained(tiny_export).edit(photo, "snow", **LATENT).images
+    written = {path: path.stat().st_mtime_ns for path in cached.rglob("*.onnx")}
+    assert len(written) == 6
+    second = Engine.from_pretrained(tiny_export).edit(photo, "snow", **LATENT).images
+    assert {path: path.stat().st_mtime_ns for path in cached.rglob("*.onnx")} == written
+    assert error(first, expected) <= 1e-6 and error(second, expected) <= 1e-6
+
+
+def test_a_damaged_cache_is_made_again(tiny_export, engine, photo, cached, error):
+    Engine.from_pretrained(tiny_export)
+    for path in cached.rglob("*.data"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    found = Engine.from_pretrained(tiny_export).edit(photo, "snow", **LATENT).images
+    assert error(found, engine.edit(photo, "snow", **LATENT).images) <= 1e-6
+
+
+def test_a_changed_export_is_refused_though_its_optimized_graph_is_kept(tiny, tmp_path, cached):
+    """The cache goes by what the manifest says the graph is; another graph has another entry."""
+    import shutil
+
+    from mrc.export.exporter import export
+
+    export(tiny, tmp_path / "exported")
+    Engine.from_pretrained(tmp_path / "exported")
+    shutil.rmtree(cached)
+    graph = tmp_path / "exported" / "unet" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:-1] + b"x")
+    with pytest.raises(MRCError, match="SHA-256 differs"):
+        Engine.from_pretrained(tmp_path / "exported")
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"provider": "FastProvider"}, "has no provider 'FastProvider' here; it has .*CPUExecutionProvider"),
+        ({"provider_options": {"a": 1}}, "without provider"),
+        ({"precision": "bfloat16"}, "--dtype bfloat16"),
+        ({"threads": 3}, "no option threads"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(tiny_export, options, word):
+    with pytest.raises(MRCError, match=word):
+        Engine.from_pretrained(tiny_export, "onnxruntime", **options)
+
+
+def test_the_cpu_by_name(tiny_export, engine, photo, error):
+    named = Engine.from_pretrained(
+        tiny_export, provider="CPUExecutionProvider", provider_options={"arena_extend_strategy": "kSameAsRequested"}
+    )
+    assert error(named.edit(photo, "snow", **LATENT).images, engine.edit(photo, "snow", **LATENT).images) <= 1e-6

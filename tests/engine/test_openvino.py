@@ -1,0 +1,49 @@
+import pytest
+
+from mrc.engine import Engine
+from mrc.errors import MRCError
+
+openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+LATENT = {"num_inference_steps": 3, "resolution": 0, "output_type": "latent", "seed": 3}
+
+
+def has_bfloat16() -> bool:
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def test_float32_is_the_eager_edit(tiny_export, eager, photo, error):
+    engine = Engine.from_pretrained(tiny_export, "openvino", precision="float32")
+    for text, size in (("snow", photo), ("rain", photo[:64])):  # another size is compiled anew
+        assert error(engine.edit(size, text, **LATENT).images, eager.edit(size, text, **LATENT).images) <= 1e-4
+
+
+def test_the_precision_is_what_the_cpu_has(tiny_export):
+    engine = Engine.from_pretrained(tiny_export, "openvino")
+    assert engine.backend.precision == ("bfloat16" if has_bfloat16() else "float32")
+
+
+@pytest.mark.skipif(not has_bfloat16(), reason="this CPU does not multiply bfloat16")
+def test_bfloat16_is_near(tiny_export, eager, photo, error):
+    engine = Engine.from_pretrained(tiny_export, "openvino", precision="bfloat16")
+    assert 1e-4 < error(engine.edit(photo, "snow", **LATENT).images, eager.edit(photo, "snow", **LATENT).images) < 0.1
+
+
+@pytest.mark.skipif(has_bfloat16(), reason="this CPU multiplies bfloat16")
+def test_bfloat16_is_refused_where_the_cpu_has_none(tiny_export):
+    with pytest.raises(MRCError, match="no instructions"):
+        Engine.from_pretrained(tiny_export, "openvino", precision="bfloat16")
+
+
+def test_a_plain_model_edits(plain, tmp_path, photo, error):
+    from mrc.export.exporter import export
+
+    export(plain, tmp_path / "exported")
+    engine = Engine.from_pretrained(tmp_path / "exported", "openvino", precision="float32")
+    expected = Engine.from_pretrained(plain).edit(photo, "snow", **LATENT).images
+    assert error(engine.edit(photo, "snow", **LATENT).images, expected) <= 1e-4
+
+
+@pytest.mark.parametrize(("precision", "word"), [("float16", "float32, bfloat16 or int8"), ("int8", "--int8")])
+def test_what_is_not_there_is_refused(tiny_export, precision, word):
+    with pytest.raises(MRCError, match=word):
+        Engine.from_pretrained(tiny_export, "openvino", precision=precision)

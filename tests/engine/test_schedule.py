@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+
+from mrc.engine import Engine
+from mrc.engine.plan import make_plan
+from mrc.engine.schedule import EXACT, TIERS, Tier, groups_of, make_tier, schedule
+from mrc.errors import MRCError
+from mrc.reward import BEST, NO_FAULTS
+
+REWARD = ((BEST, NO_FAULTS),) * 3
+PLAN = make_plan(["snow"], [REWARD], 7.5, 1.5)
+LATENT = {"num_inference_steps": 6, "resolution": 0, "output_type": "latent", "seed": 3}
+
+
+def calls(tier, steps=6):
+    """By step: which branches, and whether deeply."""
+    groups = groups_of(PLAN, tier)
+    order = schedule(PLAN, groups, tier, steps)
+    return [[(groups[call.group].branches.tolist(), call.deep) for call in step.calls] for step in order]
+
+
+def test_exact_is_everything_at_every_step():
+    groups = groups_of(PLAN, EXACT)
+    assert calls(EXACT) == [[([0, 1, 2], True)]] * 6
+    for step in schedule(PLAN, groups, EXACT, 6):
+        assert np.array_equal(step.calls[0].guidance, PLAN.guidance)
+        assert not step.renews and not step.keeps
+
+
+def test_deep_features_every_third_step():
+    assert [deep for ((_, deep),) in calls(Tier(deep_every=3, guidance_deep_every=3))] == [True, False, False] * 2
+
+
+def test_each_branch_at_its_own_pace():
+    found = calls(Tier(deep_every=1, guidance_deep_every=2))
+    assert found == [[([0], True), ([1, 2], True)], [([0], True), ([1, 2], False)]] * 3
+
+
+def test_guidance_is_renewed_every_other_step():
+    groups = groups_of(PLAN, tier := Tier(guidance_every=2))
+    order = schedule(PLAN, groups, tier, 4)
+    assert [(step.renews, step.keeps, len(step.calls)) for step in order] == [(True, False, 2), (False, True, 1)] * 2
+    assert np.array_equal(np.concatenate([call.guidance for call in order[0].calls], axis=1)[0], PLAN.guidance[0])
+
+
+def test_guidance_in_an_interval():
+    found = calls(Tier(guidance_interval=(0.5, 1.0)), 4)
+    assert [len(step) for step in found] == [1, 1, 2, 2]
+    assert found[0] == [([0], True)]
+
+
+def test_the_others_start_deep_when_their_turn_comes():
+    found = calls(Tier(deep_every=4, guidance_deep_every=4, guidance_interval=(0.5, 1.0)), 4)
+    assert found[2] == [([0], False), ([1, 2], True)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"guidance_every": 2}, {"guidance_every": 3}, {"deep_every": 1, "guidance_deep_every": 2}],
+)
+def test_where_the_noise_never_changes_a_tier_changes_nothing(fused, photo, settings, monkeypatch, error):
+    """Law: what is kept is what would have been computed."""
+    frozen = {}
+
+    def unet(*, conditions, step, sample, branch, guidance, deep=None):
+        rows = frozen.setdefault("rows", np.random.RandomState(0).randn(8, *sample[0, :4].shape).astype(np.float32))
+        first = 0 if len(branch) != 2 else 1  # the text's group, everything, or the others
+        return np.tensordot(guidance, rows[first : first + len(branch)], 1), object()
+
+    monkeypatch.setattr(fused.backend, "unet", unet)
+    exact, tiered = (
+        Engine(fused.backend, tier).edit(photo, "snow", **LATENT).images for tier in (EXACT, Tier(**settings))
+    )
+    assert error(tiered, exact) <= 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in TIERS if name != "exact"])
+def test_a_tier_is_near_but_not_exact(engine, photo, name, error):
+    exact = engine.edit(photo, "snow", **LATENT).images
+    found = Engine(engine.backend, TIERS[name]).edit(photo, "snow", **LATENT).images
+    assert 1e-6 < error(found, exact) < 0.9
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_groups_of_one_shape_keep_their_own_features(tiny_export, fused, photo, backend, error):
+    """At image guidance 1 both groups have one branch: neither may run over the other's buffers."""
+    pytest.importorskip(backend)
+    tier = Tier(deep_every=2, guidance_deep_every=3)
+    options = LATENT | {"image_guidance_scale": 1.0}
+    precision = "float32" if backend == "openvino" else None
+    other = Engine.from_pretrained(tiny_export, backend, precision=precision)
+    pair = [Engine(one.backend, tier).edit(photo, "snow", **options).images for one in (other, fused)]
+    assert error(*pair) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "word"),
+    [
+        ("quick", None, "exact, fast, turbo"),
+        ("fast", {"every": 2}, "the settings are deep_every"),
+        ("fast", {"deep_every": 0}, "from 1"),
+        ("fast", {"deep_every": 1.5}, "from 1"),
+        ("fast", {"guidance_every": True}, "from 1"),
+        ("fast", {"guidance_interval": (0.8, 0.2)}, "two shares"),
+        ("fast", {"guidance_interval": 0.5}, "two shares"),
+    ],
+)
+def test_bad_tiers(name, settings, word):
+    with pytest.raises(MRCError, match=word):
+        make_tier(name, settings)
+
+
+def test_settings_replace_the_tiers_own():
+    assert make_tier("turbo", {"deep_every": 9}).deep_every == 9
+    assert make_tier("exact") == EXACT
+
+
+def test_eager_keeps_no_features(tiny):
+    with pytest.raises(MRCError, match="tier='exact'"):
+        Engine.from_pretrained(tiny, tier="fast")
