@@ -34,19 +34,26 @@ def reward_text(scores: tuple[int, ...]) -> str:
     return "; ".join("None" if score == 5 else fault for score, fault in zip(scores, FAULTS, strict=True))
 
 
-def measure(engine: Engine, edits: list[Edit], photographs: list[np.ndarray], name: str, **settings) -> np.ndarray:
-    """Oracle scores `[scenes, 3]` of the engine's edits, seed i for scene i."""
-    rows = []
+def edited(engine: Engine, edits: list[Edit], photographs: list[np.ndarray], name: str, **settings) -> np.ndarray:
+    """The engine's edits, uint8 `[scenes, H, W, 3]`, seed i for scene i."""
+    images = []
     for start in tqdm(range(0, len(edits), BATCH), desc=name, unit="batch", disable=None):
         some = edits[start : start + BATCH]
-        images = [to_image(render(edit.source, photographs)) for edit in some]
-        instructions = [edit.instruction for edit in some]
+        sources = [to_image(render(edit.source, photographs)) for edit in some]
         seeds = list(range(start, start + len(some)))
-        result = engine.edit(images, instructions, seed=seeds, resolution=0, **settings)
-        rows += [
-            score(edit, np.asarray(image), photographs)[0] for edit, image in zip(some, result.images, strict=True)
-        ]
-    return np.array(rows)
+        result = engine.edit(sources, [edit.instruction for edit in some], seed=seeds, resolution=0, **settings)
+        images += [np.asarray(image) for image in result.images]
+    return np.stack(images)
+
+
+def scores_of(images: np.ndarray, edits: list[Edit], photographs: list[np.ndarray]) -> np.ndarray:
+    """Oracle scores `[scenes, 3]`."""
+    return np.array([score(edit, image, photographs)[0] for edit, image in zip(edits, images, strict=True)])
+
+
+def measure(engine: Engine, edits: list[Edit], photographs: list[np.ndarray], name: str, **settings) -> np.ndarray:
+    """Oracle scores `[scenes, 3]` of the engine's edits."""
+    return scores_of(edited(engine, edits, photographs, name, **settings), edits, photographs)
 
 
 def summary(scores: np.ndarray, kinds: list[str]) -> dict:

@@ -41,7 +41,7 @@ EXACT = Tier()
 TIERS = {
     "exact": EXACT,
     "fast": Tier(deep_every=2, guidance_deep_every=2),
-    "turbo": Tier(deep_every=3, guidance_deep_every=3, guidance_every=2),
+    "turbo": Tier(deep_every=3, guidance_deep_every=3, guidance_every=2),  # meant for int8
 }
 
 

@@ -14,7 +14,7 @@ class Table:
     def markdown(self) -> str:
         lines = [self.head, ["---"] * len(self.head), *self.rows]
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return "\n\n".join(part for part in (f"**{self.title}**", table, self.note) if part)
+        return "\n\n".join(part for part in (self.title and f"**{self.title}**", table, self.note) if part)
 
     def html(self) -> str:
         def row(cells: list[str], tag: str) -> str:

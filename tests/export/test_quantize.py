@@ -1,0 +1,118 @@
+"""int8 step graphs; one export serves all tests."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrc.engine import Engine
+from mrc.engine.manifest import read_manifest
+from mrc.errors import MRCError
+from mrc.export.calibration import pairs
+
+pytest.importorskip("nncf", reason="NNCF is not installed")
+from mrc.export import quantize
+from mrc.export.exporter import export
+
+pytestmark = pytest.mark.slow
+LATENT = {"num_inference_steps": 4, "resolution": 0, "output_type": "latent", "seed": 3, "scheduler": "euler"}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(2):
+        coarse = np.random.RandomState(i).randint(0, 256, (6, 4, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((64, 96)).save(folder / f"{i}.png")
+    (folder / "texts.json").write_text(json.dumps({"0.png": ["1. Style: make it a sketch", "2. Add: a dog"]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def int8(tiny, pictures, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("int8") / "exported"
+    export(tiny, folder, int8=pictures)
+    return folder
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_both_runtimes_read_it_and_stay_near(int8, tiny_export, photo, backend, error):
+    found = Engine.from_pretrained(int8, backend, precision="int8").edit(photo, "a dog", **LATENT).images
+    exact = Engine.from_pretrained(tiny_export).edit(photo, "a dog", **LATENT).images
+    assert 1e-4 < error(found, exact) < 0.15
+
+
+def test_turbo_takes_int8(int8):
+    engine = Engine.from_pretrained(int8, tier="turbo")
+    assert engine.backend.precision == "int8" and engine.tier.guidance_every == 2
+
+
+def test_the_report_explains_the_choice(int8):
+    manifest = read_manifest(int8)
+    for role in ("unet", "unet_shallow"):
+        report = json.loads((int8 / f"{role}_int8" / quantize.REPORT).read_text())
+        kept = [layer for layer in report["layers"] if layer["int8"]]
+        assert kept and sum(layer["error"] ** 2 for layer in kept) <= quantize.BUDGET**2
+        assert report["layers"] == sorted(report["layers"], key=lambda layer: -layer["error"])
+        assert manifest.artifact(role, "onnx", "int8").difference == report["error"] <= 2 * quantize.BUDGET
+
+
+def test_weights_are_stored_in_int8(int8):
+    sizes = [(int8 / name / "model.onnx.data").stat().st_size for name in ("unet_int8", "unet")]
+    assert sizes[0] < 0.6 * sizes[1]
+
+
+def test_a_changed_byte_is_refused(int8, tmp_path):
+    shutil.copytree(int8, tmp_path / "copy")
+    weights = tmp_path / "copy" / "unet_int8" / "model.onnx.data"
+    data = bytearray(weights.read_bytes())
+    data[100] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(MRCError, match="SHA-256 differs"):
+        Engine.from_pretrained(tmp_path / "copy", precision="int8")
+
+
+def test_an_export_without_int8_says_what_to_do(tiny_export):
+    with pytest.raises(MRCError, match="mrc-export again with --int8"):
+        Engine.from_pretrained(tiny_export, tier="turbo")
+
+
+def test_weights_round_to_the_nearest_of_255_values():
+    weight = np.array([[1.0, -0.5], [0.0, 2.54]], dtype=np.float32)
+    values, scale = quantize.int8_weight(weight, 1)
+    assert values.tolist() == [[127, -25], [0, 127]]
+    assert np.abs(values * scale - weight).max() <= scale.max() / 2
+
+
+def test_layers_that_spare_most_error_for_their_work_stay_out():
+    def layer(name, operations, error):
+        return quantize.Layer(name, "1", 0, 1, operations, error)
+
+    layers = [layer("costly", 10**9, 0.04), layer("cheap", 10, 0.039), layer("good", 10, 0.001)]
+    assert {x.name: x.int8 for x in quantize.chosen(layers)} == {"costly": False, "cheap": False, "good": True}
+    assert all(x.int8 for x in quantize.chosen([layer("a", 1, 0.02), layer("b", 1, 0.02)]))
+
+
+def test_pictures_and_instructions_are_spread(pictures):
+    found = pairs(pictures, 4)
+    assert [path.name for path, _ in found] == ["0.png", "0.png", "1.png", "1.png"]
+    assert found[0][1] == "make it a sketch" and found[1][1] == "a dog"
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [(None, "no pictures"), ("[1]", "no object"), ("{", "cannot be read"), ('{"0.png": [3]}', "text")],
+)
+def test_bad_pictures(tmp_path, pictures, content, word):
+    if content is not None:
+        shutil.copy(pictures / "0.png", tmp_path)
+        (tmp_path / "texts.json").write_text(content)
+    with pytest.raises(MRCError, match=word):
+        pairs(tmp_path, 2)
+
+
+def test_int8_starts_from_float32(tiny, pictures, tmp_path):
+    with pytest.raises(MRCError, match="float32"):
+        export(tiny, tmp_path / "out", dtype="float16", int8=pictures)
