@@ -29,8 +29,6 @@ ROWS = (
     ("openvino", "bfloat16", "exact"),
     ("openvino", "int8", "exact"),
     ("openvino", "float32", "fast"),
-    ("openvino", "bfloat16", "fast"),
-    ("openvino", "float32", "turbo"),
     ("openvino", "int8", "turbo"),
 )
 

@@ -12,6 +12,9 @@ from ..errors import MRCError, run_command
 from .backends import BACKENDS, state_of
 from .engine import Engine
 from .sampling import SAMPLERS
+from .schedule import TIERS
+
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -41,6 +44,11 @@ def arguments() -> argparse.ArgumentParser:
         "--resolution", type=int, help="pixels of the longer side (default: the model's own); 0 keeps the size"
     )
     parser.add_argument("--backend", default="auto", metavar="NAME", help="one of those below (default: auto)")
+    parser.add_argument("--precision", choices=PRECISIONS, help="of the arithmetic (default: the backend's choice)")
+    parser.add_argument(
+        "--tier", choices=list(TIERS), default="exact", help="fast and turbo compute less at a price (docs/runtime.md)"
+    )
+    parser.add_argument("--provider", metavar="NAME", help="ONNX Runtime's execution provider")
     parser.add_argument("--json", action="store_true", help="print seed, size and timings as JSON")
     return parser
 
@@ -50,7 +58,8 @@ def edit(args: argparse.Namespace) -> None:
         raise MRCError(f"{args.output} has no ending of an image format to write; use .png, .jpg or .webp")
     asked = scores("--reward", args.reward)
     steered_from = None if args.reward_guidance is None else scores("--reward-guidance", args.reward_guidance)
-    engine = Engine.from_pretrained(args.model, args.backend)
+    options = {"provider": args.provider} if args.provider else {}
+    engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **options)
     result = engine.edit(
         args.image,
         args.instruction,

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from mrc.engine import Engine
+from mrc.errors import MRCError
 from mrc.kernels import ops
 
 LATENT = {"num_inference_steps": 3, "resolution": 0, "output_type": "latent", "seed": 3}
@@ -27,6 +28,19 @@ def test_a_batch_is_what_its_images_are_alone(fused, photo, error):
 def test_a_plain_model_edits(plain, photo, error):
     pair = [Engine.from_pretrained(plain, name).edit(photo, "snow", **LATENT).images for name in ("torch", "eager")]
     assert error(*pair) <= 1e-4
+
+
+def test_bfloat16_is_near(tiny, eager, photo, error):
+    found = Engine.from_pretrained(tiny, "torch", precision="bfloat16").edit(photo, "snow", **LATENT).images
+    assert 1e-4 < error(found, eager.edit(photo, "snow", **LATENT).images) < 0.1
+
+
+@pytest.mark.parametrize(("precision", "word"), [("int8", "float32, bfloat16"), ("float16", "slowly on a CPU")])
+def test_precisions_it_does_not_have(tiny, precision, word):
+    if torch.cuda.is_available() and precision == "float16":
+        pytest.skip("a GPU computes float16")
+    with pytest.raises(MRCError, match=word):
+        Engine.from_pretrained(tiny, "torch", precision=precision)
 
 
 @pytest.mark.gpu

@@ -5,7 +5,7 @@ import torch
 
 from mrc.errors import MRCError
 from mrc.model.checkpoint import without_notes
-from mrc.model.graphs import Conditioner, UNetStep, cross_attentions, resnets
+from mrc.model.graphs import Conditioner, UNetShallow, UNetStep, cross_attentions, resnets
 from mrc.model.seeded import seeded, seeded_checkpoint
 from mrc.model.unet import MRCUNet
 from mrc.model.widen import add_reward_blocks
@@ -48,6 +48,41 @@ def test_conditioner_and_step_are_the_unet(unet, size):
         noise = unet(sample[branch], timesteps[step], texts[text], *rewards)
         expected = torch.einsum("bn,nchw->bchw", guidance, noise)
         assert (found - expected).norm() / expected.norm() <= 1e-5
+
+
+@torch.no_grad()
+def test_a_shallow_step_on_its_own_features_is_the_step(unet):
+    step_inputs = inputs_of(unet)
+    noise, deep = UNetStep(unet)(*step_inputs)
+    before, folded = step_inputs[:5], step_inputs[5:]
+    shallow = UNetShallow(unet)
+    torch.testing.assert_close(shallow(*before, deep, *folded)[0], noise, atol=1e-5, rtol=1e-5)
+    assert (shallow(*before, deep * 0.9, *folded)[0] - noise).abs().max() > 1e-3  # it does go on from them
+
+
+@torch.no_grad()
+def test_branches_spread_over_calls_add_up(unet):
+    """Also where the rows of the parts do not sum to one: the last bias is counted once."""
+    sample, branch, guidance, time_bias, text_kv, *folded = inputs_of(unet)
+    whole = UNetStep(unet)(sample, branch, guidance, time_bias, text_kv, *folded)[0]
+    parts = [
+        UNetStep(unet)(sample, branch[rows], guidance[:, rows], time_bias, text_kv[rows], *folded)[0]
+        for rows in (slice(0, 1), slice(1, 4))
+    ]
+    torch.testing.assert_close(sum(parts), whole, atol=1e-4, rtol=1e-4)
+
+
+def inputs_of(unet):
+    """One step's inputs of two images: P = 3, N = 4, G = 2."""
+    random = torch.Generator().manual_seed(4)
+    given = (torch.tensor([[5.0, 4, 3]]), torch.randn(1, 64, generator=random)) if unet.rewards else ()
+    time_bias, text_kv, *folded = Conditioner(unet)(
+        torch.tensor([500.0]), torch.randn(4, 77, 64, generator=random), *given
+    )
+    guidance = torch.tensor([[7.5, -6.0, 0.0, -0.5], [0.0, 0.0, 1.5, -0.5]])
+    sample = torch.randn(3, 8, 8, 8, generator=random)
+    spread = [tensor.expand(3, *tensor.shape[1:]) for tensor in folded]
+    return [sample, torch.tensor([0, 0, 1, 2]), guidance, time_bias[0].expand(3, -1), text_kv, *spread]
 
 
 @torch.no_grad()
