@@ -5,7 +5,7 @@ model. Everything is float32, but for the names in INTEGERS.
 """
 
 DYNAMIC = {"batch", "texts", "guided", "rewards", "steps", "inputs", "branches", "height", "width", "rows", "columns"}
-INTEGERS = {"input_ids", "branch"}
+INTEGERS = {"input_ids", "branch", "item"}
 STEP_ROLES = ("unet", "unet_shallow")  # once a step, all others once an edit
 
 Dims = tuple[str | int, ...]
@@ -27,6 +27,17 @@ STEP: dict[str, Dims] = {
 }
 DEEP: dict[str, Dims] = {"deep": ("branches", "deep_channels", "rows", "columns")}
 FOLDED_INPUTS: dict[str, Dims] = {name: ("inputs", *dims[1:]) for name, dims in FOLDED.items()}
+
+LATENTS: Dims = ("batch", "latent_channels", "rows", "columns")
+LOOP: dict[str, Dims] = {  # what `unet_loop` takes in place of these inputs of a step, and besides
+    "latents": LATENTS,
+    "source": ("inputs", *LATENTS[1:]),
+    "item": ("inputs",),
+    "guidance": ("batch", "branches"),
+    "time_bias": ("steps", "inputs", "time_channels"),
+    "table": ("steps", 7),  # input scale, four coefficients, two of the data
+    "fresh": ("steps", *LATENTS),
+}
 
 INPUTS: dict[str, dict[str, Dims]] = {
     "text_encoder": {"input_ids": ("texts", "length")},

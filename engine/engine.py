@@ -13,7 +13,7 @@ from ..errors import MRCError
 from ..reward import BEST
 from .backends import Backend, load_backend
 from .images import ImageLike, to_array, to_pil, to_unit
-from .loop import check_finite, denoise
+from .loop import check_finite, denoise, denoise_whole
 from .noise import generator
 from .plan import make_plan
 from .request import Request, Settings, check
@@ -35,7 +35,7 @@ class EditResult:
             "latent" the final latents `[B, 4, h, w]` (a list where sizes differ).
         seed: the seed, or the list of seeds of a batch; give it again for the same edit.
         timings: seconds by phase: text, encode, condition, denoise, decode.
-        step_seconds: seconds of every denoising step.
+        step_seconds: seconds of every denoising step; with all steps in one graph, each is their mean.
     """
 
     images: Any
@@ -72,7 +72,8 @@ class Engine:
             tier: "exact", or "fast" or "turbo" to compute less at a price (docs/runtime.md); turbo takes
                 precision "int8" unless another is given.
             tier_settings: values of `engine.schedule.Tier` in place of the tier's.
-            options: the backend's own, such as `provider` and `provider_options` of onnxruntime.
+            options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `loop=True`
+                for all steps in one graph (docs/loop.md).
 
         Raises:
             MRCError: not such a folder, damaged or changed files, a backend that is not installed, or
@@ -84,6 +85,8 @@ class Engine:
         loaded = load_backend(shipped(folder, backend), backend, precision=precision, **options)
         if chosen.reuses and not loaded.shallow:
             raise MRCError(f"tier {tier} keeps deep features, which this backend cannot; use tier='exact'")
+        if loaded.unet_loop and chosen != EXACT:
+            raise MRCError("all steps in one graph are computed alike, tiers differ by step; leave out tier or loop")
         return cls(loaded, chosen)
 
     def edit(
@@ -156,6 +159,8 @@ class Engine:
 
     def run(self, requests: list[Request], settings: Settings, callback: Callback | None = None) -> EditResult:
         """Edit what `request.check` passed, in one pass a size; `seed` of the result is a list."""
+        if callback and self.backend.unet_loop:
+            raise MRCError("nothing can be called between steps that are one graph; open the engine without loop")
         result = EditResult(images=[], seed=[request.seed for request in requests])
         outputs: list[np.ndarray] = [np.empty(0)] * len(requests)
         by_size: dict[tuple[int, int], list[int]] = {}
@@ -216,6 +221,10 @@ class Engine:
 
         with timed(result, "denoise"):
             noise = [generator(request.seed) for request in requests]
+            if backend.unet_loop:
+                final = denoise_whole(backend.unet_loop, laid_out[0], plan, source, table, noise)
+                result.step_seconds += [(time.perf_counter() - clock) / settings.steps] * settings.steps
+                return final
             return denoise(backend, laid_out, plan, groups, order, source, table, noise, on_step)
 
     def decode(self, latents: np.ndarray, result: EditResult) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The denoising loop. It knows nothing of backends: it calls one object by keywords."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -37,9 +38,8 @@ def denoise(
     Returns:
         Final latents `[B, 4, h, w]` float32.
     """
-    latents = draw(states, source.shape) * np.float32(table.initial_scale)
+    latents, seen = begin(plan, source, table, states)
     data = np.zeros_like(latents)
-    seen = np.where(plan.has_image[:, None, None, None], source[plan.item], np.float32(0))
     sample = np.concatenate([latents[plan.item] * np.float32(table.input_scale[0]), seen], axis=1)
     itself = np.eye(len(source), dtype=np.float32)  # the graphs apply the guidance
     deep: list = [None] * len(groups)
@@ -83,6 +83,41 @@ def denoise(
             latents = np.array(replaced, dtype=np.float32)
             sample[:, : source.shape[1]] = latents[plan.item] * np.float32(next_scale)
     return latents
+
+
+def denoise_whole(
+    unet_loop: Callable[..., np.ndarray],
+    conditions: Any,
+    plan: Plan,
+    source: np.ndarray,
+    table: SamplerTable,
+    states: list[np.random.RandomState],
+) -> np.ndarray:
+    """`denoise` in one call of a backend's `unet_loop`; the noise is the same."""
+    latents, seen = begin(plan, source, table, states)
+    fresh = np.zeros((len(table.timesteps), *source.shape), dtype=np.float32)
+    for step in fresh if table.ancestral else ():
+        step[:] = draw(states, source.shape)
+    latents = unet_loop(
+        conditions=conditions,
+        latents=latents,
+        source=seen,
+        item=plan.item,
+        branch=plan.branch,
+        guidance=plan.guidance,
+        table=np.column_stack([table.input_scale, table.coefficients, table.data]).astype(np.float32),
+        fresh=fresh,
+    )
+    check_finite(latents, "unet_loop")
+    return latents
+
+
+def begin(
+    plan: Plan, source: np.ndarray, table: SamplerTable, states: list[np.random.RandomState]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Initial latents `[B, 4, h, w]`, and what each input sees of the source, `[P, 4, h, w]`."""
+    latents = draw(states, source.shape) * np.float32(table.initial_scale)
+    return latents, np.where(plan.has_image[:, None, None, None], source[plan.item], np.float32(0))
 
 
 def draw(states: list[np.random.RandomState], shape: tuple[int, ...]) -> np.ndarray:

@@ -68,6 +68,8 @@ class AsyncEngine:
         for name, value in (("max_batch", max_batch), ("max_waiting", max_waiting)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise MRCError(f"{name} is {value!r}; give a whole number from 1 up")
+        if engine.backend.unet_loop:
+            raise MRCError("requests are cancelled between steps, and here all are one graph; open it without loop")
         self.engine = engine
         self.max_batch = max_batch
         self.max_waiting = max_waiting

@@ -20,6 +20,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--int8", type=Path, metavar="PICTURES", help="also write int8 step graphs, calibrated on edits of this folder"
     )
+    parser.add_argument(
+        "--loop", action="store_true", help="also write all steps as one graph, for engines with loop=True"
+    )
     parser.add_argument("--trt", action="store_true", help="also build a TensorRT engine for every graph")
     for name, size in (("min", 256), ("opt", 512), ("max", 768)):
         parser.add_argument(f"--{name}-size", type=int, default=size, help="pixels of a side, for --trt")
@@ -49,6 +52,7 @@ def export(args: argparse.Namespace) -> None:
         args.out,
         dtype=args.dtype,
         trt=args.trt,
+        loop=args.loop,
         int8=args.int8,
         sizes=(args.min_size, args.opt_size, args.max_size),
         max_batch=args.max_batch,

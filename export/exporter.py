@@ -24,8 +24,9 @@ from ..model.checkpoint import Checkpoint, checkpoint_digest
 from ..model.graphs import check_injection
 from . import tensorrt
 from .calibration import pairs
+from .loop import add_loop
 from .trace import graph, trace
-from .validate import cases, differences, outputs
+from .validate import cases, differences, outputs, two_steps
 from .widen import widened
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -38,6 +39,7 @@ def export(
     *,
     dtype: str = "float32",
     trt: bool = False,
+    loop: bool = False,
     int8: str | Path | None = None,
     sizes: tuple[int, int, int] = (256, 512, 768),
     max_batch: int = 1,
@@ -50,6 +52,7 @@ def export(
         dtype: float32, float16 or bfloat16, inside the graphs; all inputs and outputs are float32.
             The conditioner, which runs once an edit, stays in float32, and a float16 export
             holds a float32 VAE decoder besides, for images that overflow.
+        loop: also write all steps as one graph (docs/loop.md), for the option of that name.
         int8: folder of pictures like those to be edited; the step graphs are also written in int8, calibrated on
             edits of these (`export.calibration`), for `precision="int8"`.
         sizes: least, best and greatest side in pixels of the TensorRT engines.
@@ -65,7 +68,7 @@ def export(
     if int8 is not None and dtype != "float32":
         raise MRCError(f"int8 graphs are made from float32 ones and dtype is {dtype!r}; leave out one of the two")
     check_target(Path(checkpoint_folder), out)
-    stages = 4 + len(INPUTS) * (1 + trt) + (dtype == "float16") + (int8 is not None)
+    stages = 4 + (len(INPUTS) + loop) * (1 + trt) + (dtype == "float16") + (int8 is not None)
     with tqdm(total=stages, desc="export", unit="stage", disable=None) as bar:
 
         @contextmanager
@@ -84,9 +87,12 @@ def export(
             check_sizes(sizes, shape.vae_scale, max_batch)
         with stage("eager reference"):
             eager = EagerBackend(checkpoint)
-            expected = [outputs(eager, case) for case in cases(shape)]
+            expected = [outputs(eager, case) | (two_steps(eager, case) if loop else {}) for case in cases(shape)]
         with replace_folder(out) as folder:
             artifacts = trace_all(checkpoint, dtype, folder, stage)
+            if loop:
+                with stage("unet_loop"):
+                    artifacts.append(add_loop(folder, next(a for a in artifacts if a.role == "unet")))
             write_settings(checkpoint, folder)
             manifest = Manifest(
                 checkpoint=checkpoint_digest(checkpoint_folder),
@@ -169,6 +175,12 @@ def validate(folder: Path, manifest: Manifest, expected: list[dict]) -> dict[str
             widened(folder, runnable, manifest)
         backend = OnnxRuntimeBackend(runnable, cached=False)
         found = [outputs(backend, case) for case in cases(manifest.geometry)]
+        del backend  # before another holds the same weights
+        if manifest.artifact("unet_loop", "onnx"):
+            backend = OnnxRuntimeBackend(runnable, cached=False, loop=True)
+            found = [
+                have | two_steps(backend, case) for have, case in zip(found, cases(manifest.geometry), strict=True)
+            ]
     return differences(expected, found, manifest.precision, folder)
 
 
@@ -204,10 +216,9 @@ def add_engines(
     folder: Path, manifest: Manifest, flavour: str, sizes: tuple[int, int, int], max_batch: int, stage: Callable
 ) -> Manifest:
     engines = []
-    for role in INPUTS:
-        source = manifest.artifact(role, "onnx")
-        assert source is not None
-        with stage(f"TensorRT {role}"):
+    sources = [source for role in (*INPUTS, "unet_loop") if (source := manifest.artifact(role, "onnx"))]
+    for source in sources:
+        with stage(f"TensorRT {source.role}"):
             shapes = tensorrt.profile(source, sizes, manifest.geometry.vae_scale, max_batch)
             engines.append(tensorrt.build_engine(folder, source, shapes))
     name, number = flavour.split()

@@ -35,6 +35,8 @@ def widen(graph: onnx.GraphProto) -> None:
     tensors = list(graph.initializer)
     for node in graph.node:
         for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                widen(attribute.g)
             if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
                 attribute.i = TensorProto.FLOAT
             if attribute.type == onnx.AttributeProto.TENSOR:

@@ -57,6 +57,10 @@ class Backend(Protocol):
         may be overwritten by the next call of the same kind and shapes.
         """
 
+    @property
+    def unet_loop(self) -> Callable[..., np.ndarray] | None:
+        """All steps in one call in place of `unet`, as `GraphBackend.steps`; None for a step at a time."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -74,10 +78,10 @@ def lazy(module: str) -> Callable[..., Backend]:
 BACKENDS = {
     "eager": Entry("checkpoint", ("torch", "diffusers", "transformers"), "torch", lazy("eager")),
     "onnxruntime": Entry(
-        "export", ("onnxruntime",), "cpu or gpu", lazy("onnxruntime"), ("provider", "provider_options")
+        "export", ("onnxruntime",), "cpu or gpu", lazy("onnxruntime"), ("provider", "provider_options", "loop")
     ),
     "torch": Entry("checkpoint", ("torch", "diffusers", "transformers"), "torch", lazy("torch")),
-    "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino")),
+    "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino"), ("loop",)),
     "tensorrt": Entry("export", ("tensorrt",), "trt", None),
     "tensorrt_rtx": Entry("export", ("tensorrt_rtx",), "trt-rtx", None),
 }

@@ -36,6 +36,7 @@ class EagerBackend:
     """The `Backend` protocol over a loaded checkpoint."""
 
     shallow = False
+    unet_loop = None
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint

@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ...errors import MRCError
-from ..contract import STEP_ROLES
+from ..contract import INPUTS, STEP_ROLES
 from ..manifest import Artifact, confirmed, files_of, read_manifest
 from .graphs import GraphBackend
 
@@ -15,13 +15,18 @@ from .graphs import GraphBackend
 class ExportBackend(GraphBackend):
     """An open export folder.
 
-    With precision "int8" the step graphs are the quantized ones, all others the export's own.
+    With precision "int8" the step graphs are the quantized ones, all others the export's own. With `loop` all
+    steps are one graph, in place of the step graphs.
     """
 
-    def __init__(self, folder: Path, precision: str | None = None) -> None:
+    def __init__(self, folder: Path, precision: str | None = None, loop: bool = False) -> None:
         self.folder = folder
+        self.unet_loop = self.steps if loop else None
+        self.roles = [role for role in INPUTS if role not in STEP_ROLES] + ["unet_loop"] if loop else list(INPUTS)
         self.manifest = read_manifest(folder)
         self.geometry = self.manifest.geometry
+        if loop and precision == "int8":
+            raise MRCError("all steps in one graph are not made in int8; leave out loop or precision")
         if precision not in (None, "int8", self.manifest.precision):
             raise MRCError(
                 f"precision is {precision!r} and {folder} is a {self.manifest.precision} export; "
@@ -38,7 +43,7 @@ class ExportBackend(GraphBackend):
         quantized = "int8" if self.precision == "int8" and role in STEP_ROLES else None
         artifact = self.manifest.artifact(role, "onnx", quantized)
         if artifact is None:
-            flag = " with --int8" if quantized else ""
+            flag = " with --int8" if quantized else " with --loop" if role == "unet_loop" else ""
             raise MRCError(f"{self.folder} has no {quantized or 'ONNX'} graph {role!r}; run mrc-export again{flag}")
         return artifact
 

@@ -1,5 +1,6 @@
 """What every backend that runs the graphs of `engine.contract` shares: which rows go into which."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ class GraphBackend:
 
     geometry: Geometry
     shallow = True
+    unet_loop: Callable[..., np.ndarray] | None = None
 
     def run(self, role: str, kept: dict | None = None, **feeds: Any) -> list[Any]:
         """Outputs of a graph, in the contract's order, from arrays or held values.
@@ -42,8 +44,9 @@ class GraphBackend:
 
     def layout(self, *, conditions: dict[str, np.ndarray], text: np.ndarray, reward: np.ndarray) -> dict[str, Any]:
         row = reward if self.geometry.rewards else np.zeros_like(reward)
+        biases = conditions["time_bias"][:, row]
         return {
-            "time_bias": [self.hold(biases[row]) for biases in conditions["time_bias"]],
+            "time_bias": self.hold(biases) if self.unet_loop else [self.hold(step) for step in biases],
             "text_kv": self.hold(conditions["text_kv"][text]),
             **{name: self.hold(conditions[name][row]) for name in FOLDED if name in conditions},
             "kept": {},
@@ -63,3 +66,8 @@ class GraphBackend:
             return self.run("unet_shallow", conditions["kept"], **feeds)[0], None
         noise, deep = self.run("unet", conditions["kept"], **feeds)
         return noise, deep
+
+    def steps(self, *, conditions: dict[str, Any], **feeds: Any) -> np.ndarray:
+        """All steps in one call, with the other inputs of `contract.LOOP` → final latents `[B, 4, h, w]`."""
+        feeds |= {name: value for name, value in conditions.items() if name != "kept"}
+        return self.run("unet_loop", **feeds)[0]

@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from ...errors import MRCError
 from ...files import file_digest, replace_folder
-from ..contract import INPUTS
 from ..manifest import Artifact, files_of
 from .exported import ExportBackend, cache_folder
 
@@ -34,9 +33,10 @@ class OnnxRuntimeBackend(ExportBackend):
         precision: str | None = None,
         provider: str | None = None,
         provider_options: Mapping[str, Any] | None = None,
+        loop: bool = False,
         cached: bool = True,
     ) -> None:
-        super().__init__(folder, precision)
+        super().__init__(folder, precision, loop)
         self.cached = cached
         if provider is None:
             if provider_options:
@@ -45,7 +45,7 @@ class OnnxRuntimeBackend(ExportBackend):
             provider = next(name for name in PREFERRED if name in available)
         self.provider, self.options = provider, {k: str(v) for k, v in (provider_options or {}).items()}
         self.device = "cuda" if provider.startswith(("CUDA", "Tensorrt", "NvTensorRT")) else "cpu"
-        with tqdm(INPUTS, desc="load export", leave=False, disable=None) as roles:
+        with tqdm(self.roles, desc="load export", leave=False, disable=None) as roles:
             self.sessions = {role: self.session(self.artifact(role)) for role in roles}
 
     def session(self, artifact: Artifact) -> onnxruntime.InferenceSession:

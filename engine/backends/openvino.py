@@ -12,14 +12,15 @@ import openvino
 from openvino import properties
 
 from ...errors import MRCError
-from ..contract import INPUTS, STEP_ROLES
+from ..contract import LOOP, STEP_ROLES
 from .exported import ExportBackend
 
-HALF = ("text_encoder", "vae_encoder", "vae_decoder", *STEP_ROLES)  # the conditioner stays in float32, as in exports
+# the conditioner stays in float32, as in exports
+HALF = ("text_encoder", "vae_encoder", "vae_decoder", *STEP_ROLES, "unet_loop")
 
 
-def load(folder: Path, precision: str | None = None) -> "OpenVinoBackend":
-    return OpenVinoBackend(folder, precision)
+def load(folder: Path, precision: str | None = None, loop: bool = False) -> "OpenVinoBackend":
+    return OpenVinoBackend(folder, precision, loop)
 
 
 class OpenVinoBackend(ExportBackend):
@@ -29,17 +30,17 @@ class OpenVinoBackend(ExportBackend):
     default bfloat16 where the CPU multiplies it, float32 where not.
     """
 
-    def __init__(self, folder: Path, precision: str | None = None) -> None:
+    def __init__(self, folder: Path, precision: str | None = None, loop: bool = False) -> None:
         if precision not in (None, "float32", "bfloat16", "int8"):
             raise MRCError(f"precision is {precision!r}; OpenVINO computes in float32, bfloat16 or int8")
-        super().__init__(folder, "int8" if precision == "int8" else None)
+        super().__init__(folder, "int8" if precision == "int8" else None, loop)
         self.core = openvino.Core()
         fast = "BF16" in self.core.get_property("CPU", properties.device.capabilities)
         if precision == "bfloat16" and not fast:
             raise MRCError("precision is 'bfloat16' and this CPU has no instructions for it; use float32 or int8")
         self.precision = precision or ("bfloat16" if fast else "float32")
         self.half = fast and self.precision != "float32"
-        self.paths = {role: self.confirm(self.artifact(role)) for role in INPUTS}
+        self.paths = {role: self.confirm(self.artifact(role)) for role in self.roles}
         self.models: dict[tuple, openvino.CompiledModel] = {}
 
     def compiled(self, role: str, shapes: dict[str, tuple[int, ...]]) -> openvino.CompiledModel:
@@ -51,6 +52,8 @@ class OpenVinoBackend(ExportBackend):
             properties.hint.inference_precision: kind,
             properties.hint.performance_mode: properties.hint.PerformanceMode.LATENCY,
         }
+        if role == "unet_loop" and not self.half:  # its group norms are left to snippets, which reach no loop's body
+            settings["SNIPPETS_MODE"] = "DISABLE"
         try:
             return self.core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
@@ -62,6 +65,8 @@ class OpenVinoBackend(ExportBackend):
     def run(self, role: str, kept: dict | None = None, **feeds: Any) -> list[np.ndarray]:
         tensors = {k: v if isinstance(v, openvino.Tensor) else self.hold(v) for k, v in feeds.items()}
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        if role == "unet_loop":  # compiled for any number of steps
+            shapes |= {name: (-1, *shapes[name][1:]) for name, dims in LOOP.items() if dims[0] == "steps"}
         key = (role, *shapes.values())
         if key not in self.models:
             self.models[key] = self.compiled(role, shapes)
