@@ -14,7 +14,8 @@ namespace {
 constexpr int64_t kWorthIt = 1 << 15;  // values a thread, about 20 µs
 
 // Scale and shift of one group's channels from their moments over all positions.
-void group_affine(const mrc_feature_maps& maps, int64_t group, const float* mean, const float* squares,
+template <typename Moment>
+void group_affine(const mrc_feature_maps& maps, int64_t group, const Moment* mean, const Moment* squares,
                   const float* bias, float* scale, float* shift) {
   const int64_t width = maps.channels / maps.groups;
   const double a_channel = 1.0 / static_cast<double>(width), a_position = 1.0 / static_cast<double>(maps.positions);
@@ -63,19 +64,21 @@ void channels_last(const mrc_feature_maps& maps, const float* bias, Apply apply,
   parallel_for(count, threads, [&](int64_t i, int) {
     tiles().channel_moments(&maps, block(i), means + i * channels, squares + i * channels);
   });
-  std::vector<float> mean(channels), square(channels);
+  std::vector<double> mean(channels), square(channels);
   for (int64_t item = 0; item < maps.count; ++item) {
-    for (int64_t c = 0; c < channels; ++c) {  // chunks put together as of Chan, Golub and LeVeque
-      double known = 0, m = 0, s = 0;
-      for (int64_t k = item * chunks; k < (item + 1) * chunks; ++k) {
-        const double length = static_cast<double>(block(k).positions), total = known + length;
-        const double difference = means[k * channels + c] - m;
-        m += difference * length / total;
-        s += squares[k * channels + c] + difference * difference * known * length / total;
-        known = total;
+    std::fill(mean.begin(), mean.end(), 0.0);
+    std::fill(square.begin(), square.end(), 0.0);
+    double known = 0;
+    for (int64_t k = item * chunks; k < (item + 1) * chunks; ++k) {  // put together as of Chan, Golub and LeVeque
+      const double length = static_cast<double>(block(k).positions), total = known + length;
+      const double share = length / total, weight = known * share;
+      const float *m = means + k * channels, *s = squares + k * channels;
+      for (int64_t c = 0; c < channels; ++c) {
+        const double difference = m[c] - mean[c];
+        mean[c] += difference * share;
+        square[c] += s[c] + difference * difference * weight;
       }
-      mean[c] = static_cast<float>(m);
-      square[c] = static_cast<float>(s);
+      known = total;
     }
     for (int64_t group = 0; group < maps.groups; ++group) {
       const int64_t begin = group * width, at = item * channels + begin;
