@@ -68,7 +68,7 @@ def export(
     if int8 is not None and dtype != "float32":
         raise MRCError(f"int8 graphs are made from float32 ones and dtype is {dtype!r}; leave out one of the two")
     check_target(Path(checkpoint_folder), out)
-    stages = 4 + (len(INPUTS) + loop) * (1 + trt) + (dtype == "float16") + (int8 is not None)
+    stages = 4 + len(INPUTS) * (1 + trt) + loop + (dtype == "float16") + (int8 is not None)
     with tqdm(total=stages, desc="export", unit="stage", disable=None) as bar:
 
         @contextmanager
@@ -216,9 +216,10 @@ def add_engines(
     folder: Path, manifest: Manifest, flavour: str, sizes: tuple[int, int, int], max_batch: int, stage: Callable
 ) -> Manifest:
     engines = []
-    sources = [source for role in (*INPUTS, "unet_loop") if (source := manifest.artifact(role, "onnx"))]
-    for source in sources:
-        with stage(f"TensorRT {source.role}"):
+    for role in INPUTS:  # not unet_loop, see docs/loop.md
+        source = manifest.artifact(role, "onnx")
+        assert source is not None
+        with stage(f"TensorRT {role}"):
             shapes = tensorrt.profile(source, sizes, manifest.geometry.vae_scale, max_batch)
             engines.append(tensorrt.build_engine(folder, source, shapes))
     name, number = flavour.split()

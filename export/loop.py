@@ -60,7 +60,7 @@ def put_in_loop(model: ir.Model, inputs: dict[str, ir.Value]) -> None:
     a, b, c, e, p, q = coefficients
     after = total(tape, [(a, before), (b, noise), (c, data), (e, fresh)])
     data = total(tape, [(p, before), (q, noise)])
-    # not `going`, which TensorRT does not know where the loop is given no condition
+    # not `going`, which the parser of TensorRT does not know where the loop is given no condition
     on = tape.op("Constant", [], {"value": ir.tensor(np.bool_(True))})
     body.outputs.extend([on, after, data])
     for value, like in zip(body.outputs, body.inputs[1:], strict=True):

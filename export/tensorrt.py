@@ -52,7 +52,7 @@ def build_engine(folder: Path, source: Artifact, shapes: dict[str, dict]) -> Art
     Raises:
         MRCError: no TensorRT here, or the build failed; with TensorRT's own words.
     """
-    stem = source.role
+    stem = Path(source.path).parent.name
     request = {
         "onnx": str(folder / source.path),
         "engine": str(folder / "tensorrt" / stem),
