@@ -44,10 +44,10 @@ def photograph(size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(coarse).resize((size, size)))
 
 
-def edit(engine: Engine, size: int, steps: int, output_type: str = "np", batch: int = 1):
+def edit(engine: Engine, size: int, steps: int, output_type: str = "np", batch: int = 1, callback: Any = None):
     return engine.edit(
         [photograph(size)] * batch, INSTRUCTION, num_inference_steps=steps, seed=0, resolution=0,
-        output_type=output_type,
+        output_type=output_type, callback_on_step_end=callback,
     )  # fmt: skip
 
 
@@ -82,10 +82,12 @@ def serve(variant: str, folders: tuple, size: int, connection: Any) -> None:
         first = time.perf_counter() - start
         peaks = {"peak_bytes": memory("VmHWM"), "peak_private_bytes": private[0]}
         connection.send({"load_s": loaded, "first_edit_s": first, **peaks})
+        last = {}
         while asked := connection.recv():
             start = time.perf_counter()
-            result = edit(engine, **asked)
-            connection.send((result.images, phases(result, time.perf_counter() - start)))
+            result = edit(engine, **asked, callback=lambda engine, step, timestep, now: last.update(now))
+            wall = time.perf_counter() - start
+            connection.send((last["latents"], result.images[0], phases(result, wall)))
     except MRCError as error:
         connection.send(error)
 
@@ -142,7 +144,7 @@ def psnr(found: np.ndarray, expected: np.ndarray) -> float | None:
 def measure(names: list[str], folders: tuple, size: int, steps: int, rounds: int) -> dict[str, dict]:
     """Report by variant; ratios are the first one's seconds over each one's, round by round."""
     report: dict[str, dict] = {}
-    with ExitStack() as stack, tqdm(total=len(names) * (rounds + 3), desc="bench", unit="edit", disable=None) as bar:
+    with ExitStack() as stack, tqdm(total=len(names) * (rounds + 2), desc="bench", unit="edit", disable=None) as bar:
         variants = []
         for name in names:
             variants.append(Variant(name, folders, size))
@@ -151,16 +153,15 @@ def measure(names: list[str], folders: tuple, size: int, steps: int, rounds: int
             bar.update()
         truth = None
         for variant in variants:  # warm-up, and fidelity at the same time
-            latents, _ = variant.edit(size=size, steps=steps, output_type="latent")
-            images, _ = variant.edit(size=size, steps=steps)
-            truth = truth or (latents, images[0])
+            latents, image, _ = variant.edit(size=size, steps=steps)
+            truth = truth or (latents, image)
             error = np.linalg.norm(latents - truth[0]) / np.linalg.norm(truth[0])
-            report[variant.name] |= {"latents_relative_error": float(error), "psnr_db": psnr(images[0], truth[1])}
-            bar.update(2)
+            report[variant.name] |= {"latents_relative_error": float(error), "psnr_db": psnr(image, truth[1])}
+            bar.update()
         runs: dict[str, list[dict]] = {name: [] for name in names}
         for _ in range(rounds):
             for variant in variants:
-                runs[variant.name].append(variant.edit(size=size, steps=steps)[1])
+                runs[variant.name].append(variant.edit(size=size, steps=steps)[2])
                 bar.update()
     for name in names:
         report[name]["seconds"] = {key: median(run[key] for run in runs[name]) for key in runs[name][0]}

@@ -17,7 +17,7 @@ from mrc.export import exporter
 from mrc.export.exporter import export
 from mrc.export.validate import TOLERANCE, differences
 
-ROLES = {"text_encoder", "vae_encoder", "vae_decoder", "conditioner", "unet"}
+ROLES = {"text_encoder", "vae_encoder", "vae_decoder", "conditioner", "unet", "unet_shallow"}
 
 
 def test_the_manifest_describes_what_was_written(tiny_export):
@@ -70,7 +70,7 @@ def overflow_is_retried_in_float32(editor, photo):
 
 
 def test_a_graph_far_from_eager_is_an_error(tmp_path):
-    want = [{role: np.ones(4) for role in ("text_encoder", "vae_encoder", "vae_decoder", "unet")}]
+    want = [{role: np.ones(4) for role in ROLES}]
     for value in (1 + 2 * TOLERANCE["float32"], np.nan):
         have = [want[0] | {"unet": np.full(4, value)}]
         with pytest.raises(MRCError, match="unet differs from eager"):
