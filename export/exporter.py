@@ -44,7 +44,7 @@ def export(
     sizes: tuple[int, int, int] = (256, 512, 768),
     max_batch: int = 1,
 ) -> Manifest:
-    """Export all five graphs, check them against eager, and with `trt` build their engines.
+    """Export all graphs, check them against eager, and with `trt` build their engines.
 
     Args:
         checkpoint_folder: MRC or plain InstructPix2Pix checkpoint.

@@ -1,4 +1,4 @@
-"""The runtimes that can compute the five graphs, and what each needs installed.
+"""The runtimes that can compute the graphs, and what each needs installed.
 
 A backend is imported when it is chosen, so a missing package of one does not hinder the others.
 """
