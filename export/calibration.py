@@ -12,7 +12,7 @@ from ..engine import Engine
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..errors import MRCError
 
-STEPS = 10  # of Euler's method, an edit
+STEPS = 6  # of Euler's method, an edit
 SAMPLES = 3  # of its steps that are kept, spread over the schedule
 INSTRUCTIONS = (
     "make it look like winter", "turn it into a watercolour painting", "remove the person on the left",

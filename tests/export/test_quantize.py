@@ -56,7 +56,7 @@ def test_the_report_explains_the_choice(int8):
         kept = [layer for layer in report["layers"] if layer["int8"]]
         assert kept and sum(layer["error"] ** 2 for layer in kept) <= quantize.BUDGET**2
         assert report["layers"] == sorted(report["layers"], key=lambda layer: -layer["error"])
-        assert manifest.artifact(role, "onnx", "int8").difference == report["error"] <= 2 * quantize.BUDGET
+        assert manifest.artifact(role, "onnx", "int8").difference == report["error"] <= quantize.LIMIT
 
 
 def test_weights_are_stored_in_int8(int8):
