@@ -106,11 +106,15 @@ class OnnxRuntimeBackend(ExportBackend):
     def run(self, role: str, kept: dict | None = None, **feeds: Any) -> list[Any]:
         session = self.sessions[role]
         binding = session.io_binding()
-        for name, value in feeds.items():
-            held = value if isinstance(value, OrtValue) else OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
-            binding.bind_ortvalue_input(name, held)
+        # named, as a binding does not keep the arrays of what is bound to it
+        held = {
+            name: value if isinstance(value, OrtValue) else OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
+            for name, value in feeds.items()
+        }
+        for name, value in held.items():
+            binding.bind_ortvalue_input(name, value)
         names = [output.name for output in session.get_outputs()]
-        shapes = (role, *(tuple(v.shape() if isinstance(v, OrtValue) else v.shape) for v in feeds.values()))
+        shapes = (role, *(tuple(value.shape()) for value in held.values()))
         for name, value in zip(names, (kept or {}).get(shapes, [None] * len(names)), strict=True):
             if value is None:
                 binding.bind_output(name, self.device if name == "deep" else "cpu")
