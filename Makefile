@@ -5,13 +5,16 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# In a process of their own, without the runtimes that the other tests load into theirs
+APART := tests/kernels tests/model tests/train
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/csrc/*)
 
 demo: .venv/demo.stamp
 	$(BIN)/python -m mrc.demo out/demo
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(addprefix --ignore=,$(APART)) tests
+	$(BIN)/python -m pytest $(APART)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
