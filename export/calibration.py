@@ -38,8 +38,8 @@ class Recorder(OnnxRuntimeBackend):
     def run(self, role: str, kept: dict | None = None, **feeds: Any) -> list[Any]:
         outputs = super().run(role, kept, **feeds)
         if role == "unet" and self.recording:
-            kept = {name: np.array(value) for name, value in feeds.items()}
-            self.samples.append(kept | {"deep": outputs[1].numpy().copy()})
+            inputs = {name: np.array(value) for name, value in feeds.items()}
+            self.samples.append(inputs | {"deep": outputs[1].numpy().copy()})
         return outputs
 
 

@@ -227,12 +227,12 @@ def write(source: Path, target: Path, layers: list[Layer]) -> None:
     """`source` with Q/DQ pairs before the inputs of `layers`, at `target`."""
     model = ir.load(source)
     graph = model.graph
-    chosen = {layer.name: layer for layer in layers}
+    by_name = {layer.name: layer for layer in layers}
     made: dict[tuple, ir.Value] = {}
     for node in list(graph):
-        if node.name not in chosen:
+        if node.name not in by_name:
             continue
-        layer = chosen[node.name]
+        layer = by_name[node.name]
         x, weight = node.inputs[:2]
         assert x is not None and weight is not None
         key = (x.name, layer.low, layer.high)

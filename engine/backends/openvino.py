@@ -1,7 +1,7 @@
 """OpenVINO on an export folder: the same ONNX graphs on any x86-64 or Arm CPU; no PyTorch.
 
 A graph is compiled for the shapes it meets, once for each. Compiled models are not kept on disk: at full
-size one is larger and slower to read back and confirm than the graph takes to compile (docs/runtime.md).
+size one is as large as the float32 weights, and takes longer to write than the graph to compile.
 """
 
 from pathlib import Path
