@@ -73,13 +73,14 @@ def open_engine(variant: str, checkpoint: Path, exported: Path | None, plain: Pa
 def serve(variant: str, folders: tuple, size: int, connection: Any) -> None:
     """Body of a child: load, edit once, report, then edit as often as it is asked."""
     start = time.perf_counter()
-    private = [0]
-    threading.Thread(target=watch, args=(private,), daemon=True).start()
+    private, edited = [0], threading.Event()
+    threading.Thread(target=watch, args=(private, edited), daemon=True).start()
     try:
         engine = open_engine(variant, *folders)
         loaded = time.perf_counter() - start
         edit(engine, size, 1)
         first = time.perf_counter() - start
+        edited.set()
         peaks = {"peak_bytes": memory("VmHWM"), "peak_private_bytes": private[0]}
         connection.send({"load_s": loaded, "first_edit_s": first, **peaks})
         last = {}
@@ -98,11 +99,10 @@ def memory(field: str) -> int:
     return int(fields[field].split()[0]) * 1024
 
 
-def watch(private: list[int]) -> None:
+def watch(private: list[int], done: threading.Event) -> None:
     """Keep the greatest memory that is no mapped file, which the system can take back, up to date."""
-    while True:
+    while not done.wait(0.02):
         private[0] = max(private[0], memory("RssAnon"))
-        time.sleep(0.02)
 
 
 class Variant:
@@ -239,7 +239,7 @@ def arguments() -> argparse.ArgumentParser:
         default="eager,onnxruntime",
         help=f"backend:precision:tier, the first is the baseline; or {', '.join(PEERS)}",
     )
-    parser.add_argument("--size", type=int, default=256, help="pixels of a side, a multiple of 8")
+    parser.add_argument("--size", type=int, default=256, help="pixels of a side, a multiple of 64")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the full report here")

@@ -36,8 +36,9 @@ def operations(checkpoint: Checkpoint, size: int, batch: int) -> float:
             for name, dims in inputs.items()
             for shape in [[sizes[dim] if isinstance(dim, str) else dim for dim in dims]]
         ]
+    step = UNetStep(checkpoint.unet)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        UNetStep(checkpoint.unet)(*feeds)
+        step(*feeds)
     return float(counter.get_total_flops())
 
 

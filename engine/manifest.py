@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from ..errors import MRCError
 from ..files import file_digest
 
-SCHEMA = 3
+SCHEMA = 4
 NAME = "manifest.json"
 
 
@@ -22,6 +22,7 @@ class Geometry:
     rewards: bool  # False: a plain InstructPix2Pix model
     latent_channels: int
     vae_scale: int  # pixels a latent, along one side
+    multiple: int  # pixels of which both sides are a multiple: a position of the deepest features
     resolution: int  # pixels of the longer side that the model was trained for
     text_length: int
     eos_token_id: int

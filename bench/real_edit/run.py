@@ -54,7 +54,7 @@ def edit_items(data: Path, model: str, out: Path, settings: dict[str, Any]) -> l
     engine = Engine.from_pretrained(model)
     geometry = engine.backend.geometry
     for item in tqdm(missing, desc="edit", unit="edit", disable=None):
-        source = fit(load_image(item.image), geometry.resolution, geometry.vae_scale)
+        source = fit(load_image(item.image), geometry.resolution, geometry.multiple)
         if not source_path(out, item).is_file():
             save(source, source_path(out, item))
         result = engine.edit(source, item.instruction, seed=item.seed, resolution=0, **settings)

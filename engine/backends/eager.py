@@ -19,6 +19,7 @@ def geometry(checkpoint: Checkpoint) -> Geometry:
         rewards=checkpoint.unet.rewards,
         latent_channels=checkpoint.vae.config.latent_channels,
         vae_scale=vae_scale,
+        multiple=vae_scale * 2 ** (len(checkpoint.unet.config.block_out_channels) - 1),
         resolution=checkpoint.unet.config.sample_size * vae_scale,
         text_length=checkpoint.text_encoder.config.max_position_embeddings,
         eos_token_id=checkpoint.tokenizer.eos_token_id,

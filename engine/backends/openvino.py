@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import openvino
-from openvino import properties
+from openvino import opset13, properties
 
 from ...errors import MRCError
 from ..contract import LOOP, STEP_ROLES
@@ -45,8 +45,14 @@ class OpenVinoBackend(ExportBackend):
 
     def compiled(self, role: str, shapes: dict[str, tuple[int, ...]]) -> openvino.CompiledModel:
         model = self.core.read_model(self.paths[role])
+        if role in STEP_ROLES:
+            part_text(model)
         known = {name for port in model.inputs for name in port.get_names()}
-        model.reshape({name: list(shape) for name, shape in shapes.items() if name in known})
+        fixed = {name: list(shape) for name, shape in shapes.items() if name in known}
+        for port in model.inputs:
+            if port.any_name.startswith("text_kv."):
+                fixed[port.any_name] = [*shapes["text_kv"][:2], port.partial_shape[2].get_length()]
+        model.reshape(fixed)
         kind = openvino.Type.bf16 if self.half and role in HALF else openvino.Type.f32
         settings = {
             properties.hint.inference_precision: kind,
@@ -73,8 +79,39 @@ class OpenVinoBackend(ExportBackend):
         requests = {} if kept is None else kept
         if key not in requests:
             requests[key] = self.models[key].create_infer_request()
+            if role in STEP_ROLES:
+                set_parts(requests[key], tensors["text_kv"].data)
         request = requests[key]
-        for name, tensor in tensors.items():
-            request.set_tensor(name, tensor)
+        for port in request.model_inputs:
+            for name in port.get_names() & tensors.keys():  # a port may have several names
+                request.set_tensor(port, tensors[name])
         request.infer()
         return [request.get_output_tensor(i).data for i in range(len(request.model_outputs))]
+
+
+def part_text(model: openvino.Model) -> None:
+    """Make each key and value of the text an input of a step graph, in place: a split copies them at every step."""
+    whole = next(node for node in model.get_parameters() if "text_kv" in node.output(0).get_names())
+    (consumer,) = whole.output(0).get_target_inputs()
+    split = consumer.get_node()
+    if split.get_type_name() not in ("Split", "VariadicSplit"):  # half precision, which converts first
+        return
+    parts = []
+    for i, output in enumerate(split.outputs()):
+        part = opset13.parameter(output.get_partial_shape(), output.get_element_type())
+        part.output(0).set_names({f"text_kv.{i}"})
+        for target in output.get_target_inputs():
+            target.replace_source_output(part.output(0))
+        parts.append(part)
+    model.add_parameters(parts)
+    model.remove_parameter(whole)
+
+
+def set_parts(request: openvino.InferRequest, text_kv: np.ndarray) -> None:
+    """Set those inputs, if any, to copies from `[N, L, Σk]`, which stay for all runs of the request."""
+    start = 0
+    for port in request.model_inputs:
+        if port.any_name.startswith("text_kv."):
+            end = start + port.shape[2]
+            request.set_tensor(port, openvino.Tensor(np.ascontiguousarray(text_kv[..., start:end])))
+            start = end

@@ -180,6 +180,11 @@ def test_bad_arguments(engine, photo, arguments, word):
         engine.edit(**({"image": photo, "instruction": "snow"} | arguments))
 
 
+def test_an_own_size_that_the_unet_cannot_halve_is_refused(engine, photo):
+    with pytest.raises(MRCError, match=r"64×120.*multiples of 16"):
+        engine.edit(photo[:120], "snow", resolution=0)
+
+
 def test_a_phase_that_overflows_is_named(tiny, photo):
     editor = Engine.from_pretrained(tiny)
     editor.backend.checkpoint.unet.conv_out.bias.fill_(float("inf"))

@@ -4,6 +4,8 @@ from mrc.engine import Engine
 from mrc.errors import MRCError
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+from mrc.engine.backends.openvino import part_text  # noqa: E402
+
 LATENT = {"num_inference_steps": 3, "resolution": 0, "output_type": "latent", "seed": 3}
 
 
@@ -32,6 +34,17 @@ def test_bfloat16_is_near(tiny_export, eager, photo, error):
 def test_bfloat16_is_refused_where_the_cpu_has_none(tiny_export):
     with pytest.raises(MRCError, match="no instructions"):
         Engine.from_pretrained(tiny_export, "openvino", precision="bfloat16")
+
+
+def test_no_step_copies_the_text(tiny_export):
+    """Every key and value is an input of its own; nothing else is left of the split."""
+    backend = Engine.from_pretrained(tiny_export, "openvino").backend
+    model = backend.core.read_model(backend.paths["unet"])
+    width = next(port for port in model.inputs if port.any_name == "text_kv").partial_shape[2].get_length()
+    part_text(model)
+    parts = [port for port in model.inputs if "text_kv" in port.any_name]
+    assert [port.any_name for port in parts] == [f"text_kv.{i}" for i in range(len(parts))] and len(parts) > 1
+    assert sum(port.partial_shape[2].get_length() for port in parts) == width
 
 
 def test_a_plain_model_edits(plain, tmp_path, photo, error):

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from diffusers.models.upsampling import Upsample2D
+from torch.utils.flop_counter import FlopCounterMode
 
 from mrc.errors import MRCError
 from mrc.model.checkpoint import without_notes
-from mrc.model.graphs import Conditioner, UNetShallow, UNetStep, cross_attentions, resnets
+from mrc.model.graphs import Conditioner, UNetShallow, UNetStep, Upsampler, VaeDecoder, cross_attentions, resnets
 from mrc.model.seeded import seeded, seeded_checkpoint
 from mrc.model.unet import MRCUNet
 from mrc.model.widen import add_reward_blocks
@@ -24,7 +26,7 @@ def unet(request):
     return seeded(MRCUNet(True, **without_notes(dict(unet.config)) | levels))
 
 
-@pytest.mark.parametrize("size", [(8, 8), (9, 7), (16, 12)])
+@pytest.mark.parametrize("size", [(8, 8), (4, 12), (16, 12)])
 @torch.no_grad()
 def test_conditioner_and_step_are_the_unet(unet, size):
     random = torch.Generator().manual_seed(4)
@@ -94,6 +96,29 @@ def test_the_folded_reward_attention_is_the_attention():
     gate, gate_bias, base, update = unet.folded_attention(tokens)
     found = base + update @ torch.sigmoid(gate @ x.transpose(1, 2) + gate_bias)
     torch.testing.assert_close(found.transpose(1, 2), unet.reward_attention(x, tokens), atol=1e-12, rtol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 8)])
+@torch.no_grad()
+def test_an_upsampler_is_the_block_at_four_ninths_of_its_work(size):
+    torch.manual_seed(0)
+    block = Upsample2D(6, use_conv=True, out_channels=10)
+    x = torch.randn(2, 6, *size)
+    with FlopCounterMode(display=False) as plain:
+        expected = block(x)
+    upsampler = Upsampler(block)
+    with FlopCounterMode(display=False) as ours:
+        found = upsampler(x)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    assert 9 * ours.get_total_flops() == 4 * plain.get_total_flops()
+
+
+@torch.no_grad()
+def test_the_decoder_is_the_vae():
+    vae = seeded_checkpoint().vae
+    latents = torch.randn(2, 4, 3, 5)
+    expected = vae.decode(latents / vae.config.scaling_factor).sample
+    torch.testing.assert_close(VaeDecoder(vae)(latents)[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_layers_are_found_in_the_order_of_the_forward_pass():
