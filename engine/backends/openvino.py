@@ -92,10 +92,10 @@ class OpenVinoBackend(ExportBackend):
 def part_text(model: openvino.Model) -> None:
     """Make each key and value of the text an input of a step graph, in place: a split copies them at every step."""
     whole = next(node for node in model.get_parameters() if "text_kv" in node.output(0).get_names())
-    (consumer,) = whole.output(0).get_target_inputs()
-    split = consumer.get_node()
-    if split.get_type_name() not in ("Split", "VariadicSplit"):  # half precision, which converts first
-        return
+    consumers = [target.get_node() for target in whole.output(0).get_target_inputs()]
+    if [node.get_type_name() for node in consumers] not in (["Split"], ["VariadicSplit"]):
+        return  # unused; or half precision, which converts first
+    (split,) = consumers
     parts = []
     for i, output in enumerate(split.outputs()):
         part = opset13.parameter(output.get_partial_shape(), output.get_element_type())
