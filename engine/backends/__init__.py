@@ -80,7 +80,7 @@ BACKENDS = {
     "onnxruntime": Entry(
         "export", ("onnxruntime",), "cpu or gpu", lazy("onnxruntime"), ("provider", "provider_options", "loop")
     ),
-    "torch": Entry("checkpoint", ("torch", "diffusers", "transformers"), "torch", lazy("torch")),
+    "torch": Entry("checkpoint", ("torch", "diffusers", "transformers"), "torch", lazy("torch"), ("loop",)),
     "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino"), ("loop",)),
     "tensorrt": Entry("export", ("tensorrt",), "trt", None),
     "tensorrt_rtx": Entry("export", ("tensorrt_rtx",), "trt-rtx", None),

@@ -10,27 +10,33 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ...errors import MRCError
+from ...kernels import ops
 from ...model import Checkpoint, load_checkpoint
 from ...model.graphs import Conditioner, TextEncoder, UNetShallow, UNetStep, VaeDecoder, VaeEncoder
+from ..contract import FOLDED
 from .eager import geometry
 from .graphs import GraphBackend
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load(folder: Path, precision: str | None = None) -> "TorchBackend":
+def load(folder: Path, precision: str | None = None, loop: bool = False) -> "TorchBackend":
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision not in (None, *PRECISIONS):
         raise MRCError(f"precision is {precision!r}; the torch backend has {', '.join(PRECISIONS)}")
     if (precision, device) == ("float16", "cpu"):
         raise MRCError("precision is 'float16', which PyTorch computes slowly on a CPU; use bfloat16 or float32")
-    return TorchBackend(load_checkpoint(folder), device, precision or "float32")
+    return TorchBackend(load_checkpoint(folder), device, precision or "float32", loop)
 
 
 class TorchBackend(GraphBackend):
-    """One module a graph on one device; the conditioner, which runs once an edit, in float32."""
+    """One module a graph on one device; the conditioner, which runs once an edit, in float32.
 
-    def __init__(self, checkpoint: Checkpoint, device: str, precision: str) -> None:
+    With `loop` latents stay on the device from the first step to the last.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str, precision: str, loop: bool = False) -> None:
+        self.unet_loop = self.steps if loop else None
         self.precision = precision
         self.geometry = geometry(checkpoint)
         self.scheduler = dict(checkpoint.scheduler.config)
@@ -63,6 +69,23 @@ class TorchBackend(GraphBackend):
         outputs = self.graphs[role](*(v if isinstance(v, Tensor) else self.hold(v) for v in feeds.values()))
         deep = 1 if role == "unet" else len(outputs)  # features stay where they are
         return [output.cpu().contiguous().numpy() for output in outputs[:deep]] + list(outputs[deep:])
+
+    @torch.inference_mode()
+    def steps(self, *, conditions: dict[str, Any], **feeds: np.ndarray) -> np.ndarray:
+        held = {name: self.hold(array) for name, array in feeds.items()}
+        latents, source, item, table = (held[name] for name in ("latents", "source", "item", "table"))
+        constant = [conditions[name] for name in ("text_kv", *FOLDED) if name in conditions]
+        data, itself = torch.zeros_like(latents), torch.eye(len(latents), device=self.device)
+        sample = torch.cat([latents[item] * table[0, 0], source], dim=1)
+        for step, fresh in enumerate(held["fresh"]):
+            bias = conditions["time_bias"][step]
+            noise = self.graphs["unet"](sample, held["branch"], held["guidance"], bias, *constant)[0]
+            next_scale = table[min(step + 1, len(table) - 1), :1]
+            ops.guided_step(
+                noise.contiguous(), itself, latents, data, fresh, table[step, 1:5], table[step, 5:], next_scale, item,
+                sample,
+            )  # fmt: skip
+        return latents.cpu().numpy()
 
 
 class Captured(nn.Module):

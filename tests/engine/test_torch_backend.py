@@ -35,6 +35,19 @@ def test_bfloat16_is_near(tiny, eager, photo, error):
     assert 1e-4 < error(found, eager.edit(photo, "snow", **LATENT).images) < 0.1
 
 
+@pytest.mark.parametrize("scheduler", ["euler", "euler_ancestral", "dpmpp_2m"])
+def test_latents_that_stay_on_the_device_are_those_of_the_loop(tiny, fused, photo, error, scheduler):
+    staying = Engine.from_pretrained(tiny, "torch", loop=True)
+    asked = LATENT | {"seed": [1, 2], "scheduler": scheduler, "reward_scores": [(5, 5, 5), (1, 4, 2)]}
+    pair = [engine.edit([photo, photo[::-1]], ["snow", ""], **asked).images for engine in (staying, fused)]
+    assert error(*pair) <= 1e-5
+
+
+def test_a_plain_model_stays_on_the_device(plain, photo, error):
+    pair = [Engine.from_pretrained(plain, "torch", loop=loop).edit(photo, "snow", **LATENT) for loop in (True, False)]
+    assert error(*(result.images for result in pair)) <= 1e-5
+
+
 @pytest.mark.parametrize(("precision", "word"), [("int8", "float32, bfloat16"), ("float16", "slowly on a CPU")])
 def test_precisions_it_does_not_have(tiny, precision, word):
     if torch.cuda.is_available() and precision == "float16":
