@@ -73,7 +73,7 @@ def test_a_batch_gives_what_its_items_give_alone(engine, photo, error):
 def test_images_of_different_sizes_in_one_batch(engine, photo, error):
     images = [photo, photo[:64], photo[:, :48]]
     together = engine.edit(images, "snow", seed=5, **LATENT).images
-    assert [latents.shape for latents in together] == [(4, 16, 8), (4, 8, 8), (4, 16, 7)]
+    assert [latents.shape for latents in together] == [(4, 16, 8), (4, 8, 8), (4, 16, 6)]
     for image, latents in zip(images, together, strict=True):
         assert error(latents, engine.edit(image, "snow", seed=5, **LATENT).images[0]) <= 1e-5
 
