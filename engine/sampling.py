@@ -174,22 +174,29 @@ def sampler_table(name: str, config: dict, steps: int) -> SamplerTable:
         raise MRCError(f"num_inference_steps is {steps!r}; give a whole number from 1 to {limit}")
     table = SAMPLERS[name](config, int(steps))
     prediction = config.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction"):
-        raise MRCError(f"prediction_type is {prediction!r} in the scheduler config; use epsilon or v_prediction")
-    return velocity_table(table, config) if prediction == "v_prediction" else table
+    if prediction not in NOISE_OF:
+        raise MRCError(f"prediction_type is {prediction!r} in the scheduler config; use {', '.join(NOISE_OF)}")
+    return table_for(prediction, table, config)
 
 
-def velocity_table(table: SamplerTable, config: dict) -> SamplerTable:
-    """The same steps for a model that predicts v = √ᾱ·ε - √(1-ᾱ)·x₀ (arXiv 2202.00512, appendix D).
+# The noise ε of y = α·x₀ + σ·ε, the latents that enter the U-Net (α² + σ² = 1): factors of y and of what the
+# model predicts, from α and σ
+NOISE_OF: dict[str, Callable] = {
+    "epsilon": lambda alpha, sigma: (0 * alpha, 1 + 0 * alpha),
+    "v_prediction": lambda alpha, sigma: (sigma, alpha),  # v = α·ε - σ·x₀ (arXiv 2202.00512, appendix D)
+    "sample": lambda alpha, sigma: (1 / sigma, -alpha / sigma),  # x₀
+}
 
-    With y the latents that enter the U-Net, ε = √ᾱ·v + √(1-ᾱ)·y: still linear.
-    """
+
+def table_for(prediction: str, table: SamplerTable, config: dict) -> SamplerTable:
+    """The same steps for a model that predicts something else than ε: still linear."""
     ratio = sigmas_at(config, table.timesteps)[:-1]
     alpha = 1 / np.sqrt(ratio**2 + 1)
-    of_sample = ratio * alpha * table.input_scale
+    of_input, of_output = NOISE_OF[prediction](alpha, ratio * alpha)
 
-    def of_velocity(rows: np.ndarray) -> np.ndarray:
-        """Rows (of x, of ε, …) → (of x, of v, …)."""
-        return np.column_stack([rows[:, 0] + rows[:, 1] * of_sample, rows[:, 1] * alpha, rows[:, 2:]])
+    def rows_for(rows: np.ndarray) -> np.ndarray:
+        """Rows (of x, of ε, …) → (of x, of the prediction, …)."""
+        noise = rows[:, 1]
+        return np.column_stack([rows[:, 0] + noise * of_input * table.input_scale, noise * of_output, rows[:, 2:]])
 
-    return replace(table, coefficients=of_velocity(table.coefficients), data=of_velocity(table.data))
+    return replace(table, coefficients=rows_for(table.coefficients), data=rows_for(table.data))
