@@ -24,6 +24,8 @@ class TrainConfig:
         reward_dropout: probability that a triplet's reward is hidden (scores 2.5, no text).
         min_snr_gamma: weight timesteps by min(SNR, gamma)/SNR (arXiv 2303.09556); None for equal weights.
         shard: share parameters, gradients and moments out over the processes (FSDP) instead of copying them (DDP).
+        change_weight: how often the mean loss over the changed positions is added to the mean over all. A small
+            object is a twentieth of a picture and of its loss; without this its edits are learned last.
         timestep_power: timestep t is drawn with a probability proportional to t to the (power - 1); above 1
             the noisy steps, where an edit is decided, come more often.
         even_from: step from which timesteps are drawn evenly whatever `timestep_power`: details come last.
@@ -56,6 +58,7 @@ class TrainConfig:
     conditioning_dropout: float = 0.05
     reward_dropout: float = 0.0
     min_snr_gamma: float | None = None
+    change_weight: float = 0.0
     timestep_power: float = 1.0
     even_from: int | None = None
     mixed_precision: str = "no"
@@ -92,8 +95,10 @@ class TrainConfig:
                 f"conditioning_dropout is {self.conditioning_dropout} (three bands must fit in 1), "
                 f"reward_dropout {self.reward_dropout} (0 to 1)"
             )
-        if self.timestep_power <= 0:
-            raise MRCError(f"timestep_power is {self.timestep_power}; give a number above 0")
+        if self.timestep_power <= 0 or self.change_weight < 0:
+            raise MRCError(
+                f"timestep_power is {self.timestep_power} (above 0), change_weight {self.change_weight} (from 0 up)"
+            )
         if self.least_score is not None and (not 0 <= self.least_score <= 5 or not self.cache):
             raise MRCError(f"least_score is {self.least_score}; give 0 to 5, and --cache, which has all scores")
         if self.resolution < 8 or self.resolution % 8:
@@ -130,6 +135,7 @@ PRESETS: dict[str, dict] = {
         "ema_decay": 0.998,
         "mixed_precision": "bf16",
         "conditioning_dropout": 0.04,
+        "change_weight": 1.0,
         "validate_every": 1000,
     },
 }

@@ -37,7 +37,7 @@ from .config import TrainConfig
 from .data import Triplets, open_data
 from .data.batches import StepBatches, check_broken
 from .lora import add_lora, merge_lora
-from .objective import Draws, Editor, draw, sample_losses
+from .objective import Draws, Editor, changed_positions, draw, sample_losses
 from .report import validation_grid, write_report
 from .sharding import gathered, shard, shared_like
 from .state import load_state, optimizer_tensors, restore_optimizer, save_state
@@ -154,6 +154,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
                         conditioning_dropout=config.conditioning_dropout,
                         reward_dropout=config.reward_dropout,
                         min_snr_gamma=config.min_snr_gamma,
+                        change_weight=config.change_weight,
                     )  # fmt: skip
                 loss = losses.mean()
                 total += accelerator.reduce(loss.detach(), "mean").item() / passes
@@ -280,7 +281,7 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
     digest = file_digest(Path(config.init) / "vae" / WEIGHTS["vae"])
     drawn = (config.seed, config.photographs) if config.data.startswith("miniature:") else None
     key = cache_key(config.data, config.rewards, drawn, config.resolution, digest)
-    with accelerator.main_process_first():
+    with accelerator.main_process_first(), accelerator.autocast():
         if not open_cache(folder, key):
             limit = config.broken_limit
             build_cache(opened(config), checkpoint.vae, folder, config.resolution, key, config.workers, limit)
@@ -325,6 +326,7 @@ def on_device(
     batch = {
         "source": source,
         "edited": mean + std * draws.posterior,
+        "changed": changed_positions(source * vae.config.scaling_factor, mean),
         "text": states(raw["instructions"]),
         "empty_text": states([""]),
     }

@@ -16,9 +16,11 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
+from ..errors import MRCError
 from ..model.unet import MRCUNet
 
 HIDDEN_SCORES = (2.5, 2.5, 2.5)  # what a dropped reward is replaced with, and an empty text
+CHANGED = 0.5  # a scaled latent that differs by this much was edited; the VAE scales them to a deviation of 1
 
 
 @dataclass(frozen=True)
@@ -82,16 +84,36 @@ def dropped(draws: Draws, dropout: float) -> tuple[Tensor, Tensor]:
 
 
 def snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float | None) -> Tensor:
-    """Weights `[B]` of min-SNR for noise or velocity prediction; ones without gamma."""
+    """Weights `[B]` of min-SNR for what the model predicts; ones without gamma."""
     if gamma is None:
         return torch.ones(len(timesteps), device=timesteps.device)
     alphas = schedule.alphas_cumprod.to(timesteps.device)[timesteps]
     snr = alphas / (1 - alphas)
-    return snr.clamp(max=gamma) / (snr + 1 if predicts_velocity(schedule) else snr)
+    of_error = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}  # error of x₀ to this one's
+    return snr.clamp(max=gamma) / of_error[schedule.config.prediction_type]
 
 
-def predicts_velocity(schedule: DDPMScheduler) -> bool:
-    return schedule.config.prediction_type == "v_prediction"
+def changed_positions(source: Tensor, edited: Tensor) -> Tensor:
+    """Where an edit changed its picture: 0 or 1 `[B, h, w]` of scaled latents `[B, 4, h, w]`."""
+    return ((edited - source).abs().amax(1) > CHANGED).float()
+
+
+def mean_where(errors: Tensor, positions: Tensor) -> Tensor:
+    """Mean `[B]` of errors `[B, h, w]` over the positions that are 1; zero where there are none."""
+    return (errors * positions).sum((1, 2)) / positions.sum((1, 2)).clamp(min=1)
+
+
+def predicted(schedule: DDPMScheduler, edited: Tensor, draws: Draws) -> Tensor:
+    """What the model shall predict `[B, 4, h, w]`: noise, velocity or the edited latents themselves."""
+    match schedule.config.prediction_type:
+        case "epsilon":
+            return draws.noise
+        case "v_prediction":
+            return schedule.get_velocity(edited, draws.noise, draws.timesteps)
+        case "sample":
+            return edited
+        case other:
+            raise MRCError(f"prediction_type is {other!r} in the scheduler config; use epsilon, v_prediction or sample")
 
 
 def sample_losses(
@@ -103,12 +125,15 @@ def sample_losses(
     conditioning_dropout: float,
     reward_dropout: float,
     min_snr_gamma: float | None,
+    change_weight: float,
 ) -> Tensor:
     """Loss of every sample `[B]`.
 
     Args:
         batch: source `[B, 4, h, w]` unscaled; edited `[B, 4, h, w]` scaled; text and empty_text as for
-            `Editor`, the latter for one sample; for stage 2 also scores `[B, 3]`, reward_text, empty_reward.
+            `Editor`, the latter for one sample; changed `[B, h, w]` of `changed_positions`; for stage 2
+            also scores `[B, 3]`, reward_text, empty_reward.
+        change_weight: how often the mean over the changed positions is added to the mean over all.
     """
     no_text, no_image = dropped(draws, conditioning_dropout)
     noisy = schedule.add_noise(batch["edited"], draws.noise, draws.timesteps)
@@ -120,8 +145,7 @@ def sample_losses(
         scores = torch.where(hidden, torch.tensor(HIDDEN_SCORES, device=scores.device), scores)
         reward_text = torch.where(hidden, batch["empty_reward"], reward_text)
     found = editor(torch.cat([noisy, source], dim=1), draws.timesteps, text, scores, reward_text)
-    target = draws.noise
-    if predicts_velocity(schedule):
-        target = schedule.get_velocity(batch["edited"], draws.noise, draws.timesteps)
-    losses = F.mse_loss(found.float(), target, reduction="none").mean((1, 2, 3))
+    target = predicted(schedule, batch["edited"], draws)
+    errors = F.mse_loss(found.float(), target, reduction="none").mean(1)
+    losses = errors.mean((1, 2)) + change_weight * mean_where(errors, batch["changed"])
     return losses * snr_weights(schedule, draws.timesteps, min_snr_gamma)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from diffusers import DDPMScheduler
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from mrc.errors import MRCError
 from mrc.train.config import PRESETS, TrainConfig
 from mrc.train.loop import learning_rate
-from mrc.train.objective import draw, dropped, sample_losses, snr_weights
+from mrc.train.objective import changed_positions, draw, dropped, predicted, sample_losses, snr_weights
 
 
 def test_random_numbers_belong_to_the_sample():
@@ -49,6 +51,29 @@ def test_min_snr_is_diffusers_own(gamma):
     assert torch.equal(snr_weights(schedule, timesteps, None), torch.ones(len(timesteps)))
 
 
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_what_is_predicted_gives_the_picture(prediction):
+    """diffusers' own step finds the edited latents in what the model shall predict, and min-SNR weighs an
+    error of the picture alike however it was predicted."""
+    schedule = DDPMScheduler(beta_schedule="scaled_linear", prediction_type=prediction, clip_sample=False)
+    draws = draw(0, torch.arange(3), (4, 2, 2), 1000)
+    edited = torch.linspace(-1, 1, 48).view(3, 4, 2, 2)
+    noisy = schedule.add_noise(edited, draws.noise, draws.timesteps)
+    target, off = predicted(schedule, edited, draws), predicted(schedule, edited + 0.1, shifted(draws, schedule, 0.1))
+    for i, timestep in enumerate(draws.timesteps):
+        found = schedule.step(target[i], timestep, noisy[i]).pred_original_sample
+        torch.testing.assert_close(found, edited[i], atol=1e-4, rtol=1e-4)
+    alphas = schedule.alphas_cumprod[draws.timesteps]
+    weighed = snr_weights(schedule, draws.timesteps, 5.0) * (target - off).square().mean((1, 2, 3))
+    torch.testing.assert_close(weighed, 0.01 * (alphas / (1 - alphas)).clamp(max=5.0), atol=1e-5, rtol=1e-3)
+
+
+def shifted(draws, schedule, by):
+    """The noise with which a picture that is `by` brighter gives the same noisy latents."""
+    alphas = schedule.alphas_cumprod[draws.timesteps].view(-1, 1, 1, 1)
+    return replace(draws, noise=draws.noise - by * (alphas / (1 - alphas)).sqrt())
+
+
 def test_rate_warms_up_and_decays():
     config = TrainConfig("a", "b", "c", steps=100, warmup=10, lr_schedule="cosine", learning_rate=1.0)
     rates = [learning_rate(config, step) for step in range(100)]
@@ -60,7 +85,7 @@ def test_rate_warms_up_and_decays():
     "wrong",
     [{"stage": 3}, {"reward_injection": "space"}, {"steps": 0}, {"conditioning_dropout": 0.4}, {"resolution": 100},
      {"reward_dropout": 1.5}, {"mixed_precision": "int8"}, {"resolution": 0}, {"workers": -1}, {"lora_rank": 0},
-     {"seed": -1}],
+     {"seed": -1}, {"change_weight": -1.0}],
 )  # fmt: skip
 def test_settings_that_cannot_be(wrong):
     with pytest.raises(MRCError, match=next(iter(wrong))):
@@ -92,9 +117,10 @@ def test_dropout_replaces_what_it_drops():
         "source": torch.ones(count, 4, 2, 2), "edited": torch.zeros(count, 4, 2, 2),
         "text": torch.ones(count, 3, 5), "empty_text": torch.full((1, 3, 5), 7.0),
         "scores": torch.full((count, 3), 5.0), "reward_text": torch.ones(count, 5),
-        "empty_reward": torch.full((1, 5), 7.0),
+        "empty_reward": torch.full((1, 5), 7.0), "changed": torch.zeros(count, 2, 2),
     }  # fmt: skip
-    sample_losses(editor, schedule, batch, draws, conditioning_dropout=0.1, reward_dropout=0.3, min_snr_gamma=None)
+    sample_losses(editor, schedule, batch, draws, conditioning_dropout=0.1, reward_dropout=0.3, min_snr_gamma=None,
+                  change_weight=0.0)  # fmt: skip
     no_text, no_image = dropped(draws, 0.1)
     hidden = draws.reward < 0.3
     assert torch.equal((seen["source"] == 0).all((1, 2, 3)), no_image) and no_image.any()
@@ -102,3 +128,25 @@ def test_dropout_replaces_what_it_drops():
     assert torch.equal((seen["scores"] == 2.5).all(1), hidden) and 0.2 < hidden.float().mean() < 0.4
     assert torch.equal((seen["reward_text"] == 7).all(1), hidden)
     assert seen["text"][~no_text].eq(1).all() and seen["scores"][~hidden].eq(5).all()
+
+
+def test_changed_positions_weigh_more():
+    """An error counts as if its position were there once more in a second picture of the changed ones alone."""
+    source = torch.zeros(2, 4, 2, 2)
+    edited = source.clone()
+    edited[0, 2, 0, 1] = -1.0  # the first sample changes at one position of four, the second nowhere
+    edited[1, 0, 1, 1] = 0.1
+    changed = changed_positions(source, edited)
+    assert changed.tolist() == [[[0, 1], [0, 0]], [[0, 0], [0, 0]]]
+    schedule = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    draws = draw(0, torch.arange(2), (4, 2, 2), 1000)
+    error = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]).sqrt().expand(2, 4, 2, 2)
+    batch = {"source": source, "edited": edited, "text": torch.ones(2, 3, 5), "empty_text": torch.ones(1, 3, 5),
+             "changed": changed}  # fmt: skip
+
+    def losses(weight):
+        return sample_losses(lambda *_: draws.noise + error, schedule, batch, draws, conditioning_dropout=0.0,
+                             reward_dropout=0.0, min_snr_gamma=None, change_weight=weight)  # fmt: skip
+
+    assert losses(0.0).tolist() == pytest.approx([2.5, 2.5])
+    assert losses(3.0).tolist() == pytest.approx([2.5 + 3 * 2.0, 2.5])

@@ -74,10 +74,11 @@ def miniature_checkpoint(vae_folder: Path, seed: int = 0) -> Checkpoint:
         in_channels=8,
         out_channels=4,
         layers_per_block=1,
-        block_out_channels=(32, 64, 160),
+        block_out_channels=(32, 96, 144),
         norm_num_groups=8,
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),  # attention over 8×8 positions
+        # Attention over 16×16 positions finds the object that a text names, an object is 5 of them wide
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,  # heads, as diffusers names it for SD 1.5
     )

@@ -26,8 +26,8 @@ from ..loop import train
 from .model import miniature_checkpoint
 
 AUTOENCODER_STEPS = 700
-FIRST = {"stage": 1, "steps": 6000, "learning_rate": 1e-3, "least_score": 5,
-         "train_text_encoder": True, "timestep_power": 4.0, "even_from": 4000}  # fmt: skip
+FIRST = {"stage": 1, "steps": 5000, "learning_rate": 1e-3, "least_score": 5,
+         "train_text_encoder": True, "timestep_power": 3.0, "even_from": 3500}  # fmt: skip
 # Each stage: where it starts, and what it has besides the preset
 STAGES: dict[str, tuple[str, dict]] = {
     "stage1": ("init", FIRST),
