@@ -20,6 +20,7 @@ from ..errors import MRCError
 from ..model.unet import MRCUNet
 
 HIDDEN_SCORES = (2.5, 2.5, 2.5)  # what a dropped reward is replaced with, and an empty text
+AROUND = 2  # latents
 CHANGED = 0.5  # a scaled latent that differs by this much was edited; the VAE scales them to a deviation of 1
 
 
@@ -94,8 +95,10 @@ def snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float | None)
 
 
 def changed_positions(source: Tensor, edited: Tensor) -> Tensor:
-    """Where an edit changed its picture: 0 or 1 `[B, h, w]` of scaled latents `[B, 4, h, w]`."""
-    return ((edited - source).abs().amax(1) > CHANGED).float()
+    """Where an edit changed its picture, and two latents around: 0 or 1 `[B, h, w]` of scaled latents
+    `[B, 4, h, w]`. With what lies around and between, or a pattern would be learned as its second colour."""
+    changed = ((edited - source).abs().amax(1) > CHANGED).float()
+    return F.max_pool2d(changed, 2 * AROUND + 1, stride=1, padding=AROUND)
 
 
 def mean_where(errors: Tensor, positions: Tensor) -> Tensor:

@@ -131,22 +131,25 @@ def test_dropout_replaces_what_it_drops():
 
 
 def test_changed_positions_weigh_more():
-    """An error counts as if its position were there once more in a second picture of the changed ones alone."""
-    source = torch.zeros(2, 4, 2, 2)
+    """An error at a changed position counts again in the mean over those alone."""
+    source = torch.zeros(2, 4, 6, 6)
     edited = source.clone()
-    edited[0, 2, 0, 1] = -1.0  # the first sample changes at one position of four, the second nowhere
+    edited[0, 2, 0, 1] = -1.0  # the first sample changes at one position and so three by four count, the other nowhere
     edited[1, 0, 1, 1] = 0.1
     changed = changed_positions(source, edited)
-    assert changed.tolist() == [[[0, 1], [0, 0]], [[0, 0], [0, 0]]]
+    expected = torch.zeros(2, 6, 6)
+    expected[0, :3, :4] = 1
+    assert torch.equal(changed, expected)
     schedule = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    draws = draw(0, torch.arange(2), (4, 2, 2), 1000)
-    error = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]).sqrt().expand(2, 4, 2, 2)
+    draws = draw(0, torch.arange(2), (4, 6, 6), 1000)
+    error = torch.ones(6, 6)
+    error[0, 0] = 7.0
     batch = {"source": source, "edited": edited, "text": torch.ones(2, 3, 5), "empty_text": torch.ones(1, 3, 5),
              "changed": changed}  # fmt: skip
 
     def losses(weight):
-        return sample_losses(lambda *_: draws.noise + error, schedule, batch, draws, conditioning_dropout=0.0,
+        return sample_losses(lambda *_: draws.noise + error.sqrt(), schedule, batch, draws, conditioning_dropout=0.0,
                              reward_dropout=0.0, min_snr_gamma=None, change_weight=weight)  # fmt: skip
 
-    assert losses(0.0).tolist() == pytest.approx([2.5, 2.5])
-    assert losses(3.0).tolist() == pytest.approx([2.5 + 3 * 2.0, 2.5])
+    assert losses(0.0).tolist() == pytest.approx([42 / 36, 42 / 36])
+    assert losses(3.0).tolist() == pytest.approx([42 / 36 + 3 * 18 / 12, 42 / 36])

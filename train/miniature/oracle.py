@@ -78,7 +78,10 @@ def change_region(edit: Edit, source: np.ndarray, target: np.ndarray) -> np.ndar
     """Weight `[32, 32]` of the positions where the edit asks for a change."""
     if edit.whole:
         return np.ones(source.shape[:2], np.float32)
-    return (np.abs(target - source).max(-1) > 12).astype(np.float32)
+    changes = np.abs(target - source).max(-1) > 12
+    if edit.kind == "texture":  # a pattern is both its colours: an object all in the second one has none
+        changes |= pooled(mask(edit.source.things[edit.touched[0]])) > 0.5
+    return changes.astype(np.float32)
 
 
 def preserving_error(edit: Edit, found: np.ndarray, target: np.ndarray, asked: np.ndarray) -> float:

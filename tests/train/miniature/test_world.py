@@ -1,4 +1,5 @@
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,9 +9,9 @@ from mrc.train.data import open_triplets
 from mrc.train.miniature import triplets
 from mrc.train.miniature.edits import KINDS, artifacts, damage, random_edit
 from mrc.train.miniature.model import vocabulary, word_tokenizer
-from mrc.train.miniature.oracle import score
+from mrc.train.miniature.oracle import PASS, score
 from mrc.train.miniature.photographs import load_photographs
-from mrc.train.miniature.scene import BACKGROUNDS, SIZE, named_background, render
+from mrc.train.miniature.scene import BACKGROUNDS, SIZE, mask, named_background, paint, render
 from mrc.train.miniature.triplets import MiniatureTriplets, held_out
 
 
@@ -48,6 +49,21 @@ def test_no_edit_does_not_follow(edits, photographs):
         (following, _, quality), text = score(edit, render(edit.source, photographs), photographs)
         assert following <= 1 and quality == 5, edit
         assert text.split("; ")[0] != "None"
+
+
+def test_one_colour_is_no_pattern(photographs):
+    """A plain object that took the pattern's second colour everywhere, or its colours' mean, does not follow."""
+    asked = [random_edit(np.random.default_rng(seed), photographs, "texture") for seed in range(12)]
+    for edit in (edit for edit in asked if edit.source.things[edit.touched[0]].pattern is None):
+        thing = edit.target.things[edit.touched[0]]
+        others = tuple(t for t in edit.target.things if t != thing)
+        cover = mask(thing)[..., None]
+        for colour in (
+            np.full(3, 60.0 if thing.colour == "white" else 240.0),
+            (paint(thing) * cover).sum((0, 1)) / cover.sum(),
+        ):
+            picture = render(replace(edit.target, things=others), photographs) * (1 - cover) + colour * cover
+            assert score(edit, picture, photographs)[0][0] < PASS, edit
 
 
 def test_damage_costs_preserving(edits, photographs):
