@@ -112,6 +112,7 @@ def test_a_killed_run_ends_the_same(data, tiny_export, out, judge_server, settin
     def arguments(out: Path) -> list[str]:
         options = {
             "real-edit": data, "model": tiny_export, "out": out, "steps": settings["num_inference_steps"],
+            "guidance": settings["guidance_scale"], "image-guidance": settings["image_guidance_scale"],
             "judge": "openai", "base-url": judge_server.url, "judge-model": "good", "concurrency": 2,
         }  # fmt: skip
         return [text for name, value in options.items() for text in (f"--{name}", str(value))]
