@@ -20,7 +20,7 @@ from ..errors import MRCError
 from ..model.unet import MRCUNet
 
 HIDDEN_SCORES = (2.5, 2.5, 2.5)  # what a dropped reward is replaced with, and an empty text
-AROUND = 2  # latents
+AROUND = 2  # latents around a change that count with it
 CHANGED = 0.5  # a scaled latent that differs by this much was edited; the VAE scales them to a deviation of 1
 
 
