@@ -25,7 +25,8 @@ class TrainConfig:
         min_snr_gamma: weight timesteps by min(SNR, gamma)/SNR (arXiv 2303.09556); None for equal weights.
         shard: share parameters, gradients and moments out over the processes (FSDP) instead of copying them (DDP).
         change_weight: how often the mean loss over the changed positions is added to the mean over all. An
-            object of the miniature world is a fourteenth of a picture and of its loss; without this its edits are learned last.
+            object of the miniature world is a fourteenth of a picture and of its loss;
+            without this its edits are learned last.
         timestep_power: timestep t is drawn with a probability proportional to t to the (power - 1); above 1
             the noisy steps, where an edit is decided, come more often.
         even_from: step from which timesteps are drawn evenly whatever `timestep_power`: details come last.
