@@ -136,7 +136,8 @@ PRESETS: dict[str, dict] = {
         "ema_decay": 0.998,
         "mixed_precision": "bf16",
         "conditioning_dropout": 0.04,
-        "change_weight": 1.0,
+        "change_weight": 2.0,
+        "timestep_power": 3.0,
         "validate_every": 1000,
     },
 }

@@ -20,8 +20,8 @@ from .train.miniature.triplets import to_image
 
 PHOTOGRAPH = Path(__file__).resolve().parents[2] / "docs" / "chelsea.jpg"
 SCENES = (
-    ("make the square blue", Scene((Thing("square", "red", 64, 64, 21),), "sand")),
-    ("make it foggy", Scene((Thing("heart", "red", 64, 64, 21), Thing("square", "white", 26, 28, 18)), "sea")),
+    ("make the square checkered", Scene((Thing("square", "red", 64, 64, 21),), "sand")),
+    ("add a blue circle on the left", Scene((Thing("heart", "red", 74, 64, 21),), "sea")),
     ("change the background to grass", Scene((Thing("circle", "red", 64, 60, 21),), "sand")),
 )
 PHOTOGRAPH_INSTRUCTION = "make it look like a sunset"

@@ -14,7 +14,8 @@ def brief(monkeypatch):
     """The recipe with a step or two of everything."""
     settings = {"data": "miniature:8", "batch_size": 4, "steps": 1, "workers": 0, "validate_every": 0, "tracker": ""}
     monkeypatch.setitem(config.PRESETS, "mini", config.PRESETS["mini"] | settings)
-    monkeypatch.setitem(recipe.FIRST, "steps", 1)
+    for _, own in recipe.STAGES.values():
+        monkeypatch.setitem(own, "steps", 1)
     monkeypatch.setattr(recipe, "AUTOENCODER_STEPS", 2)
 
 
@@ -23,7 +24,7 @@ def test_the_recipe_makes_every_part_once(brief, tmp_path):
     loaded = load_checkpoint(checkpoint)
     assert loaded.unet.rewards and loaded.vae.config.latent_channels == 4
     assert not load_checkpoint(tmp_path / "baseline" / "checkpoint").unet.rewards
-    assert set(json.loads((tmp_path / "training.json").read_text())) == {"stage1", "stage2"}
+    assert set(json.loads((tmp_path / "training.json").read_text())) == {"stage1a", "stage1", "stage2", "baseline"}
     written = (tmp_path / "stage2" / "training.json").stat().st_mtime_ns
     recipe.reproduce(tmp_path, None, seed=3)
     assert (tmp_path / "stage2" / "training.json").stat().st_mtime_ns == written
