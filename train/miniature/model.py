@@ -75,7 +75,7 @@ def miniature_checkpoint(vae_folder: Path, seed: int = 0) -> Checkpoint:
         out_channels=4,
         layers_per_block=1,
         block_out_channels=(32, 96, 144),
-        norm_num_groups=2,  # of 16 channels and more: over groups of 4 a picture lost its brightness and contrast
+        norm_num_groups=2,  # of 16 channels and more; over groups of 4 what should stay was blurred
         # Attention over 16×16 positions finds the object that a text names, an object is 5 of them wide
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
