@@ -29,7 +29,6 @@ class TrainConfig:
             without this its edits are learned last.
         timestep_power: timestep t is drawn with a probability proportional to t to the (power - 1); above 1
             the noisy steps, where an edit is decided, come more often.
-        even_from: step from which timesteps are drawn evenly whatever `timestep_power`: details come last.
         lora_rank: train low-rank updates of the attention matrices alone; they are merged at the end.
         validate_every: steps between pictures of edits with the averaged weights; 0 for none.
         broken_limit: distinct broken samples that are skipped before the run stops.
@@ -61,7 +60,6 @@ class TrainConfig:
     min_snr_gamma: float | None = None
     change_weight: float = 0.0
     timestep_power: float = 1.0
-    even_from: int | None = None
     mixed_precision: str = "no"
     gradient_checkpointing: bool = False
     shard: bool = False

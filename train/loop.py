@@ -147,7 +147,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
             check_broken(seen_broken, gather_object(raw["broken"]), config.broken_limit)
             ids += raw["ids"]
             with accelerator.accumulate(model), attention(accelerator.device):
-                batch, draws = on_device(raw, step, checkpoint, texts, config, accelerator.device, schedule)
+                batch, draws = on_device(raw, checkpoint, texts, config, accelerator.device, schedule)
                 with accelerator.autocast():
                     losses = sample_losses(
                         model, schedule, batch, draws,
@@ -299,7 +299,7 @@ def load_texts(config: TrainConfig, checkpoint: Checkpoint, accelerator: Acceler
 
 
 def on_device(
-    raw: dict, step: int, checkpoint: Checkpoint, texts: TextStates | None, config: TrainConfig, device: torch.device,
+    raw: dict, checkpoint: Checkpoint, texts: TextStates | None, config: TrainConfig, device: torch.device,
     schedule: DDPMScheduler,
 ) -> tuple[dict[str, Tensor], Draws]:  # fmt: skip
     """Latents, texts and random numbers of a batch from `StepBatches` or `CachedBatches`."""
@@ -320,8 +320,7 @@ def on_device(
         source = raw["source"].to(device)
         mean, std = raw["edited"].to(device).unbind(1)
     shape, count = tuple(source.shape[1:]), schedule.config.num_train_timesteps
-    power = config.timestep_power if config.even_from is None or step < config.even_from else 1.0
-    draws = draw(config.seed, raw["positions"], shape, count, power)
+    draws = draw(config.seed, raw["positions"], shape, count, config.timestep_power)
     draws = Draws(*(getattr(draws, field.name).to(device) for field in dataclasses.fields(draws)))
     batch = {
         "source": source,

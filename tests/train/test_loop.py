@@ -216,14 +216,12 @@ def test_gradients_are_clipped_to_their_norm(base, tmp_path):
     assert moved[1e9] > 1e3 * moved[1e-9]
 
 
-def test_timesteps_are_drawn_evenly_from_a_step_on(base, tmp_path):
-    runs = ({}, {"timestep_power": 3.0}, {"timestep_power": 3.0, "even_from": 1})
-    even, noisy, both = (
-        losses_of(train(replace(base, stage=1, steps=2, out=str(tmp_path / str(i)), **settings)).parent)
-        for i, settings in enumerate(runs)
+def test_timesteps_are_drawn_by_their_power(base, tmp_path):
+    even, noisy = (
+        losses_of(train(replace(base, stage=1, steps=1, timestep_power=power, out=str(tmp_path / str(power)))).parent)
+        for power in (1.0, 3.0)
     )
-    assert both[0] == noisy[0] != even[0]
-    assert both[1] not in (noisy[1], even[1])  # noisy's weights, even's timesteps
+    assert even[0] != noisy[0]
 
 
 def test_checkpointed_gradients_are_the_same(base, tmp_path):

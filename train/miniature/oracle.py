@@ -4,8 +4,8 @@ Everything is measured on pictures averaged over 4×4 pixels, `[32, 32, 3]`, so 
 a small latent space counts little.
 
     following    how much of the asked change is still missing where change was asked
-    preserving   how far the rest is from what it was (for whole-picture edits: after the best
-                 common colour curve, so that only structure counts)
+    preserving   how far the rest is from what it was, averaged over 8×8 pixels: fine grain is quality's matter
+                 (for whole-picture edits after the best common colour curve, so that only structure counts)
     quality      how far pixels are from every clean picture that this world could show there
 """
 
@@ -31,7 +31,7 @@ POOL = 4
 PASS = 4  # an edit passes a perspective from this score on
 # Errors (levels of 255) at which a score is 5 and 0; following is a share of the asked change
 FOLLOWING = (0.30, 0.85)
-PRESERVING = (11.0, 38.0)
+PRESERVING = (9.0, 32.0)
 QUALITY = (9.0, 36.0)
 
 
@@ -44,6 +44,14 @@ def pooled(picture: np.ndarray) -> np.ndarray:
 def rms(error: np.ndarray, weight: np.ndarray) -> float:
     """Root mean square over channels and positions with `weight` `[32, 32]`."""
     return float(np.sqrt(((error**2).mean(-1) * weight).sum() / max(float(weight.sum()), 1e-6)))
+
+
+def coarse_rms(error: np.ndarray, weight: np.ndarray) -> float:
+    """As `rms`, of errors averaged over 2×2 positions, that is 8×8 pixels."""
+    blocks = (SIZE // POOL // 2, 2, SIZE // POOL // 2, 2)
+    sums = (error * weight[..., None]).reshape(*blocks, -1).sum((1, 3))
+    weights = weight.reshape(blocks).sum((1, 3))
+    return rms(sums / np.maximum(weights, 1e-6)[..., None], weights)
 
 
 def grade(error: float, limits: tuple[float, float]) -> int:
@@ -89,11 +97,12 @@ def preserving_error(edit: Edit, found: np.ndarray, target: np.ndarray, asked: n
         kept = 1 - grown(asked)
         if edit.kind == "background":  # what is left are the objects
             kept = np.minimum(1, sum((pooled(mask(t)) > 0.9).astype(np.float32) for t in edit.source.things))
-        return rms(found - target, kept)
+        return coarse_rms(found - target, kept)
     flat_found = np.concatenate([found.reshape(-1, 3), np.ones((found[..., 0].size, 1))], axis=1)
     fit = np.linalg.lstsq(flat_found, target.reshape(-1, 3), rcond=None)[0]
     contrast = max(float(target.std()), 1.0)
-    return rms((flat_found @ fit).reshape(target.shape) - target, np.ones(target.shape[:2])) * min(1.0, 50 / contrast)
+    error = (flat_found @ fit).reshape(target.shape) - target
+    return coarse_rms(error, np.ones(target.shape[:2])) * min(1.0, 50 / contrast)
 
 
 def grown(region: np.ndarray) -> np.ndarray:

@@ -2,13 +2,11 @@
 
     OUT/vae        the autoencoder
     OUT/init       untrained model around it
-    OUT/stage1a    editor without rewards, with its text encoder, of the triplets with full scores: high noise
-                   first, where a text is learned, then details
-    OUT/stage1     goes on so from a high rate again, mostly at high noise
+    OUT/stage1     editor without rewards, with its text encoder, of the triplets with full scores
     OUT/stage2     that editor with rewards, of all triplets
     OUT/baseline   that editor without, of all triplets for as many steps: what rewards are compared with
     OUT/checkpoint stage 2 in float16, as shipped
-    OUT/training.json the records of the four runs
+    OUT/training.json the records of the three runs
 
 Each part that is there is kept and a stopped one goes on, so the same command finishes what was begun.
 """
@@ -27,11 +25,10 @@ from ..loop import train
 from .model import miniature_checkpoint
 
 AUTOENCODER_STEPS = 700
-FIRST = {"stage": 1, "steps": 5000, "learning_rate": 1e-3, "least_score": 5, "train_text_encoder": True}
+FIRST = {"stage": 1, "steps": 10_000, "learning_rate": 1e-3, "least_score": 5, "train_text_encoder": True}
 # Each stage: where it starts, and what it has besides the preset
 STAGES: dict[str, tuple[str, dict]] = {
-    "stage1a": ("init", {**FIRST, "even_from": 3500}),
-    "stage1": ("stage1a/checkpoint", FIRST),
+    "stage1": ("init", FIRST),
     "stage2": ("stage1/checkpoint", {"stage": 2}),
     "baseline": ("stage1/checkpoint", {"stage": 1}),
 }

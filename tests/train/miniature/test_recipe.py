@@ -24,7 +24,7 @@ def test_the_recipe_makes_every_part_once(brief, tmp_path):
     loaded = load_checkpoint(checkpoint)
     assert loaded.unet.rewards and loaded.vae.config.latent_channels == 4
     assert not load_checkpoint(tmp_path / "baseline" / "checkpoint").unet.rewards
-    assert set(json.loads((tmp_path / "training.json").read_text())) == {"stage1a", "stage1", "stage2", "baseline"}
+    assert set(json.loads((tmp_path / "training.json").read_text())) == {"stage1", "stage2", "baseline"}
     written = (tmp_path / "stage2" / "training.json").stat().st_mtime_ns
     recipe.reproduce(tmp_path, None, seed=3)
     assert (tmp_path / "stage2" / "training.json").stat().st_mtime_ns == written
