@@ -9,6 +9,7 @@
 Cached images are centre crops without flips.
 """
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -135,9 +136,22 @@ def cached_texts(folder: Path) -> set[str]:
     return set(texts["instruction"]) | {text for text in texts["reward_text"] if text is not None}
 
 
-def cache_key(data: str, rewards: str | None, drawn: tuple | None, size: int, vae_digest: str) -> dict:
-    """What a cache was made from; `drawn` is what else decides the samples of a drawn world."""
-    return {"data": data, "rewards": rewards, "drawn": drawn and list(drawn), "size": size, "vae": vae_digest}
+def cache_key(
+    data: str, rewards: str | None, drawn: tuple | None, size: int, vae: AutoencoderKL, precision: str
+) -> dict:
+    """What a cache was made from; `drawn` is what else decides the samples of a drawn world, `precision` what the VAE
+    computed in."""
+    drawn_from = drawn and list(drawn)
+    return {"data": data, "rewards": rewards, "drawn": drawn_from, "size": size, "precision": precision,
+            "vae": weights_digest(vae)}  # fmt: skip
+
+
+def weights_digest(module: torch.nn.Module) -> str:
+    """SHA-256 of a module's weights as float32: the same for a float16 file of weights that are float16 numbers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode() + tensor.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def open_cache(folder: Path, key: dict) -> bool:

@@ -28,11 +28,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..errors import MRCError
-from ..files import file_digest
-from ..model.checkpoint import WEIGHTS, Checkpoint, load_checkpoint, save_checkpoint
+from ..model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ..model.pipeline import token_ids
 from ..model.widen import add_reward_blocks, add_rewards, widen_input
-from .cache import CachedBatches, build_cache, cache_key, cached_texts, open_cache
+from .cache import CachedBatches, build_cache, cache_key, cached_texts, open_cache, weights_digest
 from .config import TrainConfig
 from .data import Triplets, open_data
 from .data.batches import StepBatches, check_broken
@@ -278,9 +277,8 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
     if config.cache is None:
         return StepBatches(opened(config), size, config.resolution, augment=config.augment, **share)
     folder = Path(config.cache)
-    digest = file_digest(Path(config.init) / "vae" / WEIGHTS["vae"])
     drawn = (config.seed, config.photographs) if config.data.startswith("miniature:") else None
-    key = cache_key(config.data, config.rewards, drawn, config.resolution, digest)
+    key = cache_key(config.data, config.rewards, drawn, config.resolution, checkpoint.vae, config.mixed_precision)
     with accelerator.main_process_first(), accelerator.autocast():
         if not open_cache(folder, key):
             limit = config.broken_limit
@@ -290,8 +288,7 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
 
 def load_texts(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accelerator) -> TextStates:
     """The states of the cache's texts by this text encoder."""
-    digest = file_digest(Path(config.init) / "text_encoder" / WEIGHTS["text_encoder"])
-    folder = Path(config.cache or "") / f"text-{digest[:16]}"
+    folder = Path(config.cache or "") / f"text-{weights_digest(checkpoint.text_encoder)[:16]}"
     with accelerator.main_process_first():
         if not folder.is_dir():
             build_text_states(checkpoint, cached_texts(Path(config.cache or "")), folder)

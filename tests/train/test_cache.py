@@ -1,10 +1,12 @@
+import copy
 import json
 
 import numpy as np
 import pytest
+import torch
 
 from mrc.errors import MRCError
-from mrc.train.cache import CachedBatches
+from mrc.train.cache import CachedBatches, cache_key, open_cache, weights_digest
 from mrc.train.config import TrainConfig
 
 SCORES = [(5, 5, 5), (5, 4, 5), (0, 5, 5), (5, 5, 5), (4, 4, 4)]
@@ -51,3 +53,17 @@ def test_what_cannot_be_chosen_by_score(cache):
 def test_settings_that_cannot_be(least, folder):
     with pytest.raises(MRCError, match="least_score"):
         TrainConfig(init="a", data="b", out="c", augment=False, least_score=least, cache=folder)
+
+
+def test_a_cache_is_of_a_vae_and_a_precision(tmp_path):
+    """In which file type the weights lie does not matter, their values do."""
+    torch.manual_seed(0)
+    trained = torch.nn.Linear(3, 2)
+    half = copy.deepcopy(trained).half()
+    assert weights_digest(half) == weights_digest(copy.deepcopy(half).float()) != weights_digest(trained)
+    made = cache_key("data", None, None, 64, half, "bf16")
+    (tmp_path / "key.json").write_text(json.dumps(made))
+    assert open_cache(tmp_path, cache_key("data", None, None, 64, half.float(), "bf16"))
+    for other in (cache_key("data", None, None, 64, trained, "bf16"), cache_key("data", None, None, 64, half, "no")):
+        with pytest.raises(MRCError, match="was made from"):
+            open_cache(tmp_path, other)
