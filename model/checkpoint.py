@@ -216,13 +216,14 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
     with `text_model.`, so a plain diffusers pipeline reads the folder too.
     """
     with replace_folder(Path(folder)) as out:
-        for name in ("unet", "vae"):
+        for name, diffusers_class in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
             module = getattr(checkpoint, name)
             module.save_config(out / name)
             write_weights(module.state_dict(), out / name / WEIGHTS[name])
-        # diffusers would look for a class of the name that save_config wrote
-        unet_config = read_config(out / "unet") | {"_class_name": "UNet2DConditionModel"}
-        (out / "unet" / "config.json").write_text(json.dumps(unet_config, indent=2) + "\n")
+            # diffusers would look for a class of the name that save_config wrote
+            config = read_config(out / name) | {"_class_name": diffusers_class}
+            config.pop("_name_or_path", None)  # the folder it was read from says nothing on another machine
+            (out / name / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         checkpoint.text_encoder.config.save_pretrained(out / "text_encoder")
         text_state = {"text_model." + key: value for key, value in checkpoint.text_encoder.state_dict().items()}
         write_weights(text_state, out / "text_encoder" / WEIGHTS["text_encoder"])

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
+from diffusers import AutoencoderKL
 
 from mrc.engine import Engine
 from mrc.errors import MRCError
@@ -52,6 +53,13 @@ def test_round_trip(tiny, tmp_path):
         assert all(torch.equal(one[key], two[key]) for key in one)
     assert first.tokenizer("it snows").input_ids == second.tokenizer("it snows").input_ids
     assert dict(first.scheduler.config) == dict(second.scheduler.config)
+
+
+def test_a_checkpoint_does_not_say_where_it_was_made(tiny, tmp_path):
+    plain = AutoencoderKL.from_pretrained(tiny / "vae")
+    assert plain.config["_name_or_path"]
+    save_checkpoint(dataclasses.replace(load_checkpoint(tiny), vae=plain), tmp_path / "out")
+    assert not any(str(tiny) in path.read_text() for path in (tmp_path / "out").rglob("*.json"))
 
 
 def test_the_layout_is_the_released_one(tiny):
