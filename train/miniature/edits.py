@@ -48,8 +48,8 @@ PLACE_WORDS = {"left": "on the left", "right": "on the right", "top": "at the to
 ADDED_RADIUS = 19
 # How often a training example fails in each perspective, as generated data does
 FAILS_FOLLOWING, FAILS_PRESERVING, FAILS_QUALITY = 0.45, 0.25, 0.25
-# What becomes of a background that should have stayed, and of this one: the same fault every time, as an
-# editor's habits are. Where faults differ at random a one-step prediction is their mean, which looks like another fault
+# What a background that should have stayed becomes, the second where it is the first already: the same fault every
+# time, as an editor's habits are. Where faults differ at random, one step predicts their mean, another fault
 HABIT, OTHER_HABIT = "grass", "sea"
 GRID = 4  # pixels, the side of a square of the checkerboard artifact
 
