@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from ..engine import Engine
 from ..reward import PERSPECTIVES
-from ..train.miniature.edits import KINDS, Edit
+from ..train.miniature.edits import FILM_SHARES, KINDS, Edit, damage, under_film
 from ..train.miniature.oracle import PASS, score
 from ..train.miniature.photographs import load_photographs
 from ..train.miniature.scene import render
@@ -19,8 +19,6 @@ from ..train.miniature.triplets import held_out, to_image
 from .significance import interval
 
 BATCH = 25
-# What a low score is asked for with, as in training data
-FAULTS = ("the picture did not change", "the rest of the picture changed", "coloured spots and noise")
 REQUESTS = {
     "MRC 5,5,5": (5, 5, 5),
     "MRC 1,1,1": (1, 1, 1),
@@ -30,18 +28,35 @@ REQUESTS = {
 }
 
 
-def reward_text(scores: tuple[int, ...]) -> str:
-    return "; ".join("None" if score == 5 else fault for score, fault in zip(scores, FAULTS, strict=True))
+def faults(edit: Edit, photographs: list[np.ndarray]) -> tuple[str, str, str]:
+    """What the oracle says, as in training data, of each fault: undone, the rest damaged, under a film."""
+    damaged = damage(np.random.default_rng(0), edit, edit.target)
+    faulty = (render(edit.source, photographs), render(damaged, photographs),
+              under_film(render(edit.target, photographs), max(FILM_SHARES)))  # fmt: skip
+    said = [score(edit, picture, photographs)[1].split("; ")[i] for i, picture in enumerate(faulty)]
+    if said[1] == "None":  # this edit's rest is never damaged, or not enough to see
+        said[1] = "the rest of the picture changed"
+    return said[0], said[1], said[2]
+
+
+def reward_texts(scores: tuple[int, ...], said: list[tuple[str, str, str]]) -> list[str]:
+    """One a scene of its `faults`, where a low score is asked for."""
+    return [
+        "; ".join("None" if asked == 5 else text for asked, text in zip(scores, texts, strict=True)) for texts in said
+    ]
 
 
 def edited(engine: Engine, edits: list[Edit], photographs: list[np.ndarray], name: str, **settings) -> np.ndarray:
-    """The engine's edits, uint8 `[scenes, H, W, 3]`, seed i for scene i."""
+    """The engine's edits, uint8 `[scenes, H, W, 3]`, seed i for scene i; a setting that is a list has one a scene."""
     images = []
     for start in tqdm(range(0, len(edits), BATCH), desc=name, unit="batch", disable=None):
         some = edits[start : start + BATCH]
         sources = [to_image(render(edit.source, photographs)) for edit in some]
         seeds = list(range(start, start + len(some)))
-        result = engine.edit(sources, [edit.instruction for edit in some], seed=seeds, resolution=0, **settings)
+        own = {
+            key: value[start : start + BATCH] if isinstance(value, list) else value for key, value in settings.items()
+        }
+        result = engine.edit(sources, [edit.instruction for edit in some], seed=seeds, resolution=0, **own)
         images += [np.asarray(image) for image in result.images]
     return np.stack(images)
 
@@ -95,7 +110,8 @@ def miniature(model: str, baseline: Path | None, folder: Path | None, scenes: in
         found = measure(Engine.from_pretrained(baseline), edits, photographs, "baseline", **settings)
         report["baseline"] = summary(found, kinds)
     engine = Engine.from_pretrained(model)
+    said = [faults(edit, photographs) for edit in edits]
     for name, request in REQUESTS.items():
-        asked = {"reward_scores": request, "reward_text": reward_text(request)}
+        asked = {"reward_scores": request, "reward_text": reward_texts(request, said)}
         report[name] = summary(measure(engine, edits, photographs, name, **asked, **settings), kinds)
     return report

@@ -20,7 +20,7 @@ from ..reward import PERSPECTIVES
 from ..tables import Table
 from ..train.miniature.photographs import load_photographs
 from ..train.miniature.triplets import held_out
-from .miniature import measure, reward_text, summary
+from .miniature import faults, measure, reward_texts, summary
 from .significance import mean_interval
 
 STRENGTHS = (5, 4, 3, 2, 1, 0)  # scores that the other branches are asked for
@@ -35,6 +35,7 @@ def sweep(
     photographs = load_photographs(folder)
     edits = held_out(photographs, scenes)
     engine = Engine.from_pretrained(model)
+    said = [faults(edit, photographs) for edit in edits]
     rows = []
     for scale in scales:
         released = np.empty(0)
@@ -46,7 +47,7 @@ def sweep(
                 photographs,
                 f"guidance {scale:g}, others asked for {asked}",
                 reward_guidance=asked,
-                reward_guidance_text=reward_text(asked),
+                reward_guidance_text=reward_texts(asked, said),
                 guidance_scale=scale,
                 **settings,
             )

@@ -127,7 +127,7 @@ PRESETS: dict[str, dict] = {
         "resolution": 128,
         "augment": False,
         "batch_size": 32,
-        "steps": 1400,
+        "steps": 3000,
         "learning_rate": 5e-4,
         "lr_schedule": "cosine",
         "warmup": 100,

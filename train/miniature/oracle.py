@@ -4,20 +4,23 @@ Everything is measured on pictures averaged over 4×4 pixels, `[32, 32, 3]`, so 
 a small latent space counts little.
 
     following    how much of the asked change is still missing where change was asked
-    preserving   how far the rest is from what it was, averaged over 8×8 pixels: fine grain is quality's matter
+    preserving   how far the rest is from what it was
                  (for whole-picture edits after the best common colour curve, so that only structure counts)
     quality      how far pixels are from every clean picture that this world could show there
+
+A film over the whole picture is quality's matter: the other two are measured after taking it off.
 """
 
 import numpy as np
 
-from .edits import Edit
+from .edits import FILM, Edit
 from .scene import (
     BACKGROUNDS,
     COLOURS,
     SIZE,
     STYLES,
     TONES,
+    Thing,
     background,
     level,
     mask,
@@ -31,8 +34,10 @@ POOL = 4
 PASS = 4  # an edit passes a perspective from this score on
 # Errors (levels of 255) at which a score is 5 and 0; following is a share of the asked change
 FOLLOWING = (0.30, 0.85)
-PRESERVING = (9.0, 32.0)
+PRESERVING = (11.0, 38.0)
 QUALITY = (9.0, 36.0)
+SHADES = (0.45, 0.6, 0.75, 0.9)  # a background that went dark is not what was asked, but clean
+STRONGEST_FILM = 0.4  # share of the light; what would need more is no film
 
 
 def pooled(picture: np.ndarray) -> np.ndarray:
@@ -44,14 +49,6 @@ def pooled(picture: np.ndarray) -> np.ndarray:
 def rms(error: np.ndarray, weight: np.ndarray) -> float:
     """Root mean square over channels and positions with `weight` `[32, 32]`."""
     return float(np.sqrt(((error**2).mean(-1) * weight).sum() / max(float(weight.sum()), 1e-6)))
-
-
-def coarse_rms(error: np.ndarray, weight: np.ndarray) -> float:
-    """As `rms`, of errors averaged over 2×2 positions, that is 8×8 pixels."""
-    blocks = (SIZE // POOL // 2, 2, SIZE // POOL // 2, 2)
-    sums = (error * weight[..., None]).reshape(*blocks, -1).sum((1, 3))
-    weights = weight.reshape(blocks).sum((1, 3))
-    return rms(sums / np.maximum(weights, 1e-6)[..., None], weights)
 
 
 def grade(error: float, limits: tuple[float, float]) -> int:
@@ -69,17 +66,27 @@ def score(edit: Edit, edited: np.ndarray, photographs: list[np.ndarray]) -> tupl
     source, target = (pooled(render(scene, photographs)) for scene in (edit.source, edit.target))
     found = pooled(np.asarray(edited, dtype=np.float32))
     asked = change_region(edit, source, target)
+    kept = kept_region(edit, asked)
+    film = film_share(found, target, kept)
+    clear = (found - film * FILM) / (1 - film)
     change = max(rms(target - source, asked), 1.0)
-    missing = rms(target - found, asked) / change
+    missing = rms(target - clear, asked) / change
     following = grade(missing, FOLLOWING)
-    preserving = grade(preserving_error(edit, found, target, asked), PRESERVING)
+    preserving = grade(preserving_error(edit, clear, target, kept), PRESERVING)
     quality = grade(quality_error(edit, found, source, target, photographs), QUALITY)
     texts = (
-        "None" if following == 5 else following_text(edit, found, source, asked, change),
-        "None" if preserving == 5 else preserving_text(edit, found, photographs),
-        "None" if quality == 5 else "coloured spots and noise",
+        "None" if following == 5 else following_text(edit, clear, source, asked, change),
+        "None" if preserving == 5 else preserving_text(edit, clear, target, kept),
+        "None" if quality == 5 else "the picture became purple" if film > 0.1 else "coloured spots and noise",
     )
     return (following, preserving, quality), "; ".join(texts)
+
+
+def film_share(found: np.ndarray, target: np.ndarray, kept: np.ndarray) -> float:
+    """How much of `FILM`, 0…0.4, lies over what should stay, which may have gone dark besides: the best fit of both."""
+    there = kept > 0
+    parts = np.stack([target[there].ravel(), np.broadcast_to(FILM, target.shape)[there].ravel()], axis=1)
+    return float(np.clip(np.linalg.lstsq(parts, found[there].ravel(), rcond=None)[0][1], 0, STRONGEST_FILM))
 
 
 def change_region(edit: Edit, source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -92,17 +99,27 @@ def change_region(edit: Edit, source: np.ndarray, target: np.ndarray) -> np.ndar
     return changes.astype(np.float32)
 
 
-def preserving_error(edit: Edit, found: np.ndarray, target: np.ndarray, asked: np.ndarray) -> float:
+def kept_region(edit: Edit, asked: np.ndarray) -> np.ndarray:
+    """Weight `[32, 32]` of what should stay."""
+    if edit.whole:
+        return np.ones_like(asked)
+    if edit.kind == "background":  # what is left are the objects
+        return np.minimum(1, sum(inside(thing) for thing in edit.source.things))
+    return 1 - grown(asked)
+
+
+def inside(thing: Thing) -> np.ndarray:
+    """Weight `[32, 32]` of the positions that an object fills."""
+    return (pooled(mask(thing)) > 0.9).astype(np.float32)
+
+
+def preserving_error(edit: Edit, found: np.ndarray, target: np.ndarray, kept: np.ndarray) -> float:
     if not edit.whole:
-        kept = 1 - grown(asked)
-        if edit.kind == "background":  # what is left are the objects
-            kept = np.minimum(1, sum((pooled(mask(t)) > 0.9).astype(np.float32) for t in edit.source.things))
-        return coarse_rms(found - target, kept)
+        return rms(found - target, kept)
     flat_found = np.concatenate([found.reshape(-1, 3), np.ones((found[..., 0].size, 1))], axis=1)
     fit = np.linalg.lstsq(flat_found, target.reshape(-1, 3), rcond=None)[0]
     contrast = max(float(target.std()), 1.0)
-    error = (flat_found @ fit).reshape(target.shape) - target
-    return coarse_rms(error, np.ones(target.shape[:2])) * min(1.0, 50 / contrast)
+    return rms((flat_found @ fit).reshape(target.shape) - target, kept) * min(1.0, 50 / contrast)
 
 
 def grown(region: np.ndarray) -> np.ndarray:
@@ -117,17 +134,20 @@ def quality_error(
     """Root mean square distance to the nearest clean picture, position by position."""
     things = [*edit.source.things, *(t for t in edit.target.things if t not in edit.source.things)]
     covers = [pooled(mask(thing))[..., None] for thing in things]
-    grounds = [pooled(background(edit.source, photographs)), *(pooled(named_background(name)) for name in BACKGROUNDS)]
+    own_ground = pooled(background(edit.source, photographs))
+    shaded = [own_ground * shade for shade in SHADES]
+    grounds = [own_ground, *(pooled(named_background(name)) for name in BACKGROUNDS)]
     colours = [level(*colour) for colour in COLOURS.values()]
+    own = [level(*COLOURS[thing.colour]) for thing in things]
     clean = [source, target]
-    for ground in grounds if not edit.whole else grounds[:1]:
+    for ground in [*grounds, *shaded] if not edit.whole else grounds[:1]:
         clean += [ground, *(over(ground, covers, [colour] * len(covers)) for colour in colours)]
     if edit.whole:
         # the asked look over every clean scene, and every other look of its kind over this one
-        own = [level(*COLOURS[thing.colour]) for thing in things]
         looks = TONES if edit.kind == "global" else STYLES
         asked = edit.target.tone or edit.target.style
-        clean += [look(picture, asked) for picture in (*clean[2:], *(over(g, covers, own) for g in grounds[1:]))]
+        scenes = (*clean[2:], *shaded, *(over(ground, covers, own) for ground in (*grounds[1:], *shaded)))
+        clean += [look(picture, asked) for picture in scenes]
         clean += [look(source, name) for name in looks if name != asked]
     distances = np.stack([((found - picture) ** 2).mean(-1) for picture in clean])
     return float(np.sqrt(distances.min(0).mean()))
@@ -158,14 +178,14 @@ def following_text(edit: Edit, found: np.ndarray, source: np.ndarray, asked: np.
     return f"{subject} became something else"
 
 
-def preserving_text(edit: Edit, found: np.ndarray, photographs: list[np.ndarray]) -> str:
-    """Names the object that changed most, or the whole picture."""
-    expected = pooled(render(edit.target, photographs))
-    errors = {
-        thing.shape: rms(found - expected, pooled(mask(thing)))
-        for i, thing in enumerate(edit.source.things)
-        if i not in edit.touched
-    }
+def preserving_text(edit: Edit, found: np.ndarray, target: np.ndarray, kept: np.ndarray) -> str:
+    """Names the object that changed most, or the background if it went dark, or the rest of the picture."""
+    stayed = [thing for i, thing in enumerate(edit.source.things) if i not in edit.touched]
+    errors = {thing.shape: rms(found - target, inside(thing)) for thing in stayed}
     if errors and max(errors.values()) > 40:
         return f"the {max(errors, key=lambda shape: errors[shape])} changed"
-    return "the rest of the picture changed"
+    ground = kept * np.prod([1 - pooled(mask(thing)) for thing in (*edit.source.things, *edit.target.things)], axis=0)
+    lit = target * ground[..., None]
+    shade = float((found * lit).sum() / max(float((target * lit).sum()), 1e-6))
+    dark = shade < 0.75 and rms(found - shade * target, ground) < 0.5 * rms(found - target, ground)
+    return "the background became dark" if dark else "the rest of the picture changed"

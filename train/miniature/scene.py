@@ -40,13 +40,17 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """`background` names one of `BACKGROUNDS`, or is "photo" with `crop` = (photograph, x, y, mirrored)."""
+    """`background` names one of `BACKGROUNDS`, or is "photo" with `crop` = (photograph, x, y, mirrored).
+
+    `shade` is the share of its light that the background keeps; no instruction asks for less than 1.
+    """
 
     things: tuple[Thing, ...]
     background: str
     crop: tuple[int, int, int, bool] = (0, 0, 0, False)
     tone: str | None = None
     style: str | None = None
+    shade: float = 1.0
 
 
 def level(red: float, green: float, blue: float) -> np.ndarray:
@@ -157,7 +161,7 @@ def second_colour(pattern: str) -> np.ndarray:
 
 def render(scene: Scene, photographs: list[np.ndarray]) -> np.ndarray:
     """The picture, float32 `[128, 128, 3]` in 0…255."""
-    picture = background(scene, photographs)
+    picture = background(scene, photographs) * scene.shade
     for thing in scene.things:
         cover = mask(thing)[..., None]
         picture = picture * (1 - cover) + paint(thing) * cover
