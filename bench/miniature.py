@@ -63,7 +63,8 @@ def edited(engine: Engine, edits: list[Edit], photographs: list[np.ndarray], nam
 
 def scores_of(images: np.ndarray, edits: list[Edit], photographs: list[np.ndarray]) -> np.ndarray:
     """Oracle scores `[scenes, 3]`."""
-    return np.array([score(edit, image, photographs)[0] for edit, image in zip(edits, images, strict=True)])
+    pairs = zip(edits, tqdm(images, desc="scores", unit="scene", disable=None), strict=True)
+    return np.array([score(edit, image, photographs)[0] for edit, image in pairs])
 
 
 def measure(engine: Engine, edits: list[Edit], photographs: list[np.ndarray], name: str, **settings) -> np.ndarray:
@@ -100,18 +101,44 @@ def markdown(report: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def miniature(model: str, baseline: Path | None, folder: Path | None, scenes: int, settings: dict) -> dict[str, dict]:
-    """Summaries by row; see the module's docstring."""
+def steering(edits: list[Edit], photographs: list[np.ndarray], images: dict[str, np.ndarray], path: Path) -> None:
+    """A picture with a row for the first scene of each kind: before, and by each row of the table."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    kinds = [edit.kind for edit in edits]
+    shown = [kinds.index(kind) for kind in KINDS if kind in kinds]
+    columns = {"before": np.stack([to_image(render(edits[i].source, photographs)) for i in shown])}
+    columns |= {name: found[shown] for name, found in images.items()}
+    size = (1.6 * len(columns), 1.8 * len(shown))
+    figure, panels = plt.subplots(len(shown), len(columns), figsize=size, layout="constrained", squeeze=False)
+    for column, (name, pictures) in zip(panels.T, columns.items(), strict=True):
+        column[0].set_title(name)
+        for axes, picture in zip(column, pictures, strict=True):
+            axes.imshow(picture)
+            axes.set(xticks=[], yticks=[])
+    for axes, i in zip(panels[:, 0], shown, strict=True):
+        axes.set_xlabel(edits[i].instruction, loc="left")
+    figure.savefig(path, dpi=100)
+
+
+def miniature(
+    model: str, baseline: Path | None, folder: Path | None, scenes: int, settings: dict, picture: Path | None
+) -> dict[str, dict]:
+    """Summaries by row; see the module's docstring. `picture` is where `steering` goes."""
     photographs = load_photographs(folder)
     edits = held_out(photographs, scenes)
-    kinds = [edit.kind for edit in edits]
-    report = {}
+    images = {}
     if baseline is not None:
-        found = measure(Engine.from_pretrained(baseline), edits, photographs, "baseline", **settings)
-        report["baseline"] = summary(found, kinds)
+        images["baseline"] = edited(Engine.from_pretrained(baseline), edits, photographs, "baseline", **settings)
     engine = Engine.from_pretrained(model)
-    said = [faults(edit, photographs) for edit in edits]
+    said = [faults(edit, photographs) for edit in tqdm(edits, desc="faults", unit="scene", disable=None)]
     for name, request in REQUESTS.items():
         asked = {"reward_scores": request, "reward_text": reward_texts(request, said)}
-        report[name] = summary(measure(engine, edits, photographs, name, **asked, **settings), kinds)
-    return report
+        images[name] = edited(engine, edits, photographs, name, **asked, **settings)
+    if picture is not None:
+        steering(edits, photographs, images, picture)
+    kinds = [edit.kind for edit in edits]
+    return {name: summary(scores_of(found, edits, photographs), kinds) for name, found in images.items()}

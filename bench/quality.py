@@ -27,7 +27,7 @@ def run_miniature(args: argparse.Namespace) -> None:
         raise MRCError(f"--scenes is {args.scenes}; give a number from 1 up")
     if args.run and not (args.run / "training.json").is_file():
         raise MRCError(f"--run is {args.run}, which has no training.json; give the OUT of a finished mrc-train")
-    report = miniature(args.model, args.baseline, args.photographs, args.scenes, engine_settings(args))
+    report = miniature(args.model, args.baseline, args.photographs, args.scenes, engine_settings(args), args.picture)
     measured = {"settings": engine_settings(args), "scenes": args.scenes, "rows": report}
     print(markdown(report))
     if args.json:
@@ -103,6 +103,7 @@ def arguments() -> argparse.ArgumentParser:
     world.add_argument("--baseline", type=Path, help="checkpoint or export folder without rewards")
     world.add_argument("--photographs", type=Path, help="the folder of pictures that training had")
     world.add_argument("--scenes", type=int, default=500)
+    world.add_argument("--picture", type=Path, help="where to draw the first scene of each kind in every row")
     world.add_argument("--run", type=Path, help="mrc-train's OUT, whose report.html shall show the table")
     return parser
 

@@ -2,9 +2,12 @@ import json
 import sys
 
 import pytest
+from PIL import Image
 
 from mrc.bench import quality
-from mrc.bench.miniature import summary
+from mrc.bench.miniature import faults, reward_texts, summary
+from mrc.train.miniature.photographs import load_photographs
+from mrc.train.miniature.triplets import held_out
 
 
 def test_summary_counts_passes_from_four_up():
@@ -13,6 +16,27 @@ def test_summary_counts_passes_from_four_up():
     table = summary(np.array([[5, 4, 3], [3, 4, 3]]), ["local", "style"])
     assert [table[name]["pass"] for name in ("following", "preserving", "quality")] == [50, 100, 0]
     assert table["following_by_kind"] == {"local": 100, "style": 0}
+
+
+def test_low_scores_are_asked_for_with_the_faults_of_the_scene():
+    photographs = load_photographs()
+    edits = held_out(photographs, 14)  # two of each kind
+    said = [faults(edit, photographs) for edit in edits]
+    assert [texts[2] for texts in said] == ["the picture became purple"] * 14
+    undone = [
+        f"the {edit.source.things[edit.touched[0]].shape} did not change"
+        for edit in edits
+        if edit.kind in ("remove", "texture")
+    ]
+    assert [texts[0] for edit, texts in zip(edits, said, strict=True) if edit.kind in ("remove", "texture")] == undone
+    assert all(texts[0] == "nothing was added" for edit, texts in zip(edits, said, strict=True) if edit.kind == "add")
+    # nothing of a whole picture must stay, its fault has no name of its own
+    assert {texts[1] for edit, texts in zip(edits, said, strict=True) if edit.whole} == {
+        "the rest of the picture changed"
+    }
+    assert any(texts[1] == "the background became dark" for texts in said)
+    assert reward_texts((5, 1, 5), said[:1]) == [f"None; {said[0][1]}; None"]
+    assert set(reward_texts((5, 5, 5), said)) == {"None; None; None"}
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -27,12 +51,14 @@ def test_one_command_gives_the_whole_table(tiny, plain, tmp_path, monkeypatch, c
     record = {"config": {"stage": 2}, "versions": {}, "seconds": 1, "broken": [], "loss_every_50_steps": [[0, 0.5]]}
     (tmp_path / "training.json").write_text(json.dumps(record))
     code, out, _ = run(monkeypatch, capsys, "--model", tiny, "--baseline", plain, "--scenes", 7, "--steps", 1,
-                       "--json", tmp_path / "q.json", "--run", tmp_path)  # fmt: skip
+                       "--json", tmp_path / "q.json", "--run", tmp_path, "--picture", tmp_path / "q.png")  # fmt: skip
     assert code == 0
     report = json.loads((tmp_path / "q.json").read_text())
     rows = ["baseline", "MRC 5,5,5", "MRC 1,1,1", "MRC 1,5,5", "MRC 5,1,5", "MRC 5,5,1"]
     assert list(report["rows"]) == rows and report["scenes"] == 7
     assert all(name in out for name in rows) and len(out.strip().splitlines()) == 8
+    width, height = Image.open(tmp_path / "q.png").size
+    assert width > 7 * 128 and height > 7 * 128  # a row a kind; before, and the six rows of the table
     page = (tmp_path / "report.html").read_text()
     assert all(f"<th>{name}</th>" in page for name in rows)
 
