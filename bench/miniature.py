@@ -53,7 +53,7 @@ def edited(engine: Engine, edits: list[Edit], photographs: list[np.ndarray], nam
         some = edits[start : start + BATCH]
         sources = [to_image(render(edit.source, photographs)) for edit in some]
         seeds = list(range(start, start + len(some)))
-        own = {
+        own: dict[str, Any] = {
             key: value[start : start + BATCH] if isinstance(value, list) else value for key, value in settings.items()
         }
         result = engine.edit(sources, [edit.instruction for edit in some], seed=seeds, resolution=0, **own)
@@ -110,8 +110,8 @@ def steering(edits: list[Edit], photographs: list[np.ndarray], images: dict[str,
 
     kinds = [edit.kind for edit in edits]
     shown = [kinds.index(kind) for kind in KINDS if kind in kinds]
-    columns = {"before": np.stack([to_image(render(edits[i].source, photographs)) for i in shown])}
-    columns |= {name: found[shown] for name, found in images.items()}
+    before = np.stack([np.asarray(to_image(render(edits[i].source, photographs))) for i in shown])
+    columns = {"before": before} | {name: found[shown] for name, found in images.items()}
     size = (1.6 * len(columns), 1.8 * len(shown))
     figure, panels = plt.subplots(len(shown), len(columns), figsize=size, layout="constrained", squeeze=False)
     for column, (name, pictures) in zip(panels.T, columns.items(), strict=True):
