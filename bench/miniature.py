@@ -5,6 +5,7 @@ for one low score at a time.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
