@@ -4,6 +4,7 @@ Every row edits the same scenes with the same seeds: the baseline without reward
 for one low score at a time.
 """
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..engine import Engine
+from ..files import write_file
 from ..reward import PERSPECTIVES
 from ..train.miniature.edits import FILM_SHARES, KINDS, Edit, damage, under_film
 from ..train.miniature.oracle import PASS, score
@@ -103,7 +105,7 @@ def markdown(report: dict[str, dict]) -> str:
 
 
 def steering(edits: list[Edit], photographs: list[np.ndarray], images: dict[str, np.ndarray], path: Path) -> None:
-    """A picture with a row for the first scene of each kind: before, and by each row of the table."""
+    """A PNG with a row for the first scene of each kind: before, and by each row of the table."""
     import matplotlib
 
     matplotlib.use("agg")
@@ -122,7 +124,10 @@ def steering(edits: list[Edit], photographs: list[np.ndarray], images: dict[str,
             axes.set(xticks=[], yticks=[])
     for axes, i in zip(panels[:, 0], shown, strict=True):
         axes.set_xlabel(edits[i].instruction, loc="left")
-    figure.savefig(path, dpi=100)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=100)
+    plt.close(figure)
+    write_file(path, png.getvalue())
 
 
 def miniature(

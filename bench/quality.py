@@ -103,7 +103,7 @@ def arguments() -> argparse.ArgumentParser:
     world.add_argument("--baseline", type=Path, help="checkpoint or export folder without rewards")
     world.add_argument("--photographs", type=Path, help="the folder of pictures that training had")
     world.add_argument("--scenes", type=int, default=500)
-    world.add_argument("--picture", type=Path, help="where to draw the first scene of each kind in every row")
+    world.add_argument("--picture", type=Path, help="PNG of the first scene of each kind, by every row")
     world.add_argument("--run", type=Path, help="mrc-train's OUT, whose report.html shall show the table")
     return parser
 
