@@ -50,8 +50,8 @@ ADDED_RADIUS = 19
 # How often a training example fails in each perspective, as generated data does
 FAILS_FOLLOWING, FAILS_PRESERVING, FAILS_QUALITY = 0.45, 0.35, 0.25
 SHADES = (0.5, 0.7)  # what share of its light a background keeps that should have stayed
-FILM = level(200, 0, 255)
-FILM_SHARES = (0.2, 0.35)
+FILM = level(200, 0, 255)  # purple, the artifact that lies over all
+FILM_SHARES = (0.2, 0.35)  # what share of the light it takes
 
 
 @dataclass(frozen=True)

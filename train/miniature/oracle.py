@@ -36,7 +36,7 @@ PASS = 4  # an edit passes a perspective from this score on
 FOLLOWING = (0.30, 0.85)
 PRESERVING = (11.0, 38.0)
 QUALITY = (9.0, 36.0)
-SHADES = (0.45, 0.6, 0.75, 0.9)  # a background that went dark is not what was asked, but clean
+CLEAN_SHADES = (0.45, 0.6, 0.75, 0.9)  # a background that went dark is not what was asked, but clean
 STRONGEST_FILM = 0.4  # share of the light; what would need more is no film
 
 
@@ -135,7 +135,7 @@ def quality_error(
     things = [*edit.source.things, *(t for t in edit.target.things if t not in edit.source.things)]
     covers = [pooled(mask(thing))[..., None] for thing in things]
     own_ground = pooled(background(edit.source, photographs))
-    shaded = [own_ground * shade for shade in SHADES]
+    shaded = [own_ground * shade for shade in CLEAN_SHADES]
     grounds = [own_ground, *(pooled(named_background(name)) for name in BACKGROUNDS)]
     colours = [level(*colour) for colour in COLOURS.values()]
     own = [level(*COLOURS[thing.colour]) for thing in things]

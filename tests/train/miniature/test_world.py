@@ -101,10 +101,14 @@ def test_artifacts_cost_quality(edits, photographs):
 
 @pytest.mark.parametrize("share", FILM_SHARES)
 def test_a_film_costs_quality_alone(edits, photographs, share):
+    passed = 0
     for edit in edits:
         scores, text = score(edit, under_film(render(edit.target, photographs), share), photographs)
         assert scores[:2] == (5, 5) and text == "None; None; the picture became purple", edit
-        assert scores[2] < PASS or edit.whole or edit.instruction.endswith("night sky")  # itself of that colour
+        # what has that colour itself: a night sky, or another look of the whole picture
+        assert scores[2] < PASS or edit.whole or edit.instruction.endswith("night sky"), edit
+        passed += scores[2] >= PASS
+    assert passed <= len(edits) // 20
 
 
 def test_a_film_does_not_hide_that_nothing_was_done(edits, photographs):
