@@ -14,7 +14,7 @@ def interval(passed: int, count: int) -> tuple[float, float]:
     z, share = 1.959964, passed / count
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return round(100 * (centre - half), 1), round(100 * (centre + half), 1)
+    return round(100 * max(0.0, centre - half), 1), round(100 * (centre + half), 1)  # rounding makes 0 a -0
 
 
 def mean_interval(values: Sequence[float], images: Sequence[str]) -> tuple[float, float]:

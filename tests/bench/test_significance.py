@@ -8,6 +8,7 @@ from mrc.bench.significance import interval, mcnemar, mean_interval, wilcoxon
 def test_interval_is_wilsons():
     assert interval(85, 100) == (76.7, 90.7)  # Wilson 1927, as statsmodels gives it
     assert interval(0, 10)[0] == 0 and interval(10, 10)[1] == 100
+    assert all(str(interval(0, count)[0]) == "0.0" for count in range(1, 30))  # not -0.0
 
 
 def test_mean_interval_is_scipys_where_images_have_one_edit_each():
