@@ -7,10 +7,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 # In a process of their own, without the runtimes that the other tests load into theirs
 APART := tests/kernels tests/model tests/train
+# laid out as they are installed, for mypy and editors, which do not follow an editable install
+PACKAGE := __init__.py core kernels model engine export judge train bench demo mini
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/csrc/*)
 
 demo: .venv/demo.stamp
-	$(BIN)/python -m mrc.demo out/demo
+	$(BIN)/python -m mrc_edit.demo out/demo
 
 test: .venv/dev.stamp
 	$(BIN)/python -m pytest $(addprefix --ignore=,$(APART)) tests
@@ -19,6 +21,8 @@ test: .venv/dev.stamp
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	mkdir -p build/types/mrc_edit && \
+	  for part in $(PACKAGE); do ln -sfn $(CURDIR)/$$part build/types/mrc_edit/$$part; done
 	$(BIN)/mypy
 
 clean:

@@ -1,8 +1,8 @@
 """The kernels against eager PyTorch, each only after it was held against its float64 reference.
 
-    python -m mrc.bench.kernels                  CPU: interleaved timings
-    python -m mrc.bench.kernels --device cuda    the same with events on a GPU
-    python -m mrc.bench.kernels --resources      what the compiler made of the Triton kernels; needs no GPU
+    python -m mrc_edit.bench.kernels                  CPU: interleaved timings
+    python -m mrc_edit.bench.kernels --device cuda    the same with events on a GPU
+    python -m mrc_edit.bench.kernels --resources      what the compiler made of the Triton kernels; needs no GPU
 
 `--json` writes the numbers.
 """
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
-from ..errors import MRCError, run_command
+from ..core.errors import MRCError, run_command
 from ..kernels import ops
 from ..kernels.group_norm_silu.reference import group_norm_silu
 from ..kernels.guided_step import guided_step
@@ -268,7 +268,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mrc.bench.kernels", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m mrc_edit.bench.kernels", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default float32, on CUDA float16")
     parser.add_argument("--rounds", type=int, default=15)

@@ -1,6 +1,6 @@
 """Time whole edits of several variants, interleaved in one run, against eager PyTorch.
 
-    python -m mrc.bench.latency CHECKPOINT --variants eager,onnxruntime --size 256 --steps 4 --rounds 5 \
+    python -m mrc_edit.bench.latency CHECKPOINT --variants eager,onnxruntime --size 256 --steps 4 --rounds 5 \
         --json latency.json --plot latency.png
 
 A variant is `backend:precision:tier`, of which the last two may be left out, or one of `bench.peers`. Each
@@ -25,11 +25,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..core.errors import MRCError, run_command
+from ..core.tables import Table
 from ..engine import Engine
 from ..engine.backends import BACKENDS
 from ..engine.noise import generator
-from ..errors import MRCError, run_command
-from ..tables import Table
 
 PHASES = ("text", "encode", "condition", "step", "decode")
 INSTRUCTION = "make it look like a snowy winter scene"
@@ -231,7 +231,7 @@ def plot(report: dict[str, dict], title: str, path: Path) -> None:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mrc.bench.latency", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m mrc_edit.bench.latency", description=__doc__.split("\n\n")[0])
     parser.add_argument("model", type=Path, help="checkpoint folder")
     parser.add_argument("--export", type=Path, help="its export folder; by default one is made and thrown away")
     parser.add_argument(

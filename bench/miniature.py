@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..core.files import write_file
+from ..core.reward import PERSPECTIVES
 from ..engine import Engine
-from ..files import write_file
-from ..reward import PERSPECTIVES
 from ..train.miniature.edits import FILM_SHARES, KINDS, Edit, damage, under_film
 from ..train.miniature.oracle import PASS, score
 from ..train.miniature.photographs import load_photographs

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..core.errors import MRCError
 from ..engine.backends.eager import EagerBackend
-from ..errors import MRCError
 from ..export.trace import OPSET, quiet_exporter
 from ..model import Checkpoint, load_checkpoint
 from ..model.pipeline import decode_latents, encode_image

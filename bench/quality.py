@@ -1,8 +1,8 @@
 """How well a model edits: held-out scenes of the miniature world, scored by its exact oracle, or Real-Edit.
 
-    python -m mrc.bench.quality --world miniature --model mini --baseline STAGE1 --json quality.json
-    python -m mrc.bench.quality --real-edit DIR --model mini --out RUN
-    python -m mrc.bench.quality --compare RUN OTHER_RUN --out COMPARISON
+    python -m mrc_edit.bench.quality --world miniature --model mini --baseline STAGE1 --json quality.json
+    python -m mrc_edit.bench.quality --real-edit DIR --model mini --out RUN
+    python -m mrc_edit.bench.quality --compare RUN OTHER_RUN --out COMPARISON
 
 docs/training.md tells of the first, docs/real-edit.md of the others.
 """
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import MRCError, run_command
-from ..files import write_file
+from ..core.errors import MRCError, run_command
+from ..core.files import write_file
 from ..judge.options import add_arguments, given_options, open_judge
 from ..judge.questions import VERSION
 
@@ -83,7 +83,9 @@ def write_json(path: Path, value: dict) -> None:
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m mrc.bench.quality", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m mrc_edit.bench.quality", description=(__doc__ or "").splitlines()[0]
+    )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--world", choices=("miniature",))
     what.add_argument("--real-edit", type=Path, metavar="DIR", help="the folder of Real-Edit")

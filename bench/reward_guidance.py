@@ -1,6 +1,6 @@
 """What reward guidance does to the three perspectives, on held-out scenes of the miniature world.
 
-    python -m mrc.bench.reward_guidance --model mini --scenes 50 --plot reward_guidance.png --json reward_guidance.json
+    python -m mrc_edit.bench.reward_guidance --model mini --scenes 50 --plot reward_guidance.png --json guidance.json
 
 The text branch is always asked for 5,5,5. The other branches are asked for less and less, from 5 (as
 released) to 0, on the same scenes with the same seeds.
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core.errors import MRCError, run_command
+from ..core.files import write_file
+from ..core.reward import PERSPECTIVES
+from ..core.tables import Table
 from ..engine import Engine
-from ..errors import MRCError, run_command
-from ..files import write_file
-from ..reward import PERSPECTIVES
-from ..tables import Table
 from ..train.miniature.photographs import load_photographs
 from ..train.miniature.triplets import held_out
 from .miniature import faults, measure, reward_texts, summary
@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mrc.bench.reward_guidance", description=(__doc__ or "").splitlines()[0]
+        prog="python -m mrc_edit.bench.reward_guidance", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--model", default="mini", help="MRC checkpoint or export folder, or mini")
     parser.add_argument("--photographs", type=Path, help="the folder of pictures that training had")

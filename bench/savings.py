@@ -1,6 +1,6 @@
 """What each exact saving gives by itself: a step with it undone, against the step as it is.
 
-    python -m mrc.bench.savings CHECKPOINT EXPORT --variant openvino:bfloat16 --size 256
+    python -m mrc_edit.bench.savings CHECKPOINT EXPORT --variant openvino:bfloat16 --size 256
 
 Undone are: what the conditioner computes once an edit (reward attention folded, text keys and values, timestep
 biases; here it runs at every step), the prefix that branches share, guidance before the last convolution, and
@@ -18,13 +18,13 @@ from statistics import median
 import numpy as np
 from tqdm import tqdm
 
+from ..core.errors import MRCError, run_command
+from ..core.files import write_file
+from ..core.reward import BEST, NO_FAULTS
+from ..core.tables import Table
 from ..engine import Engine
 from ..engine.noise import generator, normal
 from ..engine.text import tokenize
-from ..errors import MRCError, run_command
-from ..files import write_file
-from ..reward import BEST, NO_FAULTS
-from ..tables import Table
 from .latency import INSTRUCTION, open_engine
 
 GUIDANCE = np.array([[7.5, -6.0, -0.5]], dtype=np.float32)
@@ -109,10 +109,12 @@ def markdown(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mrc.bench.savings", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m mrc_edit.bench.savings", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("export", type=Path, help="its export folder")
-    parser.add_argument("--variant", default="onnxruntime", help="backend:precision, as for mrc.bench.latency")
+    parser.add_argument("--variant", default="onnxruntime", help="backend:precision, as for mrc_edit.bench.latency")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)

@@ -1,6 +1,6 @@
 """Does a step cost what its operations cost? Seconds against counted operations, by picture size and batch.
 
-python -m mrc.bench.scaling CHECKPOINT EXPORT --variant openvino:bfloat16 --sizes 256,384,512 --batches 1,2
+python -m mrc_edit.bench.scaling CHECKPOINT EXPORT --variant openvino:bfloat16 --sizes 256,384,512 --batches 1,2
 """
 
 import argparse
@@ -13,13 +13,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
+from ..core.errors import MRCError, run_command
+from ..core.files import write_file
+from ..core.tables import Table
 from ..engine.contract import io
-from ..errors import MRCError, run_command
 from ..export.trace import constants
-from ..files import write_file
 from ..model import Checkpoint, load_checkpoint
 from ..model.graphs import UNetStep
-from ..tables import Table
 from .latency import edit, open_engine
 
 
@@ -81,10 +81,12 @@ def markdown(rows: list[dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mrc.bench.scaling", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m mrc_edit.bench.scaling", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("export", type=Path, help="its export folder")
-    parser.add_argument("--variant", default="onnxruntime", help="as for mrc.bench.latency")
+    parser.add_argument("--variant", default="onnxruntime", help="as for mrc_edit.bench.latency")
     parser.add_argument("--sizes", default="256,384,512", help="pixels of a side, the first is what others are held to")
     parser.add_argument("--batches", default="1", help="images a pass, at the first size")
     parser.add_argument("--rounds", type=int, default=3)

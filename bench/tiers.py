@@ -1,6 +1,6 @@
 """What the lossy tiers and precisions cost in fidelity, on held-out scenes of the miniature world.
 
-    python -m mrc.bench.tiers EXPORT --scenes 100 --json tiers.json
+    python -m mrc_edit.bench.tiers EXPORT --scenes 100 --json tiers.json
 
 EXPORT was made from mini with `mrc-export --int8`. Every row edits the same scenes with the same seeds and is
 held against the first: PSNR and SSIM of the pictures, and the oracle's pass rates.
@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from skimage.metrics import structural_similarity
 
+from ..core.errors import MRCError, run_command
+from ..core.files import write_file
+from ..core.reward import PERSPECTIVES
+from ..core.tables import Table
 from ..engine import Engine
-from ..errors import MRCError, run_command
-from ..files import write_file
-from ..reward import PERSPECTIVES
-from ..tables import Table
 from ..train.miniature.photographs import load_photographs
 from ..train.miniature.triplets import held_out
 from .miniature import edited, scores_of, summary
@@ -71,7 +71,7 @@ def markdown(report: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mrc.bench.tiers", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m mrc_edit.bench.tiers", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path, help="export folder of mini with int8 graphs")
     parser.add_argument("--photographs", type=Path, help="the folder of pictures that training had")
     parser.add_argument("--scenes", type=int, default=100)

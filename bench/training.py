@@ -1,6 +1,6 @@
 """Training throughput and memory, and what caching latents gains.
 
-    python -m mrc.bench.training CHECKPOINT --resolution 256 --batch-size 4 --steps 4 --rounds 3
+    python -m mrc_edit.bench.training CHECKPOINT --resolution 256 --batch-size 4 --steps 4 --rounds 3
 
 Each round trains once with pictures encoded in every step and once from cached latents, each in a
 fresh process, in turn.
@@ -16,7 +16,7 @@ from statistics import median
 
 from tqdm import tqdm
 
-from ..errors import MRCError, run_command
+from ..core.errors import MRCError, run_command
 from ..train.config import TrainConfig
 from .latency import memory
 
@@ -71,7 +71,9 @@ def markdown(report: dict[str, dict]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mrc.bench.training", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m mrc_edit.bench.training", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("checkpoint")
     parser.add_argument("--stage", type=int, default=2)
     parser.add_argument("--resolution", type=int, default=256)

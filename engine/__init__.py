@@ -1,6 +1,6 @@
 """The lean runtime: request → plan → loop → image, over interchangeable backends."""
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from .engine import EditResult, Engine
 from .serving import AsyncEngine
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ..errors import MRCError, run_command
+from ..core.errors import MRCError, run_command
 from .backends import BACKENDS, state_of
 from .engine import Engine
 from .sampling import SAMPLERS

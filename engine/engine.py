@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MRCError
-from ..reward import BEST
+from ..core.errors import MRCError
+from ..core.reward import BEST
 from .backends import Backend, load_backend
 from .images import ImageLike, to_array, to_pil, to_unit
 from .loop import check_finite, denoise, denoise_whole

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 
 MAX_PIXELS = 64_000_000  # refused before decoding; a 64-megapixel photograph takes 192 MB as RGB
 MAX_SIDE = 4096  # of what is edited; self-attention grows with the square of the pixels

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from ..kernels.guided_step import guided_step
 from .backends import Backend
 from .noise import normal

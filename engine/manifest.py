@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
-from ..errors import MRCError
-from ..files import file_digest
+from ..core.errors import MRCError
+from ..core.files import file_digest
 
 SCHEMA = 4
 NAME = "manifest.json"

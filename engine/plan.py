@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MRCError
-from ..reward import NO_FAULTS, PERSPECTIVES
+from ..core.errors import MRCError
+from ..core.reward import NO_FAULTS, PERSPECTIVES
 
 Reward = tuple[tuple[float, float, float], str]
 BranchRewards = tuple[Reward, Reward, Reward]  # of the branches with text, with the image alone, with neither

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import MRCError
-from ..reward import BEST
+from ..core.errors import MRCError
+from ..core.reward import BEST
 from .backends import Backend
 from .images import fit, load_image
 from .plan import BranchRewards, Reward, check_guidance, check_reward

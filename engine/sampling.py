@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 
 
 @dataclass(frozen=True)

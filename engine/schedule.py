@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from .plan import Plan
 
 

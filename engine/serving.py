@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from .engine import EditResult, Engine
 from .images import ImageLike
 from .request import Request, Settings, check

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..core.errors import MRCError
 from ..engine import Engine
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
-from ..errors import MRCError
 
 STEPS = 6  # of Euler's method, an edit
 SAMPLES = 3  # of its steps that are kept, spread over the schedule

@@ -6,8 +6,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from ..core.errors import MRCError, run_command
 from ..engine.manifest import Manifest, files_of
-from ..errors import MRCError, run_command
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -46,7 +46,7 @@ def export(args: argparse.Namespace) -> None:
     try:
         from .exporter import export as export_folder
     except ImportError as error:
-        raise MRCError(f"exporting needs {error.name}; pip install 'mrc[export,cpu]'") from None
+        raise MRCError(f"exporting needs {error.name}; pip install 'mrc-edit[export,cpu]'") from None
     manifest = export_folder(
         args.checkpoint,
         args.out,

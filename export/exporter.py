@@ -11,14 +11,13 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .. import __version__
+from ..core.errors import MRCError
+from ..core.files import file_digest, replace_folder
 from ..engine.backends.eager import EagerBackend, geometry
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.contract import INPUTS, STEP_ROLES
 from ..engine.manifest import Artifact, Manifest
 from ..engine.sampling import SAMPLERS
-from ..errors import MRCError
-from ..files import file_digest, replace_folder
 from ..model import load_checkpoint
 from ..model.checkpoint import Checkpoint, checkpoint_digest
 from ..model.graphs import check_injection
@@ -30,7 +29,7 @@ from .validate import cases, differences, outputs, two_steps
 from .widen import widened
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-TOOLS = ("torch", "diffusers", "transformers", "onnx", "onnxruntime")
+TOOLS = ("mrc-edit", "torch", "diffusers", "transformers", "onnx", "onnxruntime")
 
 
 def export(
@@ -101,7 +100,7 @@ def export(
                 scheduler=sampler_name(type(checkpoint.scheduler).__name__),
                 artifacts=artifacts,
                 files=digests(folder),
-                tools={"mrc": __version__, **{tool: version(tool) for tool in TOOLS}},
+                tools={tool: version(tool) for tool in TOOLS},
             )
             del checkpoint, eager  # 4 GB at full size, which the next stages need
             with stage("validate"):
@@ -188,7 +187,7 @@ def check_int8(images: Path) -> None:
     """Refuse before minutes of work what int8 cannot begin with."""
     missing = [name for name in ("nncf", "openvino") if find_spec(name) is None]
     if missing:
-        raise MRCError(f"int8 needs {', '.join(missing)}; pip install 'mrc[int8]'")
+        raise MRCError(f"int8 needs {', '.join(missing)}; pip install 'mrc-edit[int8]'")
     pairs(images, 1)
 
 

@@ -16,7 +16,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from openvino import opset13 as ops
 from tqdm import tqdm
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from .calibration import record
 
 BARE = "/WithoutBiases"  # what OpenVINO adds to the name of a convolution whose bias it takes apart

@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+from ..core.errors import MRCError
 from ..engine.contract import DYNAMIC
 from ..engine.manifest import Artifact
-from ..errors import MRCError
 
 RTX_LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")
-INSTALL = "pip install 'mrc[trt-rtx]' for TensorRT-RTX, or install NVIDIA TensorRT 10 or later"
+INSTALL = "pip install 'mrc-edit[trt-rtx]' for TensorRT-RTX, or install NVIDIA TensorRT 10 or later"
 
 
 def profile(artifact: Artifact, sizes: tuple[int, int, int], scale: int, max_batch: int) -> dict[str, dict]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.errors import MRCError
 from ..engine.backends import Backend
 from ..engine.loop import denoise, denoise_whole
 from ..engine.noise import generator, normal
@@ -13,7 +14,6 @@ from ..engine.plan import Plan, make_plan
 from ..engine.sampling import SamplerTable
 from ..engine.schedule import EXACT, groups_of, schedule
 from ..engine.text import tokenize
-from ..errors import MRCError
 
 # Height and width in pixels, neither of them traced.
 SIZES = ((192, 128), (64, 192))

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from ..core.files import file_digest
 from ..engine.manifest import Manifest
-from ..files import file_digest
 
 
 def widened(folder: Path, out: Path, manifest: Manifest) -> None:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from .reward import Reward
 from .spending import Spending
 

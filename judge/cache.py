@@ -6,8 +6,8 @@ FOLDER/ab/abcdef….json    {"model", "text", "tokens"}, by the SHA-256 of what 
 import json
 from pathlib import Path
 
-from ..errors import MRCError
-from ..files import write_file
+from ..core.errors import MRCError
+from ..core.files import write_file
 from .reply import Reply
 
 

@@ -18,7 +18,7 @@ import httpx2
 import openai
 from tqdm import tqdm
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from .questions import SCHEMA
 from .reply import Reply
 from .spending import Spending

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from .reward import Judge
 from .spending import Spending
 
@@ -55,7 +55,7 @@ def open_judge(options: JudgeOptions, replies: Path, spending: Spending) -> Judg
     if not options.judge_model:
         raise MRCError("name the vision-language model that judges")
     if importlib.util.find_spec("openai") is None:
-        raise MRCError("judging by a model needs the openai package: pip install 'mrc[judge]'")
+        raise MRCError("judging by a model needs the openai package: pip install 'mrc-edit[judge]'")
     from .endpoint import Endpoint
     from .vision import VisionJudge
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..reward import PERSPECTIVES
+from ..core.reward import PERSPECTIVES
 
 VERSION = 1  # of the prompts; goes up with every change of them
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 
 LONGEST = 20_000  # characters; what is longer is no judgement
 NO_FAILURE = {"", "none", "null", "n/a", "no failure"}

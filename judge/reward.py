@@ -11,7 +11,7 @@ Score = int | None
 
 @dataclass(frozen=True)
 class Reward:
-    """A judged edit; every tuple is in the order of `mrc.reward.PERSPECTIVES`.
+    """A judged edit; every tuple is in the order of `mrc_edit.core.reward.PERSPECTIVES`.
 
     Where a perspective's reply stayed unusable its score, verdict and text are None and `failures` says why.
     """

@@ -2,7 +2,7 @@
 
 import threading
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 
 
 class Stopped(MRCError):

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from PIL import Image
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from . import cache
 from .endpoint import Endpoint, NoReply
 from .questions import Question, questions, repeated

@@ -1,6 +1,6 @@
 """Compile what libmrc_cuda.so embeds; CMake runs it, no GPU is needed.
 
-    python -m mrc.kernels.build_pack build/pack --types float16
+    python -m mrc_edit.kernels.build_pack build/pack --types float16
 
 writes `cubins.bin`, the cubins one after another, and `cubins.inc`, the table of them that
 csrc/mrc_cuda.cpp includes.
@@ -19,8 +19,8 @@ import torch
 import triton
 from tqdm import tqdm
 
-from ..errors import MRCError, run_command
-from ..files import replace_folder
+from ..core.errors import MRCError, run_command
+from ..core.files import replace_folder
 from . import cubins
 from .cubins import ARCHITECTURES, Specialization, compile_kernel
 
@@ -104,7 +104,7 @@ def build(folder: Path, architectures: Iterable[int], types: Iterable[str]) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mrc.kernels.build_pack", description=(__doc__ or "").splitlines()[0]
+        prog="python -m mrc_edit.kernels.build_pack", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--architectures", type=int, nargs="+", default=ARCHITECTURES, choices=ARCHITECTURES)

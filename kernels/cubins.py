@@ -15,7 +15,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from .group_norm_silu import triton_kernel as group_norm
 from .guided_step import triton_kernel as guided
 from .reward_block import triton_kernel as reward

@@ -4,7 +4,7 @@ import ctypes
 from functools import cache
 from pathlib import Path
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from . import __path__ as folders  # an editable install has two: the sources and the build
 
 LIBRARY = "libmrc_kernels.so"

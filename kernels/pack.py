@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from .feature_maps import TYPES, layout
 from .native import find
 

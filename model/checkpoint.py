@@ -23,8 +23,8 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ..errors import MRCError
-from ..files import file_digest, replace_folder
+from ..core.errors import MRCError
+from ..core.files import file_digest, replace_folder
 from .rewards import BLOCK_KEYS, REWARD_KEYS
 from .unet import MRCUNet
 

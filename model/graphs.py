@@ -25,7 +25,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from ..kernels import ops
 from .unet import MRCUNet
 

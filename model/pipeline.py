@@ -6,8 +6,8 @@ Shapes: B images of H×W pixels, latents h×w = H/8×W/8, text length 77, width 
 import torch
 from diffusers import SchedulerMixin
 
-from ..errors import MRCError
-from ..reward import BEST, NO_FAULTS
+from ..core.errors import MRCError
+from ..core.reward import BEST, NO_FAULTS
 from .checkpoint import Checkpoint
 
 

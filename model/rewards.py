@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from diffusers.models.embeddings import TimestepEmbedding, get_timestep_embedding
 from torch import nn
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from ..kernels.reward_block.fold import HEADS, fold
 from ..kernels.reward_block.reference import RewardWeights
 

@@ -1,6 +1,6 @@
 """A small checkpoint with seeded random weights, for tests and for trying the tools without a model.
 
-    python -m mrc.model.seeded OUT
+    python -m mrc_edit.model.seeded OUT
 
 It has every part of a released checkpoint; its edits are noise.
 """
@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ..errors import run_command
+from ..core.errors import run_command
 from .checkpoint import Checkpoint, Module, save_checkpoint
 from .unet import MRCUNet
 
@@ -101,7 +101,7 @@ def byte_tokenizer(merges: Sequence[tuple[str, str]] = (), length: int = 77) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mrc.model.seeded", description="Write a random checkpoint.")
+    parser = argparse.ArgumentParser(prog="python -m mrc_edit.model.seeded", description="Write a random checkpoint.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--plain", action="store_true", help="InstructPix2Pix, without rewards")
     args = parser.parse_args()

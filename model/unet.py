@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from .rewards import RewardConditioning
 
 DOWN_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from .checkpoint import without_notes
 from .unet import MRCUNet
 

@@ -28,8 +28,8 @@ def reference() -> Path:
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> Path:
     """A seeded 1 M-parameter checkpoint folder."""
-    from mrc.model import save_checkpoint
-    from mrc.model.seeded import seeded_checkpoint
+    from mrc_edit.model import save_checkpoint
+    from mrc_edit.model.seeded import seeded_checkpoint
 
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
     save_checkpoint(seeded_checkpoint(), folder)
@@ -38,7 +38,7 @@ def tiny(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_export(tiny) -> Path:
-    from mrc.export.exporter import export
+    from mrc_edit.export.exporter import export
 
     export(tiny, tiny.parent / "exported")
     return tiny.parent / "exported"
@@ -47,8 +47,8 @@ def tiny_export(tiny) -> Path:
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory) -> Path:
     """The same without rewards: a plain InstructPix2Pix checkpoint."""
-    from mrc.model import save_checkpoint
-    from mrc.model.seeded import seeded_checkpoint
+    from mrc_edit.model import save_checkpoint
+    from mrc_edit.model.seeded import seeded_checkpoint
 
     folder = tmp_path_factory.mktemp("plain") / "checkpoint"
     save_checkpoint(seeded_checkpoint(rewards=False), folder)
@@ -66,14 +66,14 @@ def slim(reference, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def eager(tiny):
-    from mrc.engine import Engine
+    from mrc_edit.engine import Engine
 
     return Engine.from_pretrained(tiny)
 
 
 @pytest.fixture(scope="session")
 def engine(tiny_export):
-    from mrc.engine import Engine
+    from mrc_edit.engine import Engine
 
     return Engine.from_pretrained(tiny_export)
 
@@ -81,7 +81,7 @@ def engine(tiny_export):
 @pytest.fixture(scope="session")
 def fused(tiny):
     """The `torch` backend: the step graph over the kernels."""
-    from mrc.engine import Engine
+    from mrc_edit.engine import Engine
 
     return Engine.from_pretrained(tiny, "torch")
 

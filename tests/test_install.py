@@ -30,7 +30,7 @@ def output(*command) -> str:
 
 def test_it_brings_no_pytorch(python):
     names = {package["name"].lower() for package in json.loads(output(python, "-m", "pip", "list", "--format", "json"))}
-    assert {"mrc", "numpy", "onnxruntime", "tokenizers", "pillow", "tqdm"} <= names
+    assert {"mrc-edit", "numpy", "onnxruntime", "tokenizers", "pillow", "tqdm"} <= names
     assert not names & {"torch", "diffusers", "transformers", "onnx", "safetensors", "accelerate", "matplotlib"}
 
 
@@ -46,16 +46,18 @@ def test_it_edits(python, tiny_export, photo, tmp_path):
 
 def test_a_checkpoint_needs_the_torch_extra(python, tiny):
     code = f"""
-from mrc.engine import Engine, MRCError
+from mrc_edit.engine import Engine, MRCError
 try:
     Engine.from_pretrained({str(tiny)!r})
 except MRCError as error:
     print(error)
 """
-    assert "pip install 'mrc[torch]'" in output(python, "-c", code)
+    assert "pip install 'mrc-edit[torch]'" in output(python, "-c", code)
 
 
 def test_importing_the_engine_imports_no_runtime(python):
     """Why it takes under half a second: README gives the figure."""
-    code = "import sys, mrc.engine; print(*(m for m in ('onnxruntime', 'torch', 'matplotlib') if m in sys.modules))"
+    code = (
+        "import sys, mrc_edit.engine; print(*(m for m in ('onnxruntime', 'torch', 'matplotlib') if m in sys.modules))"
+    )
     assert output(python, "-c", code).split() == []

@@ -28,7 +28,7 @@ def commands() -> list[str]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copy(ROOT / "docs" / "chelsea.jpg", folder / "photo.jpg")
+    shutil.copy(ROOT / "demo" / "chelsea.jpg", folder / "photo.jpg")
     return folder
 
 

@@ -1,6 +1,6 @@
 """Train a small VAE on pictures of the miniature world.
 
-    python -m mrc.train.autoencoder OUT --photographs DIR --steps 700
+    python -m mrc_edit.train.autoencoder OUT --photographs DIR --steps 700
 
 Stable Diffusion's architecture at a hundredth of its size and 4× down instead of 8×: at 128 pixels
 an object is then ten latents wide and keeps its outline. It starts where the first three latents are
@@ -20,8 +20,8 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..errors import MRCError, run_command
-from ..files import replace_folder
+from ..core.errors import MRCError, run_command
+from ..core.files import replace_folder
 from ..model.checkpoint import WEIGHTS, write_weights
 from .miniature.edits import artifacts, random_edit
 from .miniature.photographs import load_photographs
@@ -163,7 +163,7 @@ def write(vae: AutoencoderKL, pictures: Pictures, out: Path, record: dict) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mrc.train.autoencoder", description="Train a small VAE.")
+    parser = argparse.ArgumentParser(prog="python -m mrc_edit.train.autoencoder", description="Train a small VAE.")
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--photographs", type=Path, help="folder of pictures besides scikit-image's")
     parser.add_argument("--steps", type=int, default=700)

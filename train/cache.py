@@ -19,8 +19,8 @@ from diffusers import AutoencoderKL
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from ..errors import MRCError
-from ..files import replace_folder
+from ..core.errors import MRCError
+from ..core.files import replace_folder
 from .data import Triplets
 from .data.batches import check_broken, fit_pair, step_indices
 

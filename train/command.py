@@ -7,7 +7,7 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from ..errors import MRCError, run_command
+from ..core.errors import MRCError, run_command
 from .config import PRESETS, TrainConfig, preset
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from ..model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ..model.pipeline import token_ids
 from ..model.widen import add_reward_blocks, add_rewards, widen_input

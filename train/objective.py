@@ -16,7 +16,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from ..errors import MRCError
+from ..core.errors import MRCError
 from ..model.unet import MRCUNet
 
 HIDDEN_SCORES = (2.5, 2.5, 2.5)  # what a dropped reward is replaced with, and an empty text

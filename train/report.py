@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from ..errors import MRCError
+from ..core.errors import MRCError
+from ..core.reward import PERSPECTIVES
 from ..model.checkpoint import Checkpoint
 from ..model.pipeline import decode_latents, edit_latents
-from ..reward import PERSPECTIVES
 from .data import Triplets
 from .data.batches import fit_pair
 
@@ -53,7 +53,7 @@ def validation_grid(checkpoint: Checkpoint, triplets: Triplets, size: int) -> Im
 
 def write_report(out: Path) -> None:
     """`report.html` of a finished run, from its training.json, validation grids and, where
-    `mrc.bench.quality` has measured it, scores.json; one file, no links."""
+    `mrc_edit.bench.quality` has measured it, scores.json; one file, no links."""
     record = json.loads((out / "training.json").read_text())
     grids = sorted((out / "validation").glob("*.png"))
     chosen = [grids[round(i)] for i in np.linspace(0, len(grids) - 1, min(4, len(grids)))]

@@ -15,8 +15,8 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from ..errors import MRCError
-from ..files import replace_folder
+from ..core.errors import MRCError
+from ..core.files import replace_folder
 from ..model.checkpoint import write_weights
 from .sharding import shared_like
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..files import replace_folder
+from ..core.files import replace_folder
 from ..model.checkpoint import Checkpoint
 from ..model.pipeline import token_ids
 

@@ -4,10 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
-from ...errors import MRCError
-from ...files import write_file
-from ...reward import PERSPECTIVES
-from ...tables import Table
+from ...core.errors import MRCError
+from ...core.files import write_file
+from ...core.reward import PERSPECTIVES
+from ...core.tables import Table
 from ..significance import mcnemar, mean_interval, wilcoxon
 from .gallery import Card, write_gallery
 from .items import TYPES

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
-from ...files import write_file
-from ...reward import PERSPECTIVES
-from ...tables import Table
+from ...core.files import write_file
+from ...core.reward import PERSPECTIVES
+from ...core.tables import Table
 from .items import TYPES
 
 TEMPLATE = Template((Path(__file__).parent / "gallery.html").read_text())

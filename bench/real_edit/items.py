@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...errors import MRCError
-from ...files import file_digest
+from ...core.errors import MRCError
+from ...core.files import file_digest
 
 TYPES = ("local", "remove", "add", "texture", "background", "global", "style")
 # "3. Add: …"; two images of the full set write "3. Add Edit: …"

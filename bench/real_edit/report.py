@@ -1,7 +1,7 @@
 """What a run comes to: accuracy and mean score by edit type, the proxies, and the published figures."""
 
-from ...reward import PERSPECTIVES
-from ...tables import Table
+from ...core.reward import PERSPECTIVES
+from ...core.tables import Table
 from ..significance import interval, mean_interval
 from .items import TYPES
 from .proxies import METRICS

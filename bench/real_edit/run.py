@@ -19,13 +19,13 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from ...core.errors import MRCError
+from ...core.files import file_digest, write_file
 from ...engine import Engine
 from ...engine.command import save
 from ...engine.images import fit, load_image
 from ...engine.manifest import NAME as MANIFEST
 from ...engine.shipped import shipped
-from ...errors import MRCError
-from ...files import file_digest, write_file
 from ...judge import Judge, Reward
 from ...judge.batch import judge_all
 from ...judge.spending import Spending

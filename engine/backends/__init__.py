@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from tokenizers import Tokenizer
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from ..manifest import NAME as MANIFEST
 from ..manifest import Geometry
 
@@ -95,7 +95,7 @@ def state_of(name: str) -> str:
         return "not part of this version"
     missing = [module for module in entry.needs if find_spec(module) is None]
     if missing:
-        return f"needs {', '.join(missing)}: pip install 'mrc[{entry.extra.split()[0]}]' (extra {entry.extra})"
+        return f"needs {', '.join(missing)}: pip install 'mrc-edit[{entry.extra.split()[0]}]' (extra {entry.extra})"
     return "available"
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from ...model import Checkpoint, load_checkpoint
 from ...model.pipeline import decode_latents, encode_image
 from ..manifest import Geometry

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from ..contract import INPUTS, STEP_ROLES
 from ..manifest import Artifact, confirmed, files_of, read_manifest
 from .graphs import GraphBackend

@@ -11,8 +11,8 @@ import onnxruntime
 from onnxruntime import OrtValue
 from tqdm import tqdm
 
-from ...errors import MRCError
-from ...files import file_digest, replace_folder
+from ...core.errors import MRCError
+from ...core.files import file_digest, replace_folder
 from ..manifest import Artifact, files_of
 from .exported import ExportBackend, cache_folder
 

@@ -11,7 +11,7 @@ import numpy as np
 import openvino
 from openvino import opset13, properties
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from ..contract import LOOP, STEP_ROLES
 from .exported import ExportBackend
 

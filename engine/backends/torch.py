@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from ...kernels import ops
 from ...model import Checkpoint, load_checkpoint
 from ...model.graphs import Conditioner, TextEncoder, UNetShallow, UNetStep, VaeDecoder, VaeEncoder

@@ -3,8 +3,8 @@ import json
 import pytest
 import torch
 
-from mrc.bench import kernels
-from mrc.kernels import ops
+from mrc_edit.bench import kernels
+from mrc_edit.kernels import ops
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from mrc.bench import latency
-from mrc.errors import MRCError
+from mrc_edit.bench import latency
+from mrc_edit.core.errors import MRCError
 
 
 def arguments(*given):

@@ -4,10 +4,10 @@ import sys
 import pytest
 from PIL import Image
 
-from mrc.bench import quality
-from mrc.bench.miniature import faults, reward_texts, summary
-from mrc.train.miniature.photographs import load_photographs
-from mrc.train.miniature.triplets import held_out
+from mrc_edit.bench import quality
+from mrc_edit.bench.miniature import faults, reward_texts, summary
+from mrc_edit.train.miniature.photographs import load_photographs
+from mrc_edit.train.miniature.triplets import held_out
 
 
 def test_summary_counts_passes_from_four_up():

@@ -3,9 +3,9 @@ import json
 import pytest
 from PIL import Image
 
-from mrc.bench import reward_guidance
-from mrc.errors import MRCError
-from mrc.reward import PERSPECTIVES
+from mrc_edit.bench import reward_guidance
+from mrc_edit.core.errors import MRCError
+from mrc_edit.core.reward import PERSPECTIVES
 
 
 def run(*arguments):

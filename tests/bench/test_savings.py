@@ -1,4 +1,4 @@
-from mrc.bench.savings import markdown, measure
+from mrc_edit.bench.savings import markdown, measure
 
 
 def test_every_saving_changes_nothing(engine, fused):

@@ -1,7 +1,7 @@
 import pytest
 
-from mrc.bench.scaling import markdown, measure, operations
-from mrc.model import load_checkpoint
+from mrc_edit.bench.scaling import markdown, measure, operations
+from mrc_edit.model import load_checkpoint
 
 
 def test_operations_grow_with_what_is_computed(tiny):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mrc.bench.significance import interval, mcnemar, mean_interval, wilcoxon
+from mrc_edit.bench.significance import interval, mcnemar, mean_interval, wilcoxon
 
 
 def test_interval_is_wilsons():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mrc.bench.tiers import ROWS, fidelity, markdown
+from mrc_edit.bench.tiers import ROWS, fidelity, markdown
 
 
 def test_equal_pictures_lose_nothing():

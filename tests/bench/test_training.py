@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from mrc.bench import training
+from mrc_edit.bench import training
 
 
 def run(monkeypatch, *arguments):

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from mrc.engine import Engine
-from mrc.engine.backends import BACKENDS, state_of
-from mrc.errors import MRCError
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine import Engine
+from mrc_edit.engine.backends import BACKENDS, state_of
 
 
 def test_auto_takes_what_fits_the_folder(eager, engine):
@@ -22,8 +22,8 @@ def test_the_registry_says_what_each_backend_needs():
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
-    monkeypatch.setattr("mrc.engine.backends.find_spec", lambda name: None)
-    assert "pip install 'mrc[cpu]'" in state_of("onnxruntime")
+    monkeypatch.setattr("mrc_edit.engine.backends.find_spec", lambda name: None)
+    assert "pip install 'mrc-edit[cpu]'" in state_of("onnxruntime")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ import sys, json, time
 for name in ("torch", "diffusers", "transformers", "onnx", "safetensors", "accelerate"):
     sys.modules[name] = None
 import numpy as np
-from mrc.engine import Engine
+from mrc_edit.engine import Engine
 image = np.array({photo[:64].tolist()}, dtype=np.uint8)
 result = Engine.from_pretrained({str(tiny_export)!r}).edit(image, "snow", resolution=64, num_inference_steps=2, seed=1)
 print(json.dumps(result.images[0].size))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrc.engine import command
+from mrc_edit.engine import command
 
 
 @pytest.fixture

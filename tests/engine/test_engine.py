@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mrc.engine import Engine
-from mrc.errors import MRCError
-from mrc.model.pipeline import decode_latents, edit_latents
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine import Engine
+from mrc_edit.model.pipeline import decode_latents, edit_latents
 
 STEPS = {"num_inference_steps": 4, "resolution": 0}
 LATENT = {**STEPS, "output_type": "latent"}
@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same_edit_and_none_reports_one(engine, photo):
 def test_a_plain_checkpoint_edits_as_diffusers_does(plain, photo, error, tmp_path):
     from diffusers import StableDiffusionInstructPix2PixPipeline
 
-    from mrc.export.exporter import export
+    from mrc_edit.export.exporter import export
 
     pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained(plain, safety_checker=None)
     expected = pipe(
@@ -197,7 +197,7 @@ def test_a_phase_that_overflows_is_named(tiny, photo):
 
 def test_golden_edit_of_the_released_implementation(slim, reference, error, tmp_path):
     """`edit_slim.npz`: 8 Euler-ancestral steps, eager and ONNX Runtime alike."""
-    from mrc.export.exporter import export
+    from mrc_edit.export.exporter import export
 
     golden = np.load(reference / "edit_slim.npz")
     export(slim, tmp_path / "exported")

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from mrc.engine.images import MAX_PIXELS, fit, fitted_size, load_image, to_array, to_pil
-from mrc.errors import MRCError
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine.images import MAX_PIXELS, fit, fitted_size, load_image, to_array, to_pil
 
 
 def saved(folder, image, name="image.png", **options):

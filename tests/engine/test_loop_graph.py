@@ -4,14 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mrc.engine import Engine
-from mrc.engine import backends as registry
-from mrc.engine.backends import onnxruntime as module
-from mrc.engine.manifest import read_manifest
-from mrc.engine.serving import AsyncEngine
-from mrc.errors import MRCError
-from mrc.export.exporter import digests, export
-from mrc.export.loop import add_loop
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine import Engine
+from mrc_edit.engine import backends as registry
+from mrc_edit.engine.backends import onnxruntime as module
+from mrc_edit.engine.manifest import read_manifest
+from mrc_edit.engine.serving import AsyncEngine
+from mrc_edit.export.exporter import digests, export
+from mrc_edit.export.loop import add_loop
 
 LATENT = {"num_inference_steps": 3, "resolution": 0, "output_type": "latent", "seed": 3}
 RUNTIMES = [

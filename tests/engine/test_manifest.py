@@ -3,9 +3,9 @@ import shutil
 
 import pytest
 
-from mrc.engine import Engine
-from mrc.engine.manifest import confirmed, read_manifest
-from mrc.errors import MRCError
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine import Engine
+from mrc_edit.engine.manifest import confirmed, read_manifest
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_external_data_out_of_the_folder_is_refused(copy, tmp_path):
     """A folder whose digests all fit, as an attacker would make it."""
     import onnx
 
-    from mrc.files import file_digest
+    from mrc_edit.core.files import file_digest
 
     shutil.copy(copy / "unet" / "model.onnx.data", tmp_path / "outside.data")
     model = onnx.load(copy / "unet" / "model.onnx", load_external_data=False)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrc.engine.noise import generator, normal
+from mrc_edit.engine.noise import generator, normal
 
 SHAPES = st.lists(
     st.tuples(st.integers(1, 3), st.just(4), st.integers(4, 24), st.integers(1, 24)), min_size=1, max_size=3

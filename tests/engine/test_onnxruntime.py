@@ -1,8 +1,8 @@
 import pytest
 
-from mrc.engine import Engine
-from mrc.engine.backends import onnxruntime as module
-from mrc.errors import MRCError
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine import Engine
+from mrc_edit.engine.backends import onnxruntime as module
 
 LATENT = {"num_inference_steps": 2, "resolution": 0, "output_type": "latent", "seed": 3}
 
@@ -39,7 +39,7 @@ def test_a_changed_export_is_refused_though_its_optimized_graph_is_kept(tiny, tm
     """The cache goes by what the manifest says the graph is; another graph has another entry."""
     import shutil
 
-    from mrc.export.exporter import export
+    from mrc_edit.export.exporter import export
 
     export(tiny, tmp_path / "exported")
     Engine.from_pretrained(tmp_path / "exported")

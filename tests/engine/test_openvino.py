@@ -1,10 +1,10 @@
 import pytest
 
-from mrc.engine import Engine
-from mrc.errors import MRCError
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine import Engine
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
-from mrc.engine.backends.openvino import part_text  # noqa: E402
+from mrc_edit.engine.backends.openvino import part_text  # noqa: E402
 
 LATENT = {"num_inference_steps": 3, "resolution": 0, "output_type": "latent", "seed": 3}
 
@@ -48,7 +48,7 @@ def test_no_step_copies_the_text(tiny_export):
 
 
 def test_a_plain_model_edits(plain, tmp_path, photo, error):
-    from mrc.export.exporter import export
+    from mrc_edit.export.exporter import export
 
     export(plain, tmp_path / "exported")
     engine = Engine.from_pretrained(tmp_path / "exported", "openvino", precision="float32")

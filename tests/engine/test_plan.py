@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from mrc.engine.plan import check_guidance, check_reward, make_plan
-from mrc.errors import MRCError
-from mrc.reward import BEST, NO_FAULTS
+from mrc_edit.core.errors import MRCError
+from mrc_edit.core.reward import BEST, NO_FAULTS
+from mrc_edit.engine.plan import check_guidance, check_reward, make_plan
 
 REWARD = (BEST, NO_FAULTS)
 LOW = ((1.0, 1.0, 1.0), NO_FAULTS)

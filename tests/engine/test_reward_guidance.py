@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mrc.engine import Engine
-from mrc.errors import MRCError
-from mrc.model.pipeline import encode_image, encode_text
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine import Engine
+from mrc_edit.model.pipeline import encode_image, encode_text
 
 LATENT = {"num_inference_steps": 3, "resolution": 0, "output_type": "latent", "seed": 3}
 HIGH, LOW, MIXED = (5, 5, 5), (1, 1, 1), (0, 4.5, 2)

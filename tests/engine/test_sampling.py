@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from mrc.engine.noise import generator, normal
-from mrc.engine.sampling import SAMPLERS, sampler_table
-from mrc.errors import MRCError
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine.noise import generator, normal
+from mrc_edit.engine.sampling import SAMPLERS, sampler_table
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 DIFFUSERS = {

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from mrc.engine import Engine
-from mrc.engine.plan import make_plan
-from mrc.engine.schedule import EXACT, TIERS, Tier, groups_of, make_tier, schedule
-from mrc.errors import MRCError
-from mrc.reward import BEST, NO_FAULTS
+from mrc_edit.core.errors import MRCError
+from mrc_edit.core.reward import BEST, NO_FAULTS
+from mrc_edit.engine import Engine
+from mrc_edit.engine.plan import make_plan
+from mrc_edit.engine.schedule import EXACT, TIERS, Tier, groups_of, make_tier, schedule
 
 REWARD = ((BEST, NO_FAULTS),) * 3
 PLAN = make_plan(["snow"], [REWARD], 7.5, 1.5)

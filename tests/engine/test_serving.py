@@ -6,9 +6,9 @@ import threading
 import numpy as np
 import pytest
 
-from mrc.engine import AsyncEngine, Engine
-from mrc.engine.serving import QueueFull, TimedOut
-from mrc.errors import MRCError
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine import AsyncEngine, Engine
+from mrc_edit.engine.serving import QueueFull, TimedOut
 
 STEPS = 3
 LATENT = {"num_inference_steps": STEPS, "resolution": 0, "scheduler": "euler", "output_type": "latent"}

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mrc.engine import Engine
-from mrc.engine.shipped import MODELS, shipped
-from mrc.errors import MRCError
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine import Engine
+from mrc_edit.engine.shipped import MODELS, shipped
 
 MINI = MODELS["mini"]
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mrc.engine.text import tokenize
+from mrc_edit.engine.text import tokenize
 
 
 def test_ids_are_those_of_transformers(eager):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from mrc.engine import Engine
-from mrc.errors import MRCError
-from mrc.kernels import ops
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine import Engine
+from mrc_edit.kernels import ops
 
 LATENT = {"num_inference_steps": 3, "resolution": 0, "output_type": "latent", "seed": 3}
 

@@ -9,13 +9,13 @@ import numpy as np
 import onnx
 import pytest
 
-from mrc.engine import Engine
-from mrc.engine.contract import DYNAMIC, io
-from mrc.engine.manifest import read_manifest
-from mrc.errors import MRCError
-from mrc.export import exporter
-from mrc.export.exporter import export
-from mrc.export.validate import TOLERANCE, differences
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine import Engine
+from mrc_edit.engine.contract import DYNAMIC, io
+from mrc_edit.engine.manifest import read_manifest
+from mrc_edit.export import exporter
+from mrc_edit.export.exporter import export
+from mrc_edit.export.validate import TOLERANCE, differences
 
 ROLES = {"text_encoder", "vae_encoder", "vae_decoder", "conditioner", "unet", "unet_shallow"}
 
@@ -138,7 +138,7 @@ def test_a_killed_export_leaves_the_old_folder_usable(tiny, tiny_export, tmp_pat
     out = tmp_path / "out"
     shutil.copytree(tiny_export, out)
     before = (out / "manifest.json").read_bytes()
-    command = [sys.executable, "-m", "mrc.export.command", str(tiny), str(out)]
+    command = [sys.executable, "-m", "mrc_edit.export.command", str(tiny), str(out)]
     for seconds in (6.0, 10.0, 14.0, 18.0):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
             time.sleep(seconds)
@@ -153,7 +153,7 @@ def test_a_killed_export_leaves_the_old_folder_usable(tiny, tiny_export, tmp_pat
 
 
 def test_the_command_prints_a_table_or_json(tiny_export, capsys):
-    from mrc.export.command import table
+    from mrc_edit.export.command import table
 
     text = table(tiny_export, read_manifest(tiny_export))
     assert all(role in text for role in ROLES)
@@ -161,7 +161,7 @@ def test_the_command_prints_a_table_or_json(tiny_export, capsys):
 
 def test_the_command_says_what_is_wrong(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "mrc.export.command", str(tmp_path), str(tmp_path / "out")],
+        [sys.executable, "-m", "mrc_edit.export.command", str(tmp_path), str(tmp_path / "out")],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 2

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrc.engine import Engine
-from mrc.engine.manifest import read_manifest
-from mrc.errors import MRCError
-from mrc.export.calibration import pairs
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine import Engine
+from mrc_edit.engine.manifest import read_manifest
+from mrc_edit.export.calibration import pairs
 
 pytest.importorskip("nncf", reason="NNCF is not installed")
-from mrc.export import quantize
-from mrc.export.exporter import export
+from mrc_edit.export import quantize
+from mrc_edit.export.exporter import export
 
 pytestmark = pytest.mark.slow
 LATENT = {"num_inference_steps": 4, "resolution": 0, "output_type": "latent", "seed": 3, "scheduler": "euler"}

@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from mrc.engine.contract import INPUTS
-from mrc.engine.manifest import confirmed, read_manifest
-from mrc.errors import MRCError
-from mrc.export import tensorrt
-from mrc.export.exporter import export
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine.contract import INPUTS
+from mrc_edit.engine.manifest import confirmed, read_manifest
+from mrc_edit.export import tensorrt
+from mrc_edit.export.exporter import export
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT-RTX is not installed (extra trt-rtx)"

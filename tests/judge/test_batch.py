@@ -3,10 +3,10 @@ import time
 
 import pytest
 
-from mrc.errors import MRCError
-from mrc.judge import Reward
-from mrc.judge.batch import judge_all
-from mrc.judge.spending import Spending
+from mrc_edit.core.errors import MRCError
+from mrc_edit.judge import Reward
+from mrc_edit.judge.batch import judge_all
+from mrc_edit.judge.spending import Spending
 
 
 def reward(number):

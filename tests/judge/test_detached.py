@@ -7,22 +7,22 @@ import time
 
 import pytest
 
-from mrc.judge.detached import alone
-from mrc.judge.spending import Spending
+from mrc_edit.judge.detached import alone
+from mrc_edit.judge.spending import Spending
 
 # Starts the child below by `run_detached`; the child counts until it is told to stop, then takes half a second to end.
 # A shell's background jobs ignore interrupts and so would this, if tests run in one
 PARENT = """
 import signal, sys
-from mrc.judge.detached import run_detached
+from mrc_edit.judge.detached import run_detached
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.exit(run_detached('counting', sys.argv[1]))
 """
 CHILD = """
 import sys, time
 from pathlib import Path
-from mrc.judge.detached import alone, stop_with_parent
-from mrc.judge.spending import Spending
+from mrc_edit.judge.detached import alone, stop_with_parent
+from mrc_edit.judge.spending import Spending
 folder, spending = Path(sys.argv[1]), Spending()
 stop_with_parent(spending)
 with alone(folder):

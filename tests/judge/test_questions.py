@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import mrc.judge
-from mrc.judge.questions import VERSION, questions, repeated
-from mrc.reward import PERSPECTIVES
+import mrc_edit.judge
+from mrc_edit.core.reward import PERSPECTIVES
+from mrc_edit.judge.questions import VERSION, questions, repeated
 
 
 @pytest.fixture
@@ -51,6 +51,6 @@ def test_an_unusable_reply_is_shown_with_its_fault(pictures):
 
 
 def test_prompts_that_change_have_another_version():
-    folder = Path(mrc.judge.__file__).parent / "prompts"
+    folder = Path(mrc_edit.judge.__file__).parent / "prompts"
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.glob("*.txt")))).hexdigest()[:16]
     assert {VERSION: digest} == {1: "2524b7e7f14b7090"}, "raise questions.VERSION, and write the new digest here"

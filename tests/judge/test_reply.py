@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from mrc.errors import MRCError
-from mrc.judge.reply import Answer, read_answer
+from mrc_edit.core.errors import MRCError
+from mrc_edit.judge.reply import Answer, read_answer
 
 
 def reply(score, verdict="no", failure="the tail vanished"):

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrc.errors import MRCError
-from mrc.judge.endpoint import ATTEMPTS, SILENCE, Endpoint, retry_after
-from mrc.judge.options import JudgeOptions, open_judge
-from mrc.judge.spending import Spending, Stopped
-from mrc.judge.vision import ASKS, VisionJudge
+from mrc_edit.core.errors import MRCError
+from mrc_edit.judge.endpoint import ATTEMPTS, SILENCE, Endpoint, retry_after
+from mrc_edit.judge.options import JudgeOptions, open_judge
+from mrc_edit.judge.spending import Spending, Stopped
+from mrc_edit.judge.vision import ASKS, VisionJudge
 
 KEY = "sk-test-0123456789abcdef"
 USABLE = ("good", "prose", "lines", "string", "float", "range", "fraction", "fence", "slow")

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from mrc.kernels.reward_block.fold import HEADS
-from mrc.kernels.reward_block.reference import RewardWeights
+from mrc_edit.kernels.reward_block.fold import HEADS
+from mrc_edit.kernels.reward_block.reference import RewardWeights
 
 MATRICES = ("proj_in", "inner", "outer", "proj_out")
 

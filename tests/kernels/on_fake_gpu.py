@@ -18,16 +18,16 @@ from typing import Any
 import pytest
 import torch
 
-from mrc.errors import MRCError
-from mrc.kernels import native, ops, pack
-from mrc.kernels.build_pack import packed
-from mrc.kernels.cubins import ARCHITECTURES, Specialization, tool
-from mrc.kernels.group_norm_silu import pack as group_norm_pack
-from mrc.kernels.group_norm_silu import reference as group_norm_reference
-from mrc.kernels.guided_step import pack as guided_pack
-from mrc.kernels.guided_step.reference import guided_step as reference_step
-from mrc.kernels.reward_block import pack as reward_pack
-from mrc.kernels.reward_block import reference as reward_reference
+from mrc_edit.core.errors import MRCError
+from mrc_edit.kernels import native, ops, pack
+from mrc_edit.kernels.build_pack import packed
+from mrc_edit.kernels.cubins import ARCHITECTURES, Specialization, tool
+from mrc_edit.kernels.group_norm_silu import pack as group_norm_pack
+from mrc_edit.kernels.group_norm_silu import reference as group_norm_reference
+from mrc_edit.kernels.guided_step import pack as guided_pack
+from mrc_edit.kernels.guided_step.reference import guided_step as reference_step
+from mrc_edit.kernels.reward_block import pack as reward_pack
+from mrc_edit.kernels.reward_block import reference as reward_reference
 
 FOLDER = Path(os.environ["MRC_FAKE_GPU"])
 FAKE = ctypes.CDLL(str(FOLDER / "libcuda.so.1"))  # by its name the pack finds it loaded

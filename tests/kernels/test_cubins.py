@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 CODE = """
 import json, sys, torch
-from mrc.kernels.cubins import compile_kernel, resources, specializations
+from mrc_edit.kernels.cubins import compile_kernel, resources, specializations
 found = {}
 for sm in (80, 90):
     for of in specializations(320, 32, torch.float16, sm):

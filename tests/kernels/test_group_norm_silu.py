@@ -3,9 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrc.kernels import ops
-from mrc.kernels.group_norm_silu import native
-from mrc.kernels.group_norm_silu.reference import group_norm_silu
+from mrc_edit.kernels import ops
+from mrc_edit.kernels.group_norm_silu import native
+from mrc_edit.kernels.group_norm_silu.reference import group_norm_silu
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 

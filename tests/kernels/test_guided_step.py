@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrc.kernels import ops
-from mrc.kernels.guided_step import guided_step
-from mrc.kernels.guided_step.reference import guided_step as reference_step
+from mrc_edit.kernels import ops
+from mrc_edit.kernels.guided_step import guided_step
+from mrc_edit.kernels.guided_step.reference import guided_step as reference_step
 
 
 def arguments(rows, batch, inputs, height, width, fresh, seed=0):

@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrc.kernels import ops
-from mrc.kernels.feature_maps import FeatureMaps
-from mrc.kernels.native import library
-from mrc.kernels.reward_block import native
-from mrc.kernels.reward_block.reference import reward_block
-from mrc.model.rewards import RewardConditioning
+from mrc_edit.kernels import ops
+from mrc_edit.kernels.feature_maps import FeatureMaps
+from mrc_edit.kernels.native import library
+from mrc_edit.kernels.reward_block import native
+from mrc_edit.kernels.reward_block.reference import reward_block
+from mrc_edit.model.rewards import RewardConditioning
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 

@@ -6,13 +6,13 @@ import torch
 
 pytest.importorskip("triton")
 
-from mrc.kernels import ops
-from mrc.kernels.group_norm_silu import reference as group_norm_reference
-from mrc.kernels.group_norm_silu import triton_kernel as group_norm_triton
-from mrc.kernels.guided_step.reference import guided_step as reference_step
-from mrc.kernels.guided_step.triton_kernel import guided_step
-from mrc.kernels.reward_block import reference as reward_reference
-from mrc.kernels.reward_block import triton_kernel as reward_triton
+from mrc_edit.kernels import ops
+from mrc_edit.kernels.group_norm_silu import reference as group_norm_reference
+from mrc_edit.kernels.group_norm_silu import triton_kernel as group_norm_triton
+from mrc_edit.kernels.guided_step.reference import guided_step as reference_step
+from mrc_edit.kernels.guided_step.triton_kernel import guided_step
+from mrc_edit.kernels.reward_block import reference as reward_reference
+from mrc_edit.kernels.reward_block import triton_kernel as reward_triton
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 on_gpu = pytest.mark.gpu

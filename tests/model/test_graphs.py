@@ -5,12 +5,12 @@ import torch
 from diffusers.models.upsampling import Upsample2D
 from torch.utils.flop_counter import FlopCounterMode
 
-from mrc.errors import MRCError
-from mrc.model.checkpoint import without_notes
-from mrc.model.graphs import Conditioner, UNetShallow, UNetStep, Upsampler, VaeDecoder, cross_attentions, resnets
-from mrc.model.seeded import seeded, seeded_checkpoint
-from mrc.model.unet import MRCUNet
-from mrc.model.widen import add_reward_blocks
+from mrc_edit.core.errors import MRCError
+from mrc_edit.model.checkpoint import without_notes
+from mrc_edit.model.graphs import Conditioner, UNetShallow, UNetStep, Upsampler, VaeDecoder, cross_attentions, resnets
+from mrc_edit.model.seeded import seeded, seeded_checkpoint
+from mrc_edit.model.unet import MRCUNet
+from mrc_edit.model.widen import add_reward_blocks
 
 
 @pytest.fixture(scope="module", params=["rewards", "plain", "late text"])

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import torch
 
-from mrc.errors import MRCError
-from mrc.model import load_checkpoint
-from mrc.model.pipeline import edit_latents
+from mrc_edit.core.errors import MRCError
+from mrc_edit.model import load_checkpoint
+from mrc_edit.model.pipeline import edit_latents
 
 
 def generators(*seeds):

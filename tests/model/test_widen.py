@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from mrc.errors import MRCError
-from mrc.model import MRCUNet, load_checkpoint, save_checkpoint
-from mrc.model.rewards import REWARD_KEYS
-from mrc.model.seeded import seeded, seeded_checkpoint
-from mrc.model.widen import add_reward_blocks, add_rewards, keywords, widen_input
+from mrc_edit.core.errors import MRCError
+from mrc_edit.model import MRCUNet, load_checkpoint, save_checkpoint
+from mrc_edit.model.rewards import REWARD_KEYS
+from mrc_edit.model.seeded import seeded, seeded_checkpoint
+from mrc_edit.model.widen import add_reward_blocks, add_rewards, keywords, widen_input
 
 
 def unet_of(inputs, rewards=False):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from mrc.errors import MRCError
-from mrc.train.cache import CachedBatches, cache_key, open_cache, weights_digest
-from mrc.train.config import TrainConfig
+from mrc_edit.core.errors import MRCError
+from mrc_edit.train.cache import CachedBatches, cache_key, open_cache, weights_digest
+from mrc_edit.train.config import TrainConfig
 
 SCORES = [(5, 5, 5), (5, 4, 5), (0, 5, 5), (5, 5, 5), (4, 4, 4)]
 

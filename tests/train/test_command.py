@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mrc.train.command import main
+from mrc_edit.train.command import main
 
 COMMAND = Path(sys.executable).parent / "mrc-train"
 

@@ -15,18 +15,18 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from mrc.errors import MRCError
-from mrc.model import load_checkpoint
-from mrc.model.rewards import REWARD_KEYS
-from mrc.model.widen import add_rewards
-from mrc.train.config import TrainConfig
-from mrc.train.loop import starting_point, train
-from mrc.train.state import list_states
+from mrc_edit.core.errors import MRCError
+from mrc_edit.model import load_checkpoint
+from mrc_edit.model.rewards import REWARD_KEYS
+from mrc_edit.model.widen import add_rewards
+from mrc_edit.train.config import TrainConfig
+from mrc_edit.train.loop import starting_point, train
+from mrc_edit.train.state import list_states
 
 LAUNCH = """
 import json, sys
-from mrc.train.config import TrainConfig
-from mrc.train.loop import train
+from mrc_edit.train.config import TrainConfig
+from mrc_edit.train.loop import train
 train(TrainConfig(**json.loads(sys.argv[1])), sys.argv[2] if len(sys.argv) > 2 else None)
 """
 

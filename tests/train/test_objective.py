@@ -7,10 +7,10 @@ from diffusers.training_utils import compute_snr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrc.errors import MRCError
-from mrc.train.config import PRESETS, TrainConfig
-from mrc.train.loop import learning_rate
-from mrc.train.objective import changed_positions, draw, dropped, predicted, sample_losses, snr_weights
+from mrc_edit.core.errors import MRCError
+from mrc_edit.train.config import PRESETS, TrainConfig
+from mrc_edit.train.loop import learning_rate
+from mrc_edit.train.objective import changed_positions, draw, dropped, predicted, sample_losses, snr_weights
 
 
 def test_random_numbers_belong_to_the_sample():

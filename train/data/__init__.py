@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from .triplet import Triplet, Triplets, make_triplet
 
 __all__ = ["Triplet", "Triplets", "make_triplet", "open_data", "open_triplets"]

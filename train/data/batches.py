@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from .triplet import Triplet, Triplets
 
 REPLACEMENTS = 100  # tries to find a sample in the place of a broken one

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from .triplet import Triplet, make_triplet
 
 PICTURE = re.compile(r"(\d+)_([01])\.(jpg|jpeg|png|webp)")

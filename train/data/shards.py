@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from .triplet import Triplet, make_triplet
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")

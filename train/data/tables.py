@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from .reward_edit import inside
 from .triplet import Triplet, make_triplet
 

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from ...core.errors import MRCError
+from ...core.reward import PERSPECTIVES
 from ...engine.images import ImageLike, load_image
-from ...errors import MRCError
-from ...reward import PERSPECTIVES
 
 Scores = tuple[float, float, float]
 

@@ -11,9 +11,9 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from ...errors import MRCError
-from ...files import replace_folder
-from ...reward import PERSPECTIVES
+from ...core.errors import MRCError
+from ...core.files import replace_folder
+from ...core.reward import PERSPECTIVES
 from .triplet import Scores, Triplet
 
 FORMATS = ("folders", "parquet", "shards")

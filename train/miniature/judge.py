@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from ...judge import Reward
 from .edits import Edit
 from .oracle import PASS, score

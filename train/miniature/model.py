@@ -1,6 +1,6 @@
 """The untrained miniature model: tokenizer, text encoder and U-Net sized for two CPU cores.
 
-    python -m mrc.train.miniature.model OUT --vae VAE
+    python -m mrc_edit.train.miniature.model OUT --vae VAE
 
 A forward pass of the 5.5 M-parameter U-Net over 32×32 latents is 1.4 GFLOP, so a training step of
 32 triplets is 0.14 TFLOP.
@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ...errors import run_command
+from ...core.errors import run_command
 from ...model.checkpoint import Checkpoint, save_checkpoint
 from ...model.seeded import byte_tokenizer
 from ...model.unet import MRCUNet
@@ -92,9 +92,9 @@ def miniature_checkpoint(vae_folder: Path, seed: int = 0) -> Checkpoint:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mrc.train.miniature.model", description="The untrained mini.")
+    parser = argparse.ArgumentParser(prog="python -m mrc_edit.train.miniature.model", description="The untrained mini.")
     parser.add_argument("out", type=Path)
-    parser.add_argument("--vae", type=Path, required=True, help="folder that mrc.train.autoencoder wrote")
+    parser.add_argument("--vae", type=Path, required=True, help="folder that mrc_edit.train.autoencoder wrote")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     sys.exit(run_command(lambda: save_checkpoint(miniature_checkpoint(args.vae, args.seed), args.out)))

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 
 PACKAGED = ("astronaut.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg", "ihc.png")
 SHORTER_SIDE = 192  # pixels; crops of 128 then see two thirds of a photograph
@@ -23,7 +23,7 @@ def load_photographs(folder: str | Path | None = None) -> list[np.ndarray]:
     """
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
-        raise MRCError("the miniature world takes its photographs from scikit-image; pip install 'mrc[train]'")
+        raise MRCError("the miniature world takes its photographs from scikit-image; pip install 'mrc-edit[train]'")
     paths = [Path(package.origin).parent / "data" / name for name in PACKAGED]
     if folder is not None:
         more = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from ...model.checkpoint import load_checkpoint, save_checkpoint
 from .. import autoencoder
 from ..config import TrainConfig, preset

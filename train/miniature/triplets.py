@@ -1,6 +1,6 @@
 """The miniature world as a data set: triplet number i of a seed is always the same.
 
-    python -m mrc.train.miniature.triplets OUT --format parquet --count 1000
+    python -m mrc_edit.train.miniature.triplets OUT --format parquet --count 1000
 
 writes it for other tools; `mrc-train --data miniature:1000` draws it without.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ...errors import MRCError, run_command
+from ...core.errors import MRCError, run_command
 from ..data.triplet import Triplet
 from ..data.writers import FORMATS, write_triplets
 from .edits import KINDS, Edit, imperfect, random_edit
@@ -59,7 +59,8 @@ def held_out(photographs: list[np.ndarray], count: int) -> list[Edit]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mrc.train.miniature.triplets", description="Write triplets of the miniature world with rewards."
+        prog="python -m mrc_edit.train.miniature.triplets",
+        description="Write triplets of the miniature world with rewards.",
     )
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--format", choices=FORMATS, default="folders")

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from ...errors import run_command
+from ...core.errors import run_command
 from ...judge.detached import stop_with_parent
 from .build import build
 from .config import BuildConfig

@@ -7,9 +7,9 @@ from typing import Any
 
 from scipy import stats
 
-from ...errors import MRCError
-from ...reward import PERSPECTIVES
-from ...tables import Table
+from ...core.errors import MRCError
+from ...core.reward import PERSPECTIVES
+from ...core.tables import Table
 
 CHOICES = ("left", "right", "equal")
 

@@ -20,8 +20,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ...errors import MRCError
-from ...files import write_file
+from ...core.errors import MRCError
+from ...core.files import write_file
+from ...core.reward import PERSPECTIVES
 from ...judge import Judge, Reward
 from ...judge.batch import judge_all
 from ...judge.detached import alone, run_detached
@@ -29,7 +30,6 @@ from ...judge.options import add_arguments as add_judge_arguments
 from ...judge.options import given_options, open_judge
 from ...judge.questions import VERSION
 from ...judge.spending import Spending
-from ...reward import PERSPECTIVES
 from ..data import Triplet, Triplets, open_data
 from ..data.reward_edit import RewardEdit
 from ..data.writers import reward_entry, write_parquet
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         args.workers if args.ray else None,
         args.json,
     )
-    if status := run_detached("mrc.train.rewards", config.to_json()):
+    if status := run_detached("mrc_edit.train.rewards", config.to_json()):
         sys.exit(status)
 
 

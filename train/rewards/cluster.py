@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from ...judge import Reward
 from ...judge.batch import judge_all
 from ...judge.spending import Spending
@@ -59,7 +59,7 @@ def judge_on_ray(config: BuildConfig, count: int, spending: Spending) -> list[Re
     try:
         import ray
     except ImportError:
-        raise MRCError("--ray needs the ray package: pip install 'mrc[ray]'") from None
+        raise MRCError("--ray needs the ray package: pip install 'mrc-edit[ray]'") from None
 
     workers, options = config.ray_workers or 1, config.options
     share = replace(

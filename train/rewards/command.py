@@ -4,7 +4,7 @@ import argparse
 import importlib
 import sys
 
-from ...errors import run_command
+from ...core.errors import run_command
 
 SUBCOMMANDS = {
     "build": "judge training triplets and write RewardEdit JSON and parquet",

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 
-from ...errors import MRCError
+from ...core.errors import MRCError
 from ...judge.options import JudgeOptions
 
 JUDGES = ("openai", "oracle")

@@ -18,16 +18,18 @@ from string import Template
 
 from PIL import Image
 
-from ...errors import MRCError
-from ...files import write_file
-from ...reward import PERSPECTIVES
+from ...core.errors import MRCError
+from ...core.files import write_file
+from ...core.reward import PERSPECTIVES
 from .answers import CHOICES, agreement_table, read_answers, read_json
 
 TEMPLATE = Template((Path(__file__).parent / "sheet.html").read_text())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="two OUTs of mrc.bench.quality --real-edit")
+    parser.add_argument(
+        "runs", type=Path, nargs="*", metavar="RUN", help="two OUTs of mrc_edit.bench.quality --real-edit"
+    )
     parser.add_argument("--out", type=Path, metavar="SHEET", help="folder for the page and its key")
     parser.add_argument("--count", type=int, help="show so many edits, drawn by the seed (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the order of rows and of left and right")

@@ -11,8 +11,8 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from ...files import write_file
-from ...reward import PERSPECTIVES
+from ...core.files import write_file
+from ...core.reward import PERSPECTIVES
 from ..data.reward_edit import read_rewards, reward
 from ..data.triplet import check_scores
 

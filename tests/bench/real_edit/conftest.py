@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrc.bench.real_edit.items import TYPES
-from mrc.bench.real_edit.run import edit_items
-from mrc.judge import Reward
+from mrc_edit.bench.real_edit.items import TYPES
+from mrc_edit.bench.real_edit.run import edit_items
+from mrc_edit.judge import Reward
 
 SETTINGS = {"num_inference_steps": 1, "scheduler": "euler", "guidance_scale": 1.5, "image_guidance_scale": 1.0}
 

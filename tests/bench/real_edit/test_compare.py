@@ -4,10 +4,10 @@ import shutil
 import pytest
 from scipy import stats
 
-from mrc.bench.real_edit.compare import compare, judged_pairs, tables
-from mrc.bench.real_edit.run import judge_items, write_results
-from mrc.errors import MRCError
-from mrc.judge.spending import Spending
+from mrc_edit.bench.real_edit.compare import compare, judged_pairs, tables
+from mrc_edit.bench.real_edit.run import judge_items, write_results
+from mrc_edit.core.errors import MRCError
+from mrc_edit.judge.spending import Spending
 
 
 def pair(first, second, image="a", verdicts=None):

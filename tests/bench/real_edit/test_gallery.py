@@ -5,8 +5,8 @@ import re
 import pytest
 from PIL import Image
 
-from mrc.bench.real_edit.gallery import Card, write_gallery
-from mrc.tables import Table
+from mrc_edit.bench.real_edit.gallery import Card, write_gallery
+from mrc_edit.core.tables import Table
 
 EVIL = "<script>document.title = 'run'</script>\" onerror=\"document.title='run'"
 

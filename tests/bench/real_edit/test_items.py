@@ -3,8 +3,8 @@ import json
 import pytest
 from PIL import Image
 
-from mrc.bench.real_edit.items import TYPES, digest, read_items
-from mrc.errors import MRCError
+from mrc_edit.bench.real_edit.items import TYPES, digest, read_items
+from mrc_edit.core.errors import MRCError
 
 
 def test_both_label_styles_are_read(data):

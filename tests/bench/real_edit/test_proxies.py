@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from mrc.bench.real_edit.proxies import METRICS, measure
+from mrc_edit.bench.real_edit.proxies import METRICS, measure
 
 
 @pytest.fixture(scope="module")

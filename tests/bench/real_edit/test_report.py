@@ -1,6 +1,6 @@
 import pytest
 
-from mrc.bench.real_edit.report import judged_row, summary, tables
+from mrc_edit.bench.real_edit.report import judged_row, summary, tables
 
 
 def item(kind, image, scores, psnr=None):

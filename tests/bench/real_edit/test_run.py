@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrc.bench import quality
-from mrc.bench.real_edit import run
-from mrc.bench.real_edit.run import edit_items, judge_items, write_results
-from mrc.errors import MRCError
-from mrc.judge.spending import Spending
+from mrc_edit.bench import quality
+from mrc_edit.bench.real_edit import run
+from mrc_edit.bench.real_edit.run import edit_items, judge_items, write_results
+from mrc_edit.core.errors import MRCError
+from mrc_edit.judge.spending import Spending
 
 
 def content(out: Path) -> dict[str, bytes]:
@@ -119,7 +119,7 @@ def test_a_killed_run_ends_the_same(data, tiny_export, out, judge_server, settin
 
     def kill_when(out: Path, there: str, count: int) -> None:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mrc.bench.quality", *arguments(out)], stdout=subprocess.DEVNULL
+            [sys.executable, "-m", "mrc_edit.bench.quality", *arguments(out)], stdout=subprocess.DEVNULL
         )
         while process.poll() is None and len(list(out.glob(there))) < count:
             time.sleep(0.01)

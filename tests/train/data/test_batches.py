@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mrc.errors import MRCError
-from mrc.train.data import make_triplet
-from mrc.train.data.batches import StepBatches, check_broken, fit_pair, step_indices
+from mrc_edit.core.errors import MRCError
+from mrc_edit.train.data import make_triplet
+from mrc_edit.train.data.batches import StepBatches, check_broken, fit_pair, step_indices
 
 
 class Numbers:

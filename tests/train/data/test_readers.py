@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrc.errors import MRCError
-from mrc.train.data import make_triplet, open_triplets
-from mrc.train.data.writers import FORMATS, write_triplets
+from mrc_edit.core.errors import MRCError
+from mrc_edit.train.data import make_triplet, open_triplets
+from mrc_edit.train.data.writers import FORMATS, write_triplets
 
 
 def picture(seed: int, size=(96, 64)) -> Image.Image:

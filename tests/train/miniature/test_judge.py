@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrc.errors import MRCError
-from mrc.judge import Judge
-from mrc.train.miniature.judge import OracleJudge
-from mrc.train.miniature.oracle import PASS
-from mrc.train.miniature.photographs import load_photographs
-from mrc.train.miniature.triplets import MiniatureTriplets
+from mrc_edit.core.errors import MRCError
+from mrc_edit.judge import Judge
+from mrc_edit.train.miniature.judge import OracleJudge
+from mrc_edit.train.miniature.oracle import PASS
+from mrc_edit.train.miniature.photographs import load_photographs
+from mrc_edit.train.miniature.triplets import MiniatureTriplets
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@ import json
 import pytest
 from PIL import Image
 
-from mrc.errors import MRCError
-from mrc.model import load_checkpoint
-from mrc.train import command, config
-from mrc.train.miniature import recipe
+from mrc_edit.core.errors import MRCError
+from mrc_edit.model import load_checkpoint
+from mrc_edit.train import command, config
+from mrc_edit.train.miniature import recipe
 
 
 @pytest.fixture

@@ -4,15 +4,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mrc.errors import MRCError
-from mrc.train.data import open_triplets
-from mrc.train.miniature import triplets
-from mrc.train.miniature.edits import FILM_SHARES, KINDS, artifacts, damage, random_edit, under_film
-from mrc.train.miniature.model import vocabulary, word_tokenizer
-from mrc.train.miniature.oracle import PASS, score
-from mrc.train.miniature.photographs import load_photographs
-from mrc.train.miniature.scene import BACKGROUNDS, SIZE, mask, named_background, paint, render
-from mrc.train.miniature.triplets import MiniatureTriplets, held_out
+from mrc_edit.core.errors import MRCError
+from mrc_edit.train.data import open_triplets
+from mrc_edit.train.miniature import triplets
+from mrc_edit.train.miniature.edits import FILM_SHARES, KINDS, artifacts, damage, random_edit, under_film
+from mrc_edit.train.miniature.model import vocabulary, word_tokenizer
+from mrc_edit.train.miniature.oracle import PASS, score
+from mrc_edit.train.miniature.photographs import load_photographs
+from mrc_edit.train.miniature.scene import BACKGROUNDS, SIZE, mask, named_background, paint, render
+from mrc_edit.train.miniature.triplets import MiniatureTriplets, held_out
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrc.judge.options import JudgeOptions
-from mrc.train.data import make_triplet
-from mrc.train.data.writers import write_triplets
-from mrc.train.rewards.config import BuildConfig
+from mrc_edit.judge.options import JudgeOptions
+from mrc_edit.train.data import make_triplet
+from mrc_edit.train.data.writers import write_triplets
+from mrc_edit.train.rewards.config import BuildConfig
 
 COMMAND = Path(sys.executable).parent / "mrc-rewards"
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from mrc.errors import MRCError
-from mrc.judge.spending import Spending
-from mrc.train.config import TrainConfig
-from mrc.train.data import open_triplets
-from mrc.train.rewards.build import build
+from mrc_edit.core.errors import MRCError
+from mrc_edit.judge.spending import Spending
+from mrc_edit.train.config import TrainConfig
+from mrc_edit.train.data import open_triplets
+from mrc_edit.train.rewards.build import build
 
 FILES = ("RewardEdit.json", "rewards.jsonl", "report.json", "triplets.parquet")
 KILLS = int(os.environ.get("MRC_KILLS", "2"))
@@ -108,7 +108,7 @@ def test_unreadable_triplets_are_counted(triplets_of, config):
 
 @pytest.mark.parametrize("source", ["parquet", "released"])
 def test_what_comes_out_trains(source, triplets_of, config, plain, tmp_path):
-    from mrc.train.loop import train
+    from mrc_edit.train.loop import train
 
     data = triplets_of(4, "folders", size=(64, 64))
     settings = config(data)
@@ -187,7 +187,7 @@ def test_the_oracle_by_the_command_line(command, environment, tmp_path):
     done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["complete"] == 6
-    from mrc.train.data import open_data
+    from mrc_edit.train.data import open_data
 
     drawn, found = open_data("miniature:6", seed=5), open_triplets(tmp_path / "o")
     assert [found[i].scores for i in range(6)] == [drawn[i].scores for i in range(6)]

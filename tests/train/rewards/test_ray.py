@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mrc.judge.spending import Spending
-from mrc.train.rewards.build import build
+from mrc_edit.judge.spending import Spending
+from mrc_edit.train.rewards.build import build
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="--ray is tested where ray is installed")

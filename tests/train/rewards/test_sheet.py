@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from mrc.errors import MRCError, run_command
-from mrc.train.rewards import sheet
-from mrc.train.rewards.answers import read_answers
-from mrc.train.rewards.sheet import write_sheet
+from mrc_edit.core.errors import MRCError, run_command
+from mrc_edit.train.rewards import sheet
+from mrc_edit.train.rewards.answers import read_answers
+from mrc_edit.train.rewards.sheet import write_sheet
 
 NAMES = [f"{i}-1-local" for i in range(12)]
 

@@ -4,8 +4,8 @@ import json
 import pytest
 from PIL import Image
 
-from mrc.train.rewards.command import main
-from mrc.train.rewards.stats import frequent_words
+from mrc_edit.train.rewards.command import main
+from mrc_edit.train.rewards.stats import frequent_words
 
 
 def entry(scores, texts):

@@ -1,6 +1,6 @@
 """What the shipped model does: a photograph and three scenes of its own world, before and after.
 
-    python -m mrc.demo OUT
+    python -m mrc_edit.demo OUT
 
 The scenes are drawn by `train/miniature` on backgrounds that no photograph is needed for.
 """
@@ -13,12 +13,12 @@ from typing import Any
 
 from PIL import Image, ImageDraw
 
-from .engine import Engine
-from .errors import run_command
-from .train.miniature.scene import SIZE, Scene, Thing, render
-from .train.miniature.triplets import to_image
+from ..core.errors import run_command
+from ..engine import Engine
+from ..train.miniature.scene import SIZE, Scene, Thing, render
+from ..train.miniature.triplets import to_image
 
-PHOTOGRAPH = Path(__file__).resolve().parents[2] / "docs" / "chelsea.jpg"
+PHOTOGRAPH = Path(__file__).parent / "chelsea.jpg"
 SCENES = (
     ("make the square checkered", Scene((Thing("square", "red", 64, 64, 21),), "sand")),
     ("add a blue circle on the left", Scene((Thing("heart", "red", 74, 64, 21),), "sea")),
@@ -65,7 +65,7 @@ def centre(photograph: Image.Image) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m mrc.demo", description="Edit four pictures with mini.")
+    parser = argparse.ArgumentParser(prog="python -m mrc_edit.demo", description="Edit four pictures with mini.")
     parser.add_argument("out", type=Path)
     args = parser.parse_args()
     sys.exit(run_command(lambda: demo(args.out)))

@@ -1,0 +1,23 @@
+"""Multi-Reward-Condition image editing (MRC, arXiv 2411.04713): train, export, edit.
+
+    from mrc_edit import Engine, AsyncEngine
+
+This folder is the package: the build installs this file and the folders beside it as `mrc_edit` (pyproject.toml).
+Importing `mrc_edit` alone imports nothing heavy.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .core.errors import MRCError
+    from .engine import AsyncEngine, EditResult, Engine
+
+__version__ = "0.1.0"
+__all__ = ["AsyncEngine", "EditResult", "Engine", "MRCError"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module(".engine", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
