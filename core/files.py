@@ -1,11 +1,14 @@
-"""Folders and files that appear whole or not at all, and digests."""
+"""Folders and files that appear whole or not at all, JSON, and digests."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import MRCError
 
 
 @contextmanager
@@ -42,6 +45,28 @@ def write_file(path: Path, data: bytes | str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file.
+
+    Raises:
+        MRCError: no such file, no JSON, or JSON that is no object.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise MRCError(f"{path} is missing; the folder is incomplete, copy it again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MRCError(f"{path} is not JSON ({error}); restore the original file") from None
+    if not isinstance(value, dict):
+        raise MRCError(f"{path} holds a {type(value).__name__}, not an object; restore the original file")
+    return value
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that `path` holds all of it or what it held before."""
+    write_file(path, json.dumps(value, indent=1) + "\n")
 
 
 def file_digest(path: Path) -> str:

@@ -29,8 +29,8 @@ from tqdm import tqdm
 
 from ..core.errors import MRCError
 from ..model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ..model.extend import add_reward_blocks, add_rewards, widen_input
 from ..model.pipeline import token_ids
-from ..model.widen import add_reward_blocks, add_rewards, widen_input
 from .cache import CachedBatches, build_cache, cache_key, cached_texts, open_cache, weights_digest
 from .config import TrainConfig
 from .data import Triplets, open_data
