@@ -7,11 +7,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ..core.errors import MRCError
-from ..kernels.guided_step import guided_step
 from .backends import Backend
 from .noise import normal
 from .plan import Plan
-from .sampling import SamplerTable
+from .sampling import SamplerTable, sampler_step
 from .schedule import Group, Step
 
 
@@ -39,9 +38,8 @@ def denoise(
         Final latents `[B, 4, h, w]` float32.
     """
     latents, seen = begin(plan, source, table, states)
-    data = np.zeros_like(latents)
+    denoised = np.zeros_like(latents)
     sample = np.concatenate([latents[plan.item] * np.float32(table.input_scale[0]), seen], axis=1)
-    itself = np.eye(len(source), dtype=np.float32)  # the graphs apply the guidance
     deep: list = [None] * len(groups)
     pull = np.zeros_like(latents)
     steps = len(table.timesteps)
@@ -67,21 +65,16 @@ def denoise(
         elif order[step].keeps:
             noise = noise + pull
         next_scale = table.input_scale[min(step + 1, steps - 1)]
-        guided_step(
-            noise, itself, latents, data,
-            fresh=draw(states, source.shape) if table.ancestral else None,
-            coefficients=table.coefficients[step],
-            data_coefficients=table.data[step],
-            input_scale=next_scale,
-            item=plan.item,
-            sample=sample,
-        )  # fmt: skip
+        fresh_noise = draw(states, source.shape) if table.ancestral else None
+        latents, denoised = sampler_step(
+            noise, latents, denoised, fresh_noise, table.coefficients[step], table.data[step]
+        )
         replaced = on_step(step, latents)
         if replaced is not None:
             if np.shape(replaced) != source.shape:
                 raise MRCError(f"the callback returned latents {np.shape(replaced)}; give {source.shape}")
             latents = np.array(replaced, dtype=np.float32)
-            sample[:, : source.shape[1]] = latents[plan.item] * np.float32(next_scale)
+        sample[:, : source.shape[1]] = latents[plan.item] * np.float32(next_scale)
     return latents
 
 

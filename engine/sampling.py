@@ -179,6 +179,28 @@ def sampler_table(name: str, config: dict, steps: int) -> SamplerTable:
     return table_for(prediction, table, config)
 
 
+def sampler_step(
+    noise: np.ndarray,
+    latents: np.ndarray,
+    denoised: np.ndarray,
+    fresh_noise: np.ndarray | None,
+    coefficients: np.ndarray,
+    denoised_coefficients: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """One step, in float32: the new latents x' and the new d.
+
+    Args:
+        noise, latents, denoised, fresh_noise: `[B, 4, h, w]` float32: ε, x, d and z, None where e is 0.
+        coefficients: `[4]`, a, b, c, e; denoised_coefficients: `[2]`, p, q; rows of a `SamplerTable`.
+    """
+    a, b, c, e = coefficients.astype(np.float32)
+    p, q = denoised_coefficients.astype(np.float32)
+    after = a * latents + b * noise + c * denoised
+    if fresh_noise is not None:
+        after += e * fresh_noise
+    return after, p * latents + q * noise
+
+
 # The noise ε of y = α·x₀ + σ·ε, the latents that enter the U-Net (α² + σ² = 1): factors of y and of what the
 # model predicts, from α and σ
 NOISE_OF: dict[str, Callable] = {

@@ -75,16 +75,15 @@ class TorchBackend(GraphBackend):
         held = {name: self.hold(array) for name, array in feeds.items()}
         latents, source, item, table = (held[name] for name in ("latents", "source", "item", "table"))
         constant = [conditions[name] for name in ("text_kv", *FOLDED) if name in conditions]
-        data, itself = torch.zeros_like(latents), torch.eye(len(latents), device=self.device)
+        denoised = torch.zeros_like(latents)
         sample = torch.cat([latents[item] * table[0, 0], source], dim=1)
         for step, fresh in enumerate(held["fresh"]):
             bias = conditions["time_bias"][step]
             noise = self.graphs["unet"](sample, held["branch"], held["guidance"], bias, *constant)[0]
             next_scale = table[min(step + 1, len(table) - 1), :1]
-            ops.guided_step(
-                noise.contiguous(), itself, latents, data, fresh, table[step, 1:5], table[step, 5:], next_scale, item,
-                sample,
-            )  # fmt: skip
+            ops.sampler_step(
+                noise, latents, denoised, fresh, table[step, 1:5], table[step, 5:], next_scale, item, sample
+            )
         return latents.cpu().numpy()
 
 
