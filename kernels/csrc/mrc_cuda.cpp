@@ -1,5 +1,5 @@
-// The pack: chooses the code for the GPU at hand, loads it once, launches it. What Triton compiled is
-// in two files written by kernels/build_pack.py: `cubins.bin`, and a table of it, `cubins.inc`.
+// The pack: chooses the code for the current GPU, loads it once and launches it. kernels/build_pack.py writes what
+// Triton compiled to two files: `cubins.bin`, and its table, `cubins.inc`.
 
 #include "mrc_cuda.h"
 
@@ -10,7 +10,7 @@
 
 #include "cuda_driver.h"
 
-// .incbin takes a moment where an array of as many bytes would take a minute to compile
+// .incbin is quick; an array of as many bytes would take a minute to compile
 asm(".pushsection .rodata\n"
     ".balign 64\n"
     ".global mrc_cubins\n.hidden mrc_cubins\n"
@@ -26,8 +26,8 @@ struct Cubin {
   Kernel kernel;
   int32_t type;
   int capability;        // 10 × major + minor
-  bool exact;            // runs on this capability alone, else on greater minor ones too
-  int64_t width;         // channels of the reward block, greatest channels a group of a norm
+  bool exact;            // runs on this capability only; if false, on greater minor versions too
+  int64_t width;         // channels of the reward block, or most channels in a group of a norm
   bool optional;         // has the bias or the fresh noise
   const char* function;
   int64_t block;         // positions or values a program of the grid takes
@@ -39,7 +39,7 @@ struct Cubin {
 
 constexpr int64_t kMost = INT32_MAX;  // the kernels count in 32 bits within a feature map
 
-// The code nearest to the GPU's; of one capability the table has the narrowest first.
+// The code for the nearest capability, and the narrowest of it, which the table has first.
 const Cubin* choose(Kernel kernel, int32_t type, int64_t width, bool optional, int capability) {
   const Cubin* best = nullptr;
   for (const Cubin& cubin : cubins) {
@@ -65,14 +65,14 @@ int current_device(int* device, int* capability) {
   return error ? MRC_CUDA_DRIVER + error : MRC_OK;
 }
 
-// The kernel of a cubin on a device; as a CUlibrary it is good in all the device's contexts.
+// The kernel of a cubin on a device. A CUlibrary's kernels work in all contexts of the device.
 int load(const Cubin& cubin, int device, void** kernel) {
   static std::mutex mutex;
   static std::map<std::pair<const Cubin*, int>, void*> loaded;
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = loaded.find({&cubin, device});
-  if (found != loaded.end()) {
-    *kernel = found->second;
+  const auto entry = loaded.find({&cubin, device});
+  if (entry != loaded.end()) {
+    *kernel = entry->second;
     return MRC_OK;
   }
   const Driver& cuda = cuda_driver();
@@ -100,7 +100,7 @@ constexpr bool takes(const char* letters) {
 
 template <Kernel kernel, typename... Arguments>
 int launch_all(const Cubin& cubin, int device, int64_t x, int64_t y, CUstream_st* stream, Arguments... arguments) {
-  static_assert(takes<Arguments...>(parameters[kernel]), "this Triton compiles the kernel to other parameters");
+  static_assert(takes<Arguments...>(parameters[kernel]), "the kernel's parameters are not those of Triton 3.9");
   void* function = nullptr;
   if (const int status = load(cubin, device, &function)) return status;
   void* pointers[] = {&arguments...};
@@ -110,7 +110,7 @@ int launch_all(const Cubin& cubin, int device, int64_t x, int64_t y, CUstream_st
   return error ? MRC_CUDA_DRIVER + error : MRC_OK;
 }
 
-// Triton's kernels end in two pointers, to scratch memory and to a profiler's; ours use neither.
+// Triton's kernels have two more pointers, to scratch memory and to a profiler's memory; ours use neither.
 template <Kernel kernel, typename... Arguments>
 int launch(const Cubin& cubin, int device, int64_t x, int64_t y, CUstream_st* stream, Arguments... arguments) {
   void* none = nullptr;
@@ -149,7 +149,7 @@ const char* mrc_cuda_error_string(int status) {
     case MRC_BAD_SIZE: return "a size does not fit";
     case MRC_NULL_POINTER: return "a pointer is missing";
     case MRC_CUDA_NOT_IN_PACK: return "the pack has no code for this GPU, type, width or layout";
-    case MRC_CUDA_BAD_POINTER: return "a device pointer is no multiple of 16 bytes, or an output is its input";
+    case MRC_CUDA_BAD_POINTER: return "a device pointer is not a multiple of 16 bytes, or the output is the input";
     case MRC_CUDA_NO_DRIVER: return "no CUDA driver: libcuda.so.1 cannot be loaded";
     case MRC_CUDA_OLD_DRIVER: return "the CUDA driver is older than 12.0";
     case MRC_CUDA_NO_CONTEXT: return "no CUDA context is current in this thread; choose a device first";

@@ -1,5 +1,5 @@
-// C interface of the native kernels. Arrays are row-major float32 unless said otherwise. Functions
-// return one of the codes below; on any but MRC_OK nothing was written.
+// C interface of the native kernels. Arrays are row-major, and float32 unless stated otherwise.
+// Functions return one of the codes below; unless it is MRC_OK they have written nothing.
 #ifndef MRC_KERNELS_H
 #define MRC_KERNELS_H
 
@@ -31,8 +31,8 @@ typedef struct {
 // Group norm of input + bias, bias [count, channels] or NULL, then SiLU if `silu`.
 int mrc_group_norm_silu(const mrc_feature_maps* maps, const float* bias, int32_t silu);
 
-// Weights of the reward block: matrices [channels, channels] from input to output as of torch.nn.Linear,
-// the rest [channels].
+// Weights of the reward block: matrices [outputs, inputs] as in torch.nn.Linear, each channels × channels; the
+// rest is [channels].
 typedef struct {
   const float *proj_in, *proj_in_bias;
   const float *norm1, *norm1_bias;
