@@ -1,8 +1,8 @@
 """The kernels against eager PyTorch, each only after it was held against its float64 reference.
 
-    python -m mrc_edit.bench.kernels                  CPU: interleaved timings
-    python -m mrc_edit.bench.kernels --device cuda    the same with events on a GPU
-    python -m mrc_edit.bench.kernels --resources      what the compiler made of the Triton kernels; needs no GPU
+    python -m mrc_edit.bench.operators                  CPU: interleaved timings
+    python -m mrc_edit.bench.operators --device cuda    the same with events on a GPU
+    python -m mrc_edit.bench.operators --resources      what the compiler made of the Triton kernels; needs no GPU
 
 `--json` writes the numbers.
 """
@@ -269,7 +269,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m mrc_edit.bench.kernels", description=(__doc__ or "").splitlines()[0]
+        prog="python -m mrc_edit.bench.operators", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default float32, on CUDA float16")

@@ -3,22 +3,22 @@ import json
 import pytest
 import torch
 
-from mrc_edit.bench import kernels
+from mrc_edit.bench import operators
 from mrc_edit.kernels import ops
 
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(kernels, "CHANNELS", 64)
-    monkeypatch.setattr(kernels, "LEVELS", ((64, 8),))
-    case = kernels.reward_case
-    monkeypatch.setattr(kernels, "reward_case", lambda side, *rest: case(side // 8, *rest))
+    monkeypatch.setattr(operators, "CHANNELS", 64)
+    monkeypatch.setattr(operators, "LEVELS", ((64, 8),))
+    case = operators.reward_case
+    monkeypatch.setattr(operators, "reward_case", lambda side, *rest: case(side // 8, *rest))
 
 
 def run(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["kernels", *arguments])
+    monkeypatch.setattr("sys.argv", ["operators", *arguments])
     with pytest.raises(SystemExit) as stop:
-        kernels.main()
+        operators.main()
     return stop.value.code
 
 
@@ -32,7 +32,7 @@ def test_timings_are_told_with_their_errors(small, monkeypatch, tmp_path, capsys
 
 
 def test_eager_and_ours_do_the_same(small):
-    for case in kernels.cases(torch.float32, "cpu"):
+    for case in operators.cases(torch.float32, "cpu"):
         if case.name.startswith(("reward", "group")):
             torch.testing.assert_close(case.ours(), case.eager(), rtol=1e-3, atol=1e-4)
 
@@ -45,7 +45,7 @@ def test_no_speed_of_a_wrong_kernel(small, monkeypatch, capsys):
 
 
 def test_launches_of_the_released_step():
-    counts = kernels.launches()
+    counts = operators.launches()
     assert counts["eager"] > counts["step graph"] > counts["step graph with kernels"] > 300
 
 
