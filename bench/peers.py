@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import MRCError
-from ..engine.backends.eager import EagerBackend
-from ..export.trace import OPSET, quiet_exporter
-from ..model import Checkpoint, load_checkpoint
-from ..model.pipeline import decode_latents, encode_image
-from ..model.unet import MRCUNet
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine.backends.eager import EagerBackend
+from mrc_edit.export.trace import OPSET, quiet_exporter
+from mrc_edit.model import Checkpoint, load_checkpoint
+from mrc_edit.model.pipeline import decode_latents, encode_image
+from mrc_edit.model.unet import MRCUNet
 
 
 class BFloat16(EagerBackend):

@@ -31,7 +31,7 @@ from ...judge.batch import judge_all
 from ...judge.spending import Spending
 from .gallery import Card, write_gallery
 from .items import Item, digest, read_items
-from .proxies import measure
+from .proxies import proxy_metrics
 from .report import summary, tables
 
 RESULTS = "results.json"
@@ -140,7 +140,7 @@ def record(item: Item, reward: Reward | None, out: Path) -> dict:
         "source": source_path(out, item).relative_to(out).as_posix(),
         "edit": edit_path(out, item).relative_to(out).as_posix(),
         "reward": {key: said[key] for key in ("scores", "verdicts", "texts", "failures")} if reward else None,
-        "proxies": measure(*pictures(out, item), item.type),
+        "proxies": proxy_metrics(*pictures(out, item), item.type),
     }
 
 
