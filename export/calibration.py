@@ -1,6 +1,5 @@
 """Inputs of the U-Net from real edits, to calibrate the quantization on."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..core.errors import MRCError
+from ..core.files import read_json
 from ..engine import Engine
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 
+REMEDY = "mend or remove it"
 STEPS = 6  # of Euler's method, an edit
 SAMPLES = 3  # of its steps that are kept, spread over the schedule
 INSTRUCTIONS = (
@@ -55,10 +56,10 @@ def pairs(folder: Path, count: int) -> list[tuple[Path, str]]:
     found: list[tuple[Path, list]] = []
     texts: dict[str, Any] = {}
     for path in sorted(folder.glob("*/prompt.json")):
-        found += [(image, [read(path).get("edit")]) for image in sorted(path.parent.glob("*_0.*"))[:1]]
+        found += [(image, [read_json(path, REMEDY).get("edit")]) for image in sorted(path.parent.glob("*_0.*"))[:1]]
     if not found:
         for path in folder.glob("*.json"):
-            texts |= read(path)
+            texts |= read_json(path, REMEDY)
         endings = Image.registered_extensions()
         images = sorted(path for path in folder.glob("*") if path.suffix.lower() in endings)
         found = [(image, texts.get(image.name) or list(INSTRUCTIONS)) for image in images]
@@ -72,16 +73,6 @@ def pairs(folder: Path, count: int) -> list[tuple[Path, str]]:
             raise MRCError(f"the instruction for {image} is {text!r}; give a text")
         chosen.append((image, text.split(": ", 1)[-1]))  # Real-Edit's "1. Local: …"
     return chosen
-
-
-def read(path: Path) -> dict:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise MRCError(f"{path} cannot be read ({error}); mend or remove it") from None
-    if not isinstance(found, dict):
-        raise MRCError(f"{path} holds no object of instructions; mend or remove it")
-    return found
 
 
 def record(export: Path, images: Path, edits: int, size: int) -> list[dict[str, np.ndarray]]:

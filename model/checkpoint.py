@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..core.errors import MRCError
-from ..core.files import file_digest, replace_folder
+from ..core.files import file_digest, read_json, replace_folder
 from .rewards import BLOCK_KEYS, REWARD_KEYS
 from .unet import MRCUNet
 
@@ -36,6 +36,7 @@ WEIGHTS = {
     "text_encoder": "model.safetensors",
 }
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+REMEDY = "the checkpoint is incomplete or damaged, restore the original file"
 VAE_OLD_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -114,20 +115,8 @@ def built(folder: Path, make: Callable[[dict], Module]) -> Module:
         raise MRCError(f"{folder}/config.json describes no model ({reason}); restore the original file") from None
 
 
-def read_json(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise MRCError(f"{path} is missing; the checkpoint folder is incomplete") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MRCError(f"{path} is not JSON ({error}); restore it from the original checkpoint") from None
-    if not isinstance(value, dict):
-        raise MRCError(f"{path} holds a {type(value).__name__}, not an object; restore it from the original")
-    return value
-
-
 def read_config(folder: Path) -> dict:
-    return read_json(folder / "config.json")
+    return read_json(folder / "config.json", REMEDY)
 
 
 def read_weights(checkpoint: Path, part: str) -> dict[str, torch.Tensor]:
@@ -192,7 +181,7 @@ def fill(module: Module, state: dict[str, torch.Tensor], dtype: torch.dtype, fol
 
 
 def load_scheduler(folder: Path) -> diffusers.SchedulerMixin:
-    config = read_json(folder / "scheduler_config.json")
+    config = read_json(folder / "scheduler_config.json", REMEDY)
     name = config.get("_class_name")
     if not (isinstance(name, str) and name.endswith("Scheduler") and hasattr(diffusers, name)):
         raise MRCError(f"{folder}: _class_name is {name!r}, not a diffusers scheduler; restore the original file")
