@@ -26,8 +26,8 @@ def arguments() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", type=Path, help="checkpoint or export folder, or mini: the small one inside")
-    parser.add_argument("image", type=Path)
-    parser.add_argument("instruction")
+    parser.add_argument("image", type=Path, help="image to edit")
+    parser.add_argument("instruction", help="what to change, such as 'make it night'")
     parser.add_argument("-o", "--output", type=Path, required=True, help="image file to write, format by its ending")
     parser.add_argument("--reward", default="5,5,5", metavar="F,P,Q", help="following, preserving, quality, 0 to 5")
     parser.add_argument("--reward-text", metavar="TEXT", help="what may go wrong; none by default")
@@ -35,10 +35,15 @@ def arguments() -> argparse.ArgumentParser:
         "--reward-guidance", metavar="F,P,Q", help="scores to steer away from; by default those of --reward"
     )
     parser.add_argument("--reward-guidance-text", metavar="TEXT", help="faults to steer away from")
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=30, help="denoising steps (default: %(default)s)")
     parser.add_argument("--guidance", type=float, default=7.5, help="weight of the instruction, from 1")
     parser.add_argument("--image-guidance", type=float, default=1.5, help="weight of the source image, from 1")
-    parser.add_argument("--scheduler", choices=list(SAMPLERS), default="euler_ancestral")
+    parser.add_argument(
+        "--scheduler",
+        choices=list(SAMPLERS),
+        default="euler_ancestral",
+        help="sampler of the steps (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, help="the same seed gives the same edit")
     parser.add_argument(
         "--resolution", type=int, help="pixels of the longer side (default: the model's own); 0 keeps the size"

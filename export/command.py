@@ -16,7 +16,10 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("checkpoint", type=Path, help="MRC or InstructPix2Pix checkpoint folder")
     parser.add_argument("out", type=Path, help="export folder to write")
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
+    parser.add_argument(
+        "--dtype", choices=["float32", "float16", "bfloat16"], default="float32",
+        help="precision of the graphs (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--int8", type=Path, metavar="PICTURES", help="also write int8 step graphs, calibrated on edits of this folder"
     )

@@ -110,7 +110,7 @@ def arrange_weights(editor: Editor, config: TrainConfig, device: torch.device) -
     if config.shard:
         shard(editor, device)
     elif not config.lora_rank:  # with frozen weights torch 2.13's backward of this layout crashes on CPUs
-        editor.unet.to(memory_format=torch.channels_last)
+        editor.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types it not
 
 
 def new_state(editor: Editor, config: TrainConfig) -> TrainState:

@@ -16,8 +16,8 @@ from .objective import Editor
 def shard(editor: Editor, device: torch.device) -> None:
     """Shard in place: one group for each U-Net block, one for the rest of the U-Net, one for the text encoder."""
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    unet = editor.unet
-    for module in (*unet.down_blocks, unet.mid_block, *unet.up_blocks, unet, editor.text_encoder):
+    down, middle, up = (editor.unet.get_submodule(name) for name in ("down_blocks", "mid_block", "up_blocks"))
+    for module in (*down.children(), middle, *up.children(), editor.unet, editor.text_encoder):
         # by default torch leaves the outermost group gathered after a forward pass, with weights that then go stale
         sharded = fully_shard(module, mesh=mesh, reshard_after_forward=True)
         assert isinstance(sharded, FSDPModule)
