@@ -31,7 +31,7 @@ def read_defaults(folder: Path) -> Defaults:
     path = folder / FILE
     if not path.is_file():
         return Defaults()
-    values = read_json(path)
+    values = read_json(path, "restore the file, or remove it for the released values")
     known = [field.name for field in fields(Defaults)]
     if unknown := sorted(values.keys() - set(known)):
         raise MRCError(f"{path} has {', '.join(unknown)}; its entries are {', '.join(known)}")

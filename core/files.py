@@ -1,4 +1,4 @@
-"""Folders and files that appear whole or not at all, JSON, and digests."""
+"""Folders and files that appear whole or not at all, JSON files, and digests."""
 
 import hashlib
 import json
@@ -47,20 +47,25 @@ def write_file(path: Path, data: bytes | str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict:
-    """The object in a JSON file.
+def read_json(path: Path, remedy: str) -> dict:
+    """The JSON object in a file.
+
+    Args:
+        remedy: what to do about a file that is missing or damaged; the end of the error message.
 
     Raises:
-        MRCError: no such file, no JSON, or JSON that is no object.
+        MRCError: there is no such file, or it holds something else.
     """
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MRCError(f"{path} is missing; the folder is incomplete, copy it again") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MRCError(f"{path} is not JSON ({error}); restore the original file") from None
+        raise MRCError(f"{path} is missing; {remedy}") from None
+    except OSError as error:
+        raise MRCError(f"{path} cannot be read ({error}); {remedy}") from None
+    except ValueError as error:
+        raise MRCError(f"{path} cannot be read, it is not JSON ({error}); {remedy}") from None
     if not isinstance(value, dict):
-        raise MRCError(f"{path} holds a {type(value).__name__}, not an object; restore the original file")
+        raise MRCError(f"{path} holds a {type(value).__name__}, not an object; {remedy}")
     return value
 
 

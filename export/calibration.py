@@ -15,6 +15,7 @@ from ..engine.backends.base import Conditions
 from ..engine.backends.graphs import GraphUNet
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 
+REMEDY = "mend or remove it"
 STEPS = 6  # of Euler's method, an edit
 SAMPLES = 3  # steps an edit that are recorded, spread over the schedule
 INSTRUCTIONS = (
@@ -87,7 +88,7 @@ def pairs(folder: Path, count: int) -> list[tuple[Path, str]]:
 def instruct_pix2pix(folder: Path) -> list[tuple[Path, list]]:
     """Source pictures of InstructPix2Pix data with their instructions."""
     return [
-        (image, [read_json(path).get("edit")])
+        (image, [read_json(path, REMEDY).get("edit")])
         for path in sorted(folder.glob("*/prompt.json"))
         for image in sorted(path.parent.glob("*_0.*"))[:1]
     ]
@@ -97,7 +98,7 @@ def plain_pictures(folder: Path) -> list[tuple[Path, list]]:
     """Pictures with the instructions that JSON files beside them hold."""
     texts: dict[str, list] = {}
     for path in folder.glob("*.json"):
-        texts |= read_json(path)
+        texts |= read_json(path, REMEDY)
     endings = Image.registered_extensions()
     images = sorted(path for path in folder.glob("*") if path.suffix.lower() in endings)
     return [(image, texts.get(image.name) or list(INSTRUCTIONS)) for image in images]

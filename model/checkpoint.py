@@ -37,6 +37,7 @@ WEIGHTS = {
     "text_encoder": "model.safetensors",
 }
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+REMEDY = "the checkpoint is incomplete or damaged, restore the original file"
 VAE_OLD_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -117,7 +118,7 @@ def built(folder: Path, make: Callable[[dict], Module]) -> Module:
 
 
 def read_config(folder: Path) -> dict:
-    return read_json(folder / "config.json")
+    return read_json(folder / "config.json", REMEDY)
 
 
 def read_weights(checkpoint: Path, part: str) -> dict[str, torch.Tensor]:
@@ -182,7 +183,7 @@ def fill(module: Module, state: dict[str, torch.Tensor], dtype: torch.dtype, fol
 
 
 def load_scheduler(folder: Path) -> diffusers.SchedulerMixin:
-    config = read_json(folder / "scheduler_config.json")
+    config = read_json(folder / "scheduler_config.json", REMEDY)
     name = config.get("_class_name")
     if not (isinstance(name, str) and name.endswith("Scheduler") and hasattr(diffusers, name)):
         raise MRCError(f"{folder}: _class_name is {name!r}, not a diffusers scheduler; restore the original file")

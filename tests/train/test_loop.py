@@ -20,7 +20,8 @@ from mrc_edit.model import load_checkpoint
 from mrc_edit.model.extend import add_rewards
 from mrc_edit.model.rewards import REWARD_KEYS
 from mrc_edit.train.config import TrainConfig
-from mrc_edit.train.loop import starting_point, train
+from mrc_edit.train.loop import train
+from mrc_edit.train.setup import starting_point
 from mrc_edit.train.state import list_states
 
 LAUNCH = """
