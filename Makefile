@@ -1,12 +1,11 @@
 # make demo    edit a photograph and three drawn scenes with mini; writes out/demo/before_after.png
 # make test    the whole test suite
+# make check   lint, types and the tests of what changed since origin/main, but for slow ones
 # make lint    formatting, lint and types
 # Each sets up .venv with what it needs; the second time that takes no time.
 
 PYTHON ?= python3
 BIN := .venv/bin
-# In a process of their own, without the runtimes that the other tests load into theirs
-APART := tests/kernels tests/model tests/train
 # laid out as they are installed, for mypy and editors, which do not follow an editable install
 PACKAGE := __init__.py core kernels model engine export judge train bench demo mini
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/csrc/*)
@@ -15,8 +14,10 @@ demo: .venv/demo.stamp
 	$(BIN)/python -m mrc_edit.demo out/demo
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest $(addprefix --ignore=,$(APART)) tests
-	$(BIN)/python -m pytest $(APART)
+	$(BIN)/python -m pytest
+
+check: lint
+	$(BIN)/python tests/changed.py
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
@@ -38,4 +39,4 @@ clean:
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $@ .venv/demo.stamp
 
-.PHONY: demo test lint clean
+.PHONY: demo test check lint clean

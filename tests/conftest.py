@@ -1,15 +1,24 @@
-"""Shared models. `MRC_REFERENCE` names the folder of golden data; tests that need it skip without."""
+"""Shared models and their exports, each made once a run.
+
+`MRC_REFERENCE` names the folder of golden data; tests that need it skip without.
+"""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+# Read when OpenMP is loaded, here and in child processes. A thread that waits would otherwise spin, and take the core
+# from a thread of another runtime or process that it waits for: training steps then take ten times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
@@ -53,6 +62,52 @@ def plain(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("plain") / "checkpoint"
     save_checkpoint(seeded_checkpoint(rewards=False), folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def plain_export(plain) -> Path:
+    from mrc_edit.export.exporter import export
+
+    export(plain, plain.parent / "exported")
+    return plain.parent / "exported"
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory) -> Path:
+    """A folder to calibrate int8 on: two pictures and the instructions of one."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(2):
+        coarse = np.random.RandomState(i).randint(0, 256, (6, 4, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize((64, 96)).save(folder / f"{i}.png")
+    (folder / "texts.json").write_text(json.dumps({"0.png": ["1. Style: make it a sketch", "2. Add: a dog"]}))
+    return folder
+
+
+# With what is installed here of int8 and TensorRT-RTX; tests of these skip without
+ENGINES = {
+    "trt": importlib.util.find_spec("tensorrt_rtx_bindings") is not None,
+    "sizes": (64, 128, 256),
+    "max_batch": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def full_export(tiny, pictures) -> Path:
+    """A float32 export with int8 graphs and engines."""
+    from mrc_edit.export.exporter import export
+
+    int8 = pictures if importlib.util.find_spec("nncf") else None
+    export(tiny, tiny.parent / "full", int8=int8, **ENGINES)
+    return tiny.parent / "full"
+
+
+@pytest.fixture(scope="session")
+def float16_export(tiny) -> Path:
+    """A float16 export with engines."""
+    from mrc_edit.export.exporter import export
+
+    export(tiny, tiny.parent / "float16", dtype="float16", **ENGINES)
+    return tiny.parent / "float16"
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+FOLDERS = {"checkpoint", "exported"}  # that commands make and later ones read
 # `make test` is what runs this test; installing is tested by tests/test_install.py
 ELSEWHERE = {"make test", "make lint", "pip install '.[cpu]'"}
 
@@ -32,20 +35,38 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_commands_run_in_order(folder):
+def run(command: str, folder: Path, earlier: Iterable[Future] = ()) -> None:
+    """Run `command` once the `earlier` ones are done."""
+    wait(earlier)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    where = ROOT if command.startswith("make ") else folder
+    done = subprocess.run(
+        command, shell=True, cwd=where, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+@pytest.mark.slow
+def test_the_commands_run(folder):
+    """Side by side, each after the one that makes the folder it reads; `make` alone, as it may install."""
     assert len(commands()) >= 5
-    for command in commands():
-        where = ROOT if command.startswith("make ") else folder
-        done = subprocess.run(
-            command, shell=True, cwd=where, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    makers: dict[str, Future] = {}  # by folder: the first command that names it
+    futures = []
+    with ThreadPoolExecutor((os.cpu_count() or 1) + 1) as pool:
+        for command in sorted(commands(), key=lambda command: not command.startswith("make ")):
+            names = FOLDERS & set(command.split())
+            futures.append(pool.submit(run, command, folder, [makers[name] for name in names & makers.keys()]))
+            makers.update(dict.fromkeys(names - makers.keys(), futures[-1]))
+            if command.startswith("make "):
+                wait(futures)
+    for future in futures:
+        future.result()
     for name in ("edited.png", "latency.json", "latency.png"):
         assert (folder / name).stat().st_size > 0
     assert (ROOT / "out" / "demo" / "before_after.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_python_examples_run(folder, monkeypatch):
     monkeypatch.chdir(folder)
     assert (folder / "exported").is_dir(), "the commands come first"

@@ -97,18 +97,15 @@ def test_the_same_seed_gives_the_same_edit_and_none_reports_one(engine, photo):
     assert engine.edit(photo, "snow", **LATENT).seed != first.seed
 
 
-def test_a_plain_checkpoint_edits_as_diffusers_does(plain, photo, error, tmp_path):
+def test_a_plain_checkpoint_edits_as_diffusers_does(plain, plain_export, photo, error):
     from diffusers import StableDiffusionInstructPix2PixPipeline
-
-    from mrc_edit.export.exporter import export
 
     pipe = StableDiffusionInstructPix2PixPipeline.from_pretrained(plain, safety_checker=None)
     expected = pipe(
         "make it snow", Image.fromarray(photo), num_inference_steps=4, guidance_scale=7.5, image_guidance_scale=1.5,
         generator=torch.Generator().manual_seed(9), output_type="latent",
     ).images.numpy()  # fmt: skip
-    export(plain, tmp_path / "exported")
-    for folder in (plain, tmp_path / "exported"):
+    for folder in (plain, plain_export):
         editor = Engine.from_pretrained(folder)
         assert error(editor.edit(photo, "make it snow", seed=9, **LATENT).images, expected) <= 1e-4
         for rewards in ({"reward_scores": (5, 5, 4)}, {"reward_text": "x"}):

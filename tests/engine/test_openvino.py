@@ -47,11 +47,8 @@ def test_no_step_copies_the_text(tiny_export):
     assert sum(port.partial_shape[2].get_length() for port in parts) == width
 
 
-def test_a_plain_model_edits(plain, tmp_path, photo, error):
-    from mrc_edit.export.exporter import export
-
-    export(plain, tmp_path / "exported")
-    engine = Engine.from_pretrained(tmp_path / "exported", "openvino", precision="float32")
+def test_a_plain_model_edits(plain, plain_export, photo, error):
+    engine = Engine.from_pretrained(plain_export, "openvino", precision="float32")
     expected = Engine.from_pretrained(plain).edit(photo, "snow", **LATENT).images
     assert error(engine.edit(photo, "snow", **LATENT).images, expected) <= 1e-4
 

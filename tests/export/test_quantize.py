@@ -1,11 +1,10 @@
-"""int8 step graphs; one export serves all tests."""
+"""int8 step graphs."""
 
 import json
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
@@ -20,52 +19,35 @@ pytestmark = pytest.mark.slow
 LATENT = {"num_inference_steps": 4, "resolution": 0, "output_type": "latent", "seed": 3, "scheduler": "euler"}
 
 
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
-    for i in range(2):
-        coarse = np.random.RandomState(i).randint(0, 256, (6, 4, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize((64, 96)).save(folder / f"{i}.png")
-    (folder / "texts.json").write_text(json.dumps({"0.png": ["1. Style: make it a sketch", "2. Add: a dog"]}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def int8(tiny, pictures, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("int8") / "exported"
-    export(tiny, folder, int8=pictures)
-    return folder
-
-
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_both_runtimes_read_it_and_stay_near(int8, tiny_export, photo, backend, error):
-    found = Engine.from_pretrained(int8, backend, precision="int8").edit(photo, "a dog", **LATENT).images
+def test_both_runtimes_read_it_and_stay_near(full_export, tiny_export, photo, backend, error):
+    found = Engine.from_pretrained(full_export, backend, precision="int8").edit(photo, "a dog", **LATENT).images
     exact = Engine.from_pretrained(tiny_export).edit(photo, "a dog", **LATENT).images
     assert 1e-4 < error(found, exact) < 0.15
 
 
-def test_turbo_takes_int8(int8):
-    engine = Engine.from_pretrained(int8, tier="turbo")
+def test_turbo_takes_int8(full_export):
+    engine = Engine.from_pretrained(full_export, tier="turbo")
     assert engine.backend.precision == "int8" and engine.tier.guidance_every == 2
 
 
-def test_the_report_explains_the_choice(int8):
-    manifest = read_manifest(int8)
+def test_the_report_explains_the_choice(full_export):
+    manifest = read_manifest(full_export)
     for role in ("unet", "unet_shallow"):
-        report = json.loads((int8 / f"{role}_int8" / quantize.REPORT).read_text())
+        report = json.loads((full_export / f"{role}_int8" / quantize.REPORT).read_text())
         kept = [layer for layer in report["layers"] if layer["int8"]]
         assert kept and sum(layer["error"] ** 2 for layer in kept) <= quantize.BUDGET**2
         assert report["layers"] == sorted(report["layers"], key=lambda layer: -layer["error"])
         assert manifest.artifact(role, "onnx", "int8").difference == report["error"] <= quantize.LIMIT
 
 
-def test_weights_are_stored_in_int8(int8):
-    sizes = [(int8 / name / "model.onnx.data").stat().st_size for name in ("unet_int8", "unet")]
+def test_weights_are_stored_in_int8(full_export):
+    sizes = [(full_export / name / "model.onnx.data").stat().st_size for name in ("unet_int8", "unet")]
     assert sizes[0] < 0.6 * sizes[1]
 
 
-def test_a_changed_byte_is_refused(int8, tmp_path):
-    shutil.copytree(int8, tmp_path / "copy")
+def test_a_changed_byte_is_refused(full_export, tmp_path):
+    shutil.copytree(full_export, tmp_path / "copy")
     weights = tmp_path / "copy" / "unet_int8" / "model.onnx.data"
     data = bytearray(weights.read_bytes())
     data[100] ^= 1

@@ -9,7 +9,6 @@ from mrc_edit.core.errors import MRCError
 from mrc_edit.engine.graphs import GRAPHS
 from mrc_edit.engine.manifest import check_digests, read_manifest
 from mrc_edit.export import tensorrt
-from mrc_edit.export.exporter import export
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT-RTX is not installed (extra trt-rtx)"
@@ -17,10 +16,9 @@ needs_rtx = pytest.mark.skipif(
 
 
 @needs_rtx
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_every_graph_gets_an_engine(tiny, tmp_path, dtype):
-    out = tmp_path / "out"
-    export(tiny, out, dtype=dtype, trt=True, sizes=(64, 128, 256), max_batch=2)
+@pytest.mark.parametrize("name", ["full_export", "float16_export"])
+def test_every_graph_gets_an_engine(name, request):
+    out = request.getfixturevalue(name)
     manifest = read_manifest(out)
     engines = [artifact for artifact in manifest.artifacts if artifact.runtime == "tensorrt_rtx"]
     assert {engine.role for engine in engines} == set(GRAPHS)

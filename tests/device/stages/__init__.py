@@ -1,0 +1,33 @@
+"""The stages in order of worth: what must be there, what is right, what is fast, what could be."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`module` has a function of the stage's name, which takes a report and the seconds it may take."""
+
+    module: str
+    limit: float  # seconds
+    timed: bool = False  # wants the machine for itself
+    dry: bool = True  # runs on a CPU too
+
+
+STAGES = {
+    "env": Stage("prepare", 40),
+    "build": Stage("prepare", 100),
+    "checkpoint": Stage("prepare", 60),
+    "truth": Stage("correct", 75),
+    "touch": Stage("correct", 60),
+    "tests": Stage("correct", 100, dry=False),
+    "correct": Stage("correct", 60),
+    "torch_bfloat16": Stage("speed", 60, timed=True),
+    "compile": Stage("speed", 240),
+    "eager": Stage("speed", 60, timed=True),
+    "kernels": Stage("operators", 60, timed=True, dry=False),
+    "torch_float16": Stage("speed", 60, timed=True, dry=False),
+    "ideas": Stage("ideas", 60, timed=True, dry=False),
+    "torch_float32": Stage("speed", 60, timed=True),
+    "torch_packed": Stage("speed", 40, timed=True, dry=False),
+    "sanitizer": Stage("correct", 120, timed=True, dry=False),
+}
