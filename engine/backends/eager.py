@@ -72,21 +72,31 @@ class EagerBackend(Backend):
     def guided_unet(
         self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
     ) -> "EagerUNet":
-        rows = {"encoder_hidden_states": text, "reward_scores": reward[branch], "reward_text_embeds": reward[branch]}
-        inputs = {name: torch.from_numpy(conditions[name][row]) for name, row in rows.items() if name in conditions}
-        return EagerUNet(self.checkpoint, branch, torch.from_numpy(conditions["timesteps"]), inputs)
+        timesteps, states = conditions["timesteps"], conditions["encoder_hidden_states"][text]
+        rewards = {
+            name: torch.from_numpy(conditions[name][reward[branch]])
+            for name in ("reward_scores", "reward_text_embeds")
+            if name in conditions
+        }
+        return EagerUNet(self.checkpoint, branch, torch.from_numpy(timesteps), torch.from_numpy(states), rewards)
 
 
 class EagerUNet(GuidedUNet):
-    """The plain U-Net; `inputs` are its keywords for N branches."""
+    """The plain U-Net with the text states `[N, L, D]` and rewards of N branches."""
 
     def __init__(
-        self, checkpoint: Checkpoint, branch: np.ndarray, timesteps: torch.Tensor, inputs: dict[str, torch.Tensor]
+        self,
+        checkpoint: Checkpoint,
+        branch: np.ndarray,
+        timesteps: torch.Tensor,
+        states: torch.Tensor,
+        rewards: dict[str, torch.Tensor],
     ) -> None:
-        self.checkpoint, self.branch, self.timesteps, self.inputs = checkpoint, branch, timesteps, inputs
+        self.checkpoint, self.branch, self.timesteps = checkpoint, branch, timesteps
+        self.states, self.rewards = states, rewards
 
     @torch.inference_mode()
     def full(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
         branches = torch.from_numpy(sample[self.branch])
-        noise = self.checkpoint.unet(branches, self.timesteps[step], **self.inputs)
+        noise = self.checkpoint.unet(branches, self.timesteps[step], self.states, **self.rewards)
         return np.tensordot(guidance, noise.numpy(), 1)
