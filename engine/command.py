@@ -93,7 +93,6 @@ def edit(args: argparse.Namespace) -> None:
         resolution=args.resolution,
     )
     image = result.images[0]
-    assert isinstance(image, Image.Image)
     save(image, output)
     if args.json:
         size = list(image.size)

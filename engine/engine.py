@@ -1,14 +1,13 @@
 """`Engine`: image and instruction in, edited image out."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
-from PIL import Image
 
 from ..core.errors import MRCError
 from .backends import Backend, load_backend
@@ -24,7 +23,6 @@ from .text import tokenize
 from .tiers import EXACT, Tier, make_tier, predictor
 
 Callback = Callable[["Engine", int, float, dict[str, np.ndarray]], dict[str, np.ndarray] | None]
-Images = list[Image.Image] | list[np.ndarray] | np.ndarray
 
 
 @dataclass
@@ -39,7 +37,7 @@ class EditResult:
         step_seconds: seconds of every denoising step; each is their mean where a device loop runs them.
     """
 
-    images: Images
+    images: Any  # its type depends on `output_type`
     seed: int | list[int]
     timings: dict[str, float] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
@@ -92,8 +90,8 @@ class Engine:
 
     def edit(
         self,
-        image: ImageLike | list[ImageLike] | tuple[ImageLike, ...],
-        instruction: str | list[str] | tuple[str, ...],
+        image: ImageLike | Sequence[ImageLike],
+        instruction: str | Sequence[str],
         *,
         callback_on_step_end: Callback | None = None,
         **options: Unpack[EditOptions],

@@ -66,11 +66,12 @@ def trace(checkpoint: Checkpoint, graph: str, precision: str, folder: Path, path
         if precision == "float32":
             store_halves(program.model)
         program.save(folder / path, external_data=True)
-    sides = [
-        {name: [dtype(name), *(constant.get(str(dim), dim) for dim in dims)] for name, dims in side.items()}
-        for side in (inputs, outputs)
-    ]
-    return Artifact(graph, "onnx", precision, path, *sides)
+    return Artifact(graph, "onnx", precision, path, described(inputs, constant), described(outputs, constant))
+
+
+def described(side: dict[str, Dims], constant: dict[str, int]) -> dict[str, list]:
+    """Inputs or outputs as the manifest has them: dtype and dimensions, constants as numbers."""
+    return {name: [dtype(name), *(constant.get(str(dim), dim) for dim in dims)] for name, dims in side.items()}
 
 
 def example_input(name: str, dims: Dims, constant: dict[str, int]) -> torch.Tensor:

@@ -120,7 +120,7 @@ def draw_inputs(inputs: dict[str, Dims], constant: dict[str, int], case: Case) -
     state = np.random.RandomState(0)
     drawn = {}
     for name, dims in inputs.items():
-        shape = [dim if isinstance(dim, int) else sizes.get(dim, constant.get(dim)) for dim in dims]
+        shape = [dim if isinstance(dim, int) else (constant | sizes)[dim] for dim in dims]
         array = state.standard_normal(shape)
         drawn[name] = np.zeros(shape, np.int64) if name in INTEGERS else array.astype(np.float32)
     return drawn

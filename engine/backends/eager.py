@@ -73,7 +73,7 @@ class EagerBackend(Backend):
         self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
     ) -> "EagerUNet":
         timesteps, states = conditions["timesteps"], conditions["encoder_hidden_states"][text]
-        rewards = {
+        rewards: dict[str, torch.Tensor] = {
             name: torch.from_numpy(conditions[name][reward[branch]])
             for name in ("reward_scores", "reward_text_embeds")
             if name in conditions
