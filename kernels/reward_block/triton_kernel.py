@@ -87,6 +87,34 @@ def layer_norm(xs, weight, bias, eps, CHANNELS: tl.constexpr, CHUNK: tl.constexp
 
 
 @triton.jit
+def attend(
+    output, at, step, there, item, column, gate, gate_bias, base, update,
+    CHANNELS: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr, HEADS: tl.constexpr, GATES: tl.constexpr,
+    WIDEN: tl.constexpr,
+):  # fmt: skip
+    """Add the two-key attention, one gate a head, to the tile at `output + at` in place."""
+    CHUNKS: tl.constexpr = CHANNELS // CHUNK
+    dtype = output.dtype.element_ty
+    ys = load_chunks(output + at, step, there, CHUNKS)
+    head = tl.arange(0, GATES)
+    real = head < HEADS
+    gates = tl.zeros([TILE, GATES], tl.float32)
+    for k in tl.static_range(CHUNKS):
+        row = (item * HEADS + head)[None, :] * CHANNELS + (k * CHUNK + column)[:, None]
+        gates = product(ys[k], tl.load(gate + row, mask=real[None, :], other=0.0), gates, WIDEN)
+    open_gates = tl.sigmoid(gates + tl.load(gate_bias + item * HEADS + head, mask=real, other=0.0)[None, :]).to(dtype)
+    tl.debug_barrier()
+    for j in range(CHUNKS):
+        channel = item * CHANNELS + j * CHUNK + column
+        change = tl.load(update + channel[None, :] * HEADS + head[:, None], mask=real[:, None], other=0.0)
+        y = tl.load(output + j * step + at, mask=there, other=0.0).to(tl.float32) + tl.load(base + channel)[None, :]
+        y = product(open_gates, change, y, WIDEN)
+        tl.debug_barrier()  # another thread may still read the place that this one writes
+        tl.store(output + j * step + at, y.to(dtype), mask=there)
+    tl.debug_barrier()
+
+
+@triton.jit
 def reward_block_kernel(
     hidden, output, scratch, scale, shift, gate, gate_bias, base, update,
     proj_in, proj_in_bias, norm1, norm1_bias, inner, inner_bias, outer, outer_bias, norm2, norm2_bias,
@@ -115,25 +143,9 @@ def reward_block_kernel(
         tl.store(output + j * step + at, y.to(dtype), mask=there)
     tl.debug_barrier()  # other threads of the program read these stores
 
-    # two-key attention as one gate a head
-    ys = load_chunks(output + at, step, there, CHUNKS)
-    head = tl.arange(0, GATES)
-    real = head < HEADS
-    gates = tl.zeros([TILE, GATES], tl.float32)
-    for k in tl.static_range(CHUNKS):
-        row = (item * HEADS + head)[None, :] * CHANNELS + (k * CHUNK + column)[:, None]
-        gates = product(ys[k], tl.load(gate + row, mask=real[None, :], other=0.0), gates, WIDEN)
-    open_gates = tl.sigmoid(gates + tl.load(gate_bias + item * HEADS + head, mask=real, other=0.0)[None, :]).to(dtype)
-    tl.debug_barrier()
-    for j in range(CHUNKS):
-        channel = item * CHANNELS + j * CHUNK + column
-        change = tl.load(update + channel[None, :] * HEADS + head[:, None], mask=real[:, None], other=0.0)
-        y = tl.load(output + j * step + at, mask=there, other=0.0).to(tl.float32) + tl.load(base + channel)[None, :]
-        y = product(open_gates, change, y, WIDEN)
-        tl.debug_barrier()  # another thread may still read the place that this one writes
-        tl.store(output + j * step + at, y.to(dtype), mask=there)
-    tl.debug_barrier()
-
+    attend(
+        output, at, step, there, item, column, gate, gate_bias, base, update, CHANNELS, CHUNK, TILE, HEADS, GATES, WIDEN
+    )
     ys = load_chunks(output + at, step, there, CHUNKS)
     ys = layer_norm(ys, norm1, norm1_bias, eps, CHANNELS, CHUNK, CHUNKS)
     tl.debug_barrier()
