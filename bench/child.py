@@ -49,7 +49,7 @@ class Child:
         return self.receive()
 
     def close(self) -> None:
-        """Let the child end by itself, which it does when its pipe closes."""
+        """Wait until the child ends, as it does when its pipe closes."""
         self.pipe.close()
         self.process.join(PATIENCE)
 

@@ -144,6 +144,8 @@ def checked(args: argparse.Namespace) -> list[str]:
     exported = (shipped(args.model, "eager") / MANIFEST).is_file()
     names = (args.variants or ("onnxruntime" if exported else "eager,onnxruntime")).split(",")
     check_names(names)
+    if len(set(names)) < len(names):
+        raise MRCError(f"--variants is {args.variants}; name each variant once")
     if args.provider and not any(name.split(":")[0] == "onnxruntime" for name in names):
         raise MRCError(f"--provider is {args.provider} and no variant is onnxruntime, which alone has providers")
     return names

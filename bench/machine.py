@@ -100,7 +100,7 @@ def limited_threads(count: int | None) -> Iterator[None]:
 
 def prepare_limits(with_torch: bool) -> Callable[[], Limits]:
     """A function that measures this machine's limits; of bfloat16 with PyTorch alone."""
-    products = {"float32": numpy_product}
+    products: dict[str, Callable[[int], float]] = {"float32": numpy_product}
     if with_torch and find_spec("torch"):
         products = {name: torch_product(name) for name in ("float32", "bfloat16")}
     sizes = {name: product_size(product) for name, product in products.items()}

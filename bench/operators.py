@@ -7,7 +7,7 @@ python bench/operators.py --resources      registers and instructions of the Tri
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -185,7 +185,7 @@ class Launches(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         free = func.is_view or "empty" in func.name() or func.name() in ("aten::detach", "aten::_to_copy.meta")
-        # statistics, then the block itself
+        # one for the statistics, one for the block
         self.count += 2 if func.name() == "mrc::reward_block" else not free
         return func(*args, **(kwargs or {}))
 
@@ -254,7 +254,7 @@ def run(args: argparse.Namespace) -> None:
     dtype = getattr(torch, args.dtype or ("float16" if on_gpu else "float32"))
     report: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "device": args.device}
     report["machine"] = describe_machine()
-    rows: list[Row]
+    rows: Sequence[Row]
     if args.resources:
         report |= {"kernels": (rows := resource_report(dtype)), "launches_a_step": (counts := launches())}
         print(plain_table(rows).markdown())

@@ -1,7 +1,7 @@
-"""What else one could run: eager bfloat16, `torch.compile`, and a plain ONNX export of the eager U-Net.
+"""Alternatives for comparison: eager bfloat16, `torch.compile`, and a plain ONNX export of the eager U-Net.
 
-Each is a backend of the engine in which one thing of the eager one is replaced, so that the same loop times
-them. The plain exports replace the U-Net alone.
+Each is the eager backend with one part replaced, so that the same loop times all. The plain exports replace the
+U-Net alone.
 """
 
 from collections.abc import Callable
@@ -44,7 +44,7 @@ def with_unet(checkpoint: Checkpoint, function: Callable[..., Tensor]) -> Checkp
 
 
 class Called:
-    """Stands in for the U-Net in `EagerBackend`."""
+    """Takes the place of the U-Net in `EagerBackend`."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
@@ -70,7 +70,7 @@ def compiled(folder: Path) -> EagerBackend:
 
 
 def plain_export(folder: Path, target: Path) -> None:
-    """The eager U-Net as anyone would export it: one graph, all inputs at every step."""
+    """Export the eager U-Net without our savings: one graph, all inputs at every step."""
     checkpoint = load_checkpoint(folder)
     unet = checkpoint.unet
     if not unet.rewards:

@@ -4,7 +4,7 @@ import argparse
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -25,19 +25,25 @@ class Column:
     """A column of a Markdown table.
 
     Attributes:
-        show: a format of a row's values such as "{step_ms:.0f} ms", or a function of the row.
+        show: a format of a row's values such as "{step_ms:.0f} ms".
         missing: the cell of a row where a value of the format is None.
+        scale: factor of the numbers before they are shown.
     """
 
     heading: str
-    show: str | Callable[[Row], str]
+    show: str
     missing: str = "–"
+    scale: float = 1
 
     def cell(self, row: Row) -> str:
-        if not isinstance(self.show, str):
-            return self.show(row)
         names = [name for _, name, _, _ in Formatter().parse(self.show) if name]
-        return self.missing if any(row[name] is None for name in names) else self.show.format(**row)
+        values = {name: row[name] for name in names}
+        if None in values.values():
+            return self.missing
+        scaled = {
+            name: self.scale * value if isinstance(value, int | float) else value for name, value in values.items()
+        }
+        return self.show.format(**scaled)
 
 
 def table(columns: Sequence[Column], rows: Sequence[Row], title: str = "", note: str = "") -> Table:

@@ -34,7 +34,7 @@ DROPPED = np.array([[7.5, -6.5]], dtype=np.float32)  # image guidance 1
 AS_IS, AS_IS_DROPPED = "as it is", "as it is, image guidance 1"
 COLUMNS = [
     Column("undone", "{variant}"),
-    Column("step", lambda row: f"{row['seconds'] * 1e3:.1f} ms"),
+    Column("step", "{seconds:.1f} ms", scale=1e3),
     Column("times the step as it is", "{ratio:.3f}"),
     Column("difference", "{difference:.1e}"),
 ]

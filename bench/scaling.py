@@ -21,7 +21,7 @@ STEPS = 2  # of each timed edit
 COLUMNS = [
     Column("size", "{size}"),
     Column("batch", "{batch}"),
-    Column("operations", lambda row: f"{row['operations'] / 1e9:.0f} GFLOP"),
+    Column("operations", "{operations:.0f} GFLOP", scale=1e-9),
     Column("step", "{seconds:.2f} s"),
     Column("operations against the first", "{operations_ratio:.2f}"),
     Column("seconds against the first", "{seconds_ratio:.2f}"),

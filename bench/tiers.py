@@ -69,7 +69,7 @@ def compare_variants(folder: Path, photographs: list[np.ndarray], scenes: int, s
 
 
 def rows(report: dict[str, dict]) -> list[Row]:
-    """Flat rows for `COLUMNS`; the first has no fidelity, which is to itself."""
+    """Flat rows for `COLUMNS`; the first is the reference and has no fidelity."""
     first = next(iter(report))
     return [
         {

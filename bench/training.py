@@ -13,12 +13,13 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from mrc_edit.bench.child import child
 from mrc_edit.bench.machine import describe_machine
 from mrc_edit.bench.memory import memory_bytes
 from mrc_edit.bench.options import command_parser, require_at_least
-from mrc_edit.bench.report import Column, add_output_options, table, write_report
+from mrc_edit.bench.report import Column, Row, add_output_options, table, write_report
 from mrc_edit.bench.runner import ratios, run_in_turn
 from mrc_edit.core.errors import run_command
 
@@ -26,14 +27,13 @@ MODES = ("pictures", "cached")
 COLUMNS = [
     Column("batches from", "{mode}"),
     Column("images/s", "{images_per_s:.2f}"),
-    Column("peak memory", lambda row: f"{row['peak_bytes'] / 1e9:.1f} GB"),
+    Column("peak memory", "{peak_bytes:.1f} GB", scale=1e-9),
 ]
 
-Settings = dict[str, int | str | bool | None]
 
-
-def prepare_run(settings: Settings) -> tuple[dict[str, float], None]:
-    """For `child`: train; report images a second without the first step, and peak memory."""
+def prepare_run(settings: dict[str, Any]) -> tuple[dict[str, float], None]:
+    """For `child`: train with the settings of `TrainConfig`; report images a second without the first step, and peak
+    memory."""
     from mrc_edit.train.config import TrainConfig
     from mrc_edit.train.loop import train
     from mrc_edit.train.state import list_states
@@ -43,11 +43,15 @@ def prepare_run(settings: Settings) -> tuple[dict[str, float], None]:
     curve = json.loads((list_states(Path(config.out))[-1] / "state.json").read_text())["curve"]
     seconds = sum(row[2] for row in curve[1:])
     speed = config.batch_size * (len(curve) - 1) / seconds
-    return {"images_per_s": speed, "peak_bytes": memory_bytes("VmHWM")}, None
+    return {"images_per_s": speed, "peak_bytes": float(memory_bytes("VmHWM"))}, None
 
 
-def time_modes(settings: Settings, rounds: int) -> dict[str, dict[str, float]]:
-    """Median images a second and peak memory by mode, and their ratio round by round."""
+def time_modes(settings: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
+    """Median images a second and peak memory by mode, and their ratio round by round.
+
+    Args:
+        settings: of `TrainConfig`, without `out` and `cache`.
+    """
     with tempfile.TemporaryDirectory() as folder:
         numbers = count()
 
@@ -82,7 +86,7 @@ def arguments() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     require_at_least(args, steps=2, rounds=1)
-    settings: Settings = {
+    settings = {
         "init": args.checkpoint,
         "data": f"miniature:{args.batch_size * args.steps}",
         "stage": args.stage,
@@ -96,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
         "tracker": "",
     }
     report = time_modes(settings, args.rounds)
-    rows = [{"mode": mode, **report[mode]} for mode in MODES]
+    rows: list[Row] = [{"mode": mode, **report[mode]} for mode in MODES]
     gain = report["caching_gains"]
     note = f"caching gains {gain['median']:.2f}× ({gain['least']:.2f}–{gain['greatest']:.2f})"
     print(table(COLUMNS, rows, note=note).markdown())

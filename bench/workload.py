@@ -1,9 +1,8 @@
 """What a timed edit asks for, and the variants that it is asked of."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -68,7 +67,7 @@ class Variant:
             from mrc_edit.bench.peers import PEERS as loaders
 
             return Engine(loaders[self.name](self.folder, self.graph))
-        options: Mapping[str, str] = {"provider": self.provider} if self.provider else {}
+        options: dict[str, Any] = {"provider": self.provider} if self.provider else {}
         precision = self.precision or None
         return Engine.from_pretrained(self.folder, self.backend, precision=precision, tier=self.tier, **options)
 

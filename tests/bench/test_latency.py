@@ -69,6 +69,7 @@ def test_a_report_tells_speed_and_fidelity(tiny, tiny_export, tmp_path, capsys):
     [
         (("--variants", "eager,magic"), "magic.* is unknown"),
         (("--variants", "eager:float32:exact:more"), "is unknown"),
+        (("--variants", "eager,eager"), "each variant once"),
         (("--rounds", 0), "--rounds"),
         (("--warmup", 0), "--warmup"),
         (("--size", 8), "--size"),

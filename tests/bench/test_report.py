@@ -10,7 +10,7 @@ ROWS = [{"name": "a", "time_ms": 1234.5678, "psnr_db": None}, {"name": "b", "tim
 COLUMNS = [
     Column("variant", "{name}"),
     Column("time and PSNR", "{time_ms:.0f} ms, {psnr_db:.1f} dB", missing="equal"),
-    Column("seconds", lambda row: f"{row['time_ms'] / 1e3:.2f} s"),
+    Column("seconds", "{time_ms:.2f} s", scale=1e-3),
 ]
 
 
