@@ -30,6 +30,7 @@ import json, sys
 from mrc_edit.train import grid
 from mrc_edit.train.config import TrainConfig
 from mrc_edit.train.loop import train
+grid.STEPS = 2
 train(TrainConfig(**json.loads(sys.argv[1])), sys.argv[2] if len(sys.argv) > 2 else None)
 """
 
