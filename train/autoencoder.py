@@ -39,6 +39,7 @@ CONFIG = {
 }
 CROP = 64  # pixels
 BATCH = 32
+HELD_OUT = 64  # pictures that measure the trained VAE
 ANCHOR, LINEAR = 8.0, 4.0  # see `start_at_averages`
 KL_WEIGHT = 3e-6  # small, as in Stable Diffusion's VAE: bounds the latents without making them normal
 
@@ -154,7 +155,7 @@ def train(out: Path, photographs: Path | None, steps: int, seed: int) -> None:
 @torch.no_grad()
 def write(vae: AutoencoderKL, pictures: Pictures, out: Path, record: dict) -> None:
     """Write the VAE folder, with the scaling factor that gives its latents a standard deviation of one."""
-    batch = torch.stack([pictures[10**9 + i] for i in range(64)])  # never trained on
+    batch = torch.stack([pictures[10**9 + i] for i in range(HELD_OUT)])  # never trained on
     latents = vae.encode(batch).latent_dist.mode()
     decoded = vae.decode(latents).sample.clamp(-1, 1)
     psnr = -10 * torch.log10(F.mse_loss(decoded, batch) / 4).item()

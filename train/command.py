@@ -53,14 +53,14 @@ def default_text(default: object) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    given = vars(parser().parse_args(arguments))
-    name, resume = given.pop("preset"), given.pop("resume")
+    flags = vars(parser().parse_args(arguments))
+    name, resume = flags.pop("preset"), flags.pop("resume")
 
     def run() -> None:
-        if given["init"] is None and name == "mini":
-            print(make_mini(given))
+        if flags["init"] is None and name == "mini":
+            print(make_mini(flags))
             return
-        settings = (preset(name) if name else {}) | given
+        settings = (preset(name) if name else {}) | flags
         missing = [field for field in ("data", "out") if field not in settings]
         if settings["init"] is None:
             raise MRCError("give the checkpoint folder to start from; only --preset mini can start from nothing")
@@ -74,19 +74,19 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(run_command(run))
 
 
-def make_mini(given: dict) -> Path:
+def make_mini(flags: dict) -> Path:
     """The whole recipe of the shipped checkpoint.
 
     Raises:
         MRCError: no --out, or a setting that the recipe sets.
     """
-    if "out" not in given:
+    if "out" not in flags:
         raise MRCError("give --out; see mrc-train --help")
-    if fixed := sorted(given.keys() - {"init", "out", "photographs", "seed"}):
+    if fixed := sorted(flags.keys() - {"init", "out", "photographs", "seed"}):
         raise MRCError(
             f"without a checkpoint to start from, --preset mini sets {', '.join(fixed)} itself; "
             "give a checkpoint, or only --out, --photographs and --seed"
         )
     from .miniature.recipe import reproduce
 
-    return reproduce(Path(given["out"]), given.get("photographs"), given.get("seed", 0))
+    return reproduce(Path(flags["out"]), flags.get("photographs"), flags.get("seed", 0))

@@ -60,7 +60,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
         state.restore(*saved)
     run = start_run(config, accelerator, checkpoint, editor, texts, state)
 
-    # ---- steps
+    # ---- training, the rare events first
     first, passes = state.step, config.accumulation
     numbers = range(first * passes, config.steps * passes)
     stream = iter(DataLoader(batches, batch_size=None, sampler=numbers, num_workers=config.workers))
@@ -68,6 +68,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     bar = tqdm(total=config.steps, initial=first, desc="train", disable=None if accelerator.is_main_process else True)
     run.model.train()
     for step in range(first, config.steps + 1):
+        # ---- rare: a state on the disk, a picture of edits
         last = step == config.steps
         if step > first and (last or step % config.checkpoint_every == 0):
             save_state(config, accelerator, state)
@@ -76,15 +77,11 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
         if last:
             break
 
+        # ---- one step
         started = time.perf_counter()
-        set_seed((config.seed * 1_000_003 + step * accelerator.num_processes + accelerator.process_index) % 2**32)
         rate = learning_rate(config, step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = group["share"] * rate
-        loss, norm = train_step(run, state, stream)
-        state.average.step(state.trained)
+        loss, norm = train_step(run, state, stream, rate)
         seconds = time.perf_counter() - started
-
         state.finish_step(loss, seconds)
         accelerator.log({"loss": loss, "rate": rate, "gradient_norm": norm}, step=step)
         recent, images_s = mean_loss(state.curve[-50:]), config.batch_size / seconds
@@ -95,13 +92,17 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     return out / "checkpoint"
 
 
-def train_step(run: Run, state: TrainState, stream: Iterator[LoadedBatch]) -> tuple[float, float]:
+def train_step(run: Run, state: TrainState, stream: Iterator[LoadedBatch], learning_rate: float) -> tuple[float, float]:
     """One optimizer step over all its passes; returns the mean loss and the gradient's norm before clipping.
 
     Raises:
         MRCError: the loss or the gradient is not finite, or too many samples are broken.
     """
     config, accelerator = run.config, run.accelerator
+    process = state.step * accelerator.num_processes + accelerator.process_index
+    set_seed((config.seed * 1_000_003 + process) % 2**32)  # for the dropout of the reward layer
+    for group in state.optimizer.param_groups:
+        group["lr"] = group["share"] * learning_rate
     loss, norm = 0.0, 0.0
     ids: list[str] = []
     for _ in range(config.accumulation):
@@ -116,10 +117,11 @@ def train_step(run: Run, state: TrainState, stream: Iterator[LoadedBatch]) -> tu
             accelerator.backward(batch_loss)
             if accelerator.sync_gradients:
                 norm = float(gathered(accelerator.clip_grad_norm_(state.trained, config.max_grad_norm)))
-                if not math.isfinite(norm) and config.mixed_precision != "fp16":  # fp16 skips such steps itself
+                if not math.isfinite(norm) and config.mixed_precision != "fp16":  # accelerate skips such fp16 steps
                     stop_on_nan(run, state.step, f"gradient's norm is {norm}", ids)
             state.optimizer.step()
             state.optimizer.zero_grad()
+    state.average.step(state.trained)
     return loss, norm
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from ...core.errors import run_command
 from ...model.checkpoint import Checkpoint, save_checkpoint
-from ...model.seeded import byte_tokenizer
+from ...model.seeded import byte_tokenizer, small_text_encoder
 from ...model.unet import MRCUNet
 from .edits import PLACE_WORDS, WORDS
 from .scene import BACKGROUNDS, COLOURS, PATTERNS, SHAPES
@@ -51,20 +51,7 @@ def miniature_checkpoint(vae_folder: Path, seed: int = 0) -> Checkpoint:
     """Everything untrained but the VAE; a plain InstructPix2Pix U-Net, without rewards."""
     torch.manual_seed(seed)
     tokenizer = word_tokenizer()
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=3 * TEXT_WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            projection_dim=TEXT_WIDTH,
-            max_position_embeddings=TEXT_LENGTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    text_encoder = small_text_encoder(tokenizer, TEXT_WIDTH, 3, 3 * TEXT_WIDTH, TEXT_LENGTH)
     # CLIP initializes embeddings with a deviation of 0.02. Adam overwrites those in twenty steps, before the U-Net
     # uses the text, and all texts become alike. With 1 each word keeps its direction while it learns.
     torch.nn.init.normal_(text_encoder.get_input_embeddings().weight)

@@ -42,7 +42,7 @@ def reproduce(out: Path, photographs: str | None, seed: int) -> Path:
         MRCError: it was started as several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise MRCError("mini is made by one process; start mrc-train without torchrun")
+        raise MRCError("mini is trained by one process; start mrc-train without torchrun")
     vae = out / "vae"
     if not vae.is_dir():
         autoencoder.train(vae, Path(photographs) if photographs else None, AUTOENCODER_STEPS, seed)
