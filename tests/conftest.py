@@ -57,7 +57,7 @@ def traced_once(tmp_path_factory):
         parts = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
         digest = hashlib.sha256("\n".join(str(part.config) for part in parts).encode())
         for name, value in trace.graph(checkpoint, role).state_dict().items():
-            digest.update(f"{name} {value.dtype}".encode() + value.reshape(-1).view(torch.uint8).numpy())
+            digest.update(f"{name} {value.dtype}".encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
         copy = folder / "-".join((role, precision, digest.hexdigest()[:16], path.replace("/", "-")))
         if copy not in artifacts:
             artifacts[copy] = trace.trace(checkpoint, role, precision, out, path)
