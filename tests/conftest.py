@@ -3,6 +3,7 @@
 `MRC_REFERENCE` names the folder of golden data; tests that need it skip without.
 """
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -46,7 +47,32 @@ def tiny(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_export(tiny) -> Path:
+def traced_once(tmp_path_factory):
+    """From here on graph and precision of a model are traced once a run, by far the longest part of an export."""
+    from mrc_edit.export import exporter, trace
+
+    folder, artifacts, monkeypatch = tmp_path_factory.mktemp("traced"), {}, pytest.MonkeyPatch()
+
+    def trace_once(checkpoint, role, precision, out, path):
+        parts = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
+        digest = hashlib.sha256("\n".join(str(part.config) for part in parts).encode())
+        for name, value in trace.graph(checkpoint, role).state_dict().items():
+            digest.update(f"{name} {value.dtype}".encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
+        copy = folder / "-".join((role, precision, digest.hexdigest()[:16], path.replace("/", "-")))
+        if copy not in artifacts:
+            artifacts[copy] = trace.trace(checkpoint, role, precision, out, path)
+            shutil.copytree((out / path).parent, copy)
+        else:
+            shutil.copytree(copy, (out / path).parent)
+        return artifacts[copy]
+
+    monkeypatch.setattr(exporter, "trace", trace_once)
+    yield
+    monkeypatch.undo()
+
+
+@pytest.fixture(scope="session")
+def tiny_export(tiny, traced_once) -> Path:
     from mrc_edit.export.exporter import export
 
     export(tiny, tiny.parent / "exported")
@@ -65,7 +91,7 @@ def plain(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def plain_export(plain) -> Path:
+def plain_export(plain, traced_once) -> Path:
     from mrc_edit.export.exporter import export
 
     export(plain, plain.parent / "exported")
@@ -92,7 +118,7 @@ ENGINES = {
 
 
 @pytest.fixture(scope="session")
-def full_export(tiny, pictures) -> Path:
+def full_export(tiny, pictures, traced_once) -> Path:
     """A float32 export with int8 graphs and engines."""
     from mrc_edit.export.exporter import export
 
@@ -102,7 +128,7 @@ def full_export(tiny, pictures) -> Path:
 
 
 @pytest.fixture(scope="session")
-def float16_export(tiny) -> Path:
+def float16_export(tiny, traced_once) -> Path:
     """A float16 export with engines."""
     from mrc_edit.export.exporter import export
 
