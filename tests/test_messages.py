@@ -7,13 +7,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+INSTALL = re.compile(r"pip install (?:-\S+ \S+ )*['\"]?([\w.-]+)\[([\w,{}.()\[\]\" -]+?)\]['\" ]")
 EXTRAS = set(PROJECT["optional-dependencies"])
 
 
 def texts() -> dict[str, str]:
     """Every tracked source and document, but for this file."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    paths = [path for path in listed if path.endswith((".py", ".md", ".toml", ".cmake", "CMakeLists.txt", "Makefile"))]
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    paths = [
+        path
+        for path in listed.splitlines()
+        if path.endswith((".py", ".md", ".toml", ".cmake", "CMakeLists.txt", "Makefile"))
+    ]
     return {path: (ROOT / path).read_text() for path in paths if path != "tests/test_messages.py"}
 
 
@@ -21,7 +26,7 @@ def test_every_extra_that_is_named_exists():
     named = {
         (path, name, extra.strip())
         for path, text in texts().items()
-        for name, extras in re.findall(r"pip install (?:-\S+ \S+ )*['\"]?([\w.-]+)\[([\w,{}.()\[\]\" -]+?)\]['\" ]", text)
+        for name, extras in INSTALL.findall(text)
         for extra in extras.split(",")
         if "{" not in extra
     }

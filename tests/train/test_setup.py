@@ -7,8 +7,8 @@ import torch
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.model import load_checkpoint
-from mrc_edit.model.rewards import REWARD_KEYS
 from mrc_edit.model.extend import add_rewards
+from mrc_edit.model.rewards import REWARD_KEYS
 from mrc_edit.train.loop import train
 from mrc_edit.train.setup import starting_point
 
