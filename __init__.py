@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .core.errors import MRCError
-    from .engine import AsyncEngine, EditResult, Engine
+    from .engine import AsyncEngine, EditRequest, EditResult, Engine
 
 __version__ = "0.1.0"
-__all__ = ["AsyncEngine", "EditResult", "Engine", "MRCError"]
+__all__ = ["AsyncEngine", "EditRequest", "EditResult", "Engine", "MRCError"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,6 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -25,13 +24,6 @@ SCENES = (
     ("change the background to grass", Scene((Thing("circle", "red", 64, 60, 21),), "sand")),
 )
 PHOTOGRAPH_INSTRUCTION = "make it look like a sunset"
-# what `mini` edits best with, see docs/training.md
-SETTINGS: dict[str, Any] = {
-    "guidance_scale": 1.0,
-    "image_guidance_scale": 1.0,
-    "num_inference_steps": 2,
-    "scheduler": "euler",
-}
 SHOWN, GAP, CAPTION = 256, 8, 22  # pixels
 
 
@@ -42,7 +34,7 @@ def demo(out: Path) -> None:
     edits += [(instruction, to_image(render(scene, []))) for instruction, scene in SCENES]
     instructions = [instruction for instruction, _ in edits]
     befores = [before for _, before in edits]
-    afters = engine.edit(befores, instructions, seed=0, **SETTINGS).images
+    afters = engine.edit(befores, instructions, seed=0).images
     width, height = 2 * SHOWN + 3 * GAP, SHOWN + CAPTION + GAP
     picture = Image.new("RGB", (2 * width, 2 * height), "white")
     draw = ImageDraw.Draw(picture)

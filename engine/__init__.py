@@ -2,6 +2,7 @@
 
 from ..core.errors import MRCError
 from .engine import EditResult, Engine
+from .request import EditRequest
 from .serving import AsyncEngine
 
-__all__ = ["AsyncEngine", "EditResult", "Engine", "MRCError"]
+__all__ = ["AsyncEngine", "EditRequest", "EditResult", "Engine", "MRCError"]

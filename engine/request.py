@@ -6,7 +6,8 @@
 import math
 import numbers
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal, TypedDict
 
@@ -148,7 +149,20 @@ def check_images(backend: Backend, request: EditRequest) -> list[Image.Image]:
     """The images, read and scaled to the size that they are edited at."""
     geometry = backend.geometry
     resolution = geometry.resolution if request.resolution is None else request.resolution
-    return [fit(load_image(image), resolution, geometry.multiple) for image in as_list(request.image)]
+    with naming("image"):
+        images = [load_image(image) for image in as_list(request.image)]
+    with naming("resolution"):
+        return [fit(image, resolution, geometry.multiple) for image in images]
+
+
+@contextmanager
+def naming(argument: str) -> Iterator[None]:
+    """Give errors from inside the name of the argument that they are about."""
+    try:
+        yield
+    except MRCError as error:
+        error.argument = argument
+        raise
 
 
 def check_rewards(backend: Backend, request: EditRequest, count: int) -> list[BranchRewards]:

@@ -15,12 +15,12 @@ def tokenize(tokenizer: Tokenizer, texts: list[str], geometry: Geometry) -> np.n
         encoding = tokenizer.encode(text)
         tokens = encoding.ids
         if len(tokens) > len(row):
-            kept = len(row) - 1  # the last place is for the end-of-text token
-            start = encoding.offsets[kept][0]
+            length = len(row) - 1  # the last place is for the end-of-text token
+            start = encoding.offsets[length][0]
             warnings.warn(
                 f"the text is {len(tokens)} tokens long and the model reads {len(row)}; cut: {text[start:]!r}",
                 stacklevel=2,
             )
-            tokens = [*tokens[:kept], geometry.eos_token_id]
+            tokens = [*tokens[:length], geometry.eos_token_id]
         row[: len(tokens)] = tokens
     return ids

@@ -148,7 +148,7 @@ def modern_vae_keys(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     def rename(key: str) -> str:
         return re.sub(
             r"(attentions\.\d+)\.(query|key|value|proj_attn)\.",
-            lambda found: f"{found[1]}.{VAE_OLD_KEYS[found[2]]}.",
+            lambda match: f"{match[1]}.{VAE_OLD_KEYS[match[2]]}.",
             key,
         )
 

@@ -7,7 +7,7 @@ import torch
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine.noise import generator, normal
-from mrc_edit.engine.sampling import SAMPLERS, sampler_table
+from mrc_edit.engine.sampling import SAMPLERS, sampler_step, sampler_table
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 DIFFUSERS = {
@@ -33,6 +33,21 @@ def run_table(table, seed, shape):
         (a, b, c, e), (p, q) = table.coefficients[i], table.denoised[i]
         x, data = a * x + b * noise + c * data + e * fresh, p * x + q * noise
     return x
+
+
+def test_a_step_is_its_row_of_the_table():
+    random = np.random.RandomState(0)
+    x, noise, denoised, fresh = random.standard_normal((4, 1, 4, 3, 5))
+    for name in SAMPLERS:
+        table = sampler_table(name, CONFIG, 5)
+        for step in range(5):
+            (a, b, c, e), (p, q) = table.coefficients[step], table.denoised[step]
+            expected = a * x + b * noise + c * denoised + (e * fresh if table.ancestral else 0), p * x + q * noise
+            arrays = [array.astype(np.float32) for array in (x, noise, denoised)]
+            actual = sampler_step(table, step, *arrays, fresh.astype(np.float32) if table.ancestral else None)
+            for ours, truth in zip(actual, expected, strict=True):
+                assert ours.dtype == np.float32
+                np.testing.assert_allclose(ours, truth, rtol=1e-4, atol=1e-4)
 
 
 def run_diffusers(scheduler, steps, seed, shape, ancestral):

@@ -43,6 +43,25 @@ def test_latents_that_stay_on_the_device_are_those_of_the_loop(tiny, fused, phot
     assert error(*pair) <= 1e-5
 
 
+def test_a_callback_may_change_latents_that_stay_on_the_device(tiny, fused, photo, error):
+    """What it returns is used as in the host's loop, and a wrong shape is refused."""
+
+    def halve(engine, step, timestep, tensors):
+        return {"latents": tensors["latents"] / 2} if step == 1 else None
+
+    staying = Engine.from_pretrained(tiny, "torch", loop=True)
+    results = [engine.edit(photo, "snow", callback_on_step_end=halve, **LATENT) for engine in (staying, fused)]
+    assert error(*(result.images for result in results)) <= 1e-5
+    assert len(results[0].step_seconds) == len(results[1].step_seconds) == 3
+    with pytest.raises(MRCError, match="callback returned latents"):
+        staying.edit(photo, "snow", callback_on_step_end=lambda *_: {"latents": np.zeros(3)}, **LATENT)
+
+
+def test_lossy_tiers_are_refused_with_a_device_loop(tiny):
+    with pytest.raises(MRCError, match="leave out tier or loop"):
+        Engine.from_pretrained(tiny, "torch", loop=True, tier="fast", precision="float32")
+
+
 def test_a_plain_model_stays_on_the_device(plain, photo, error):
     pair = [Engine.from_pretrained(plain, "torch", loop=loop).edit(photo, "snow", **LATENT) for loop in (True, False)]
     assert error(*(result.images for result in pair)) <= 1e-5

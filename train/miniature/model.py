@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
+from ...core.defaults import Defaults
 from ...core.errors import run_command
 from ...model.checkpoint import Checkpoint, save_checkpoint
 from ...model.seeded import byte_tokenizer, small_text_encoder
@@ -24,6 +25,8 @@ from ...model.unet import MRCUNet
 from .edits import PLACE_WORDS, WORDS
 from .scene import BACKGROUNDS, COLOURS, PATTERNS, SHAPES
 
+# what the trained model edits best with (docs/training.md)
+DEFAULTS = Defaults(scheduler="euler", num_inference_steps=2, guidance_scale=1.0, image_guidance_scale=1.0)
 TEXT_WIDTH = 96
 TEXT_LENGTH = 40  # tokens; a reward text of three failures has 25
 FAILURES = "None stayed did not changed nothing was added became something else rest of coloured spots and noise"
@@ -75,7 +78,7 @@ def miniature_checkpoint(vae_folder: Path, seed: int = 0) -> Checkpoint:
     scheduler = EulerAncestralDiscreteScheduler(
         beta_start=0.0017, beta_end=0.024, prediction_type="v_prediction", beta_schedule="scaled_linear", steps_offset=1
     )
-    return Checkpoint(unet, vae, text_encoder, tokenizer, scheduler)
+    return Checkpoint(unet, vae, text_encoder, tokenizer, scheduler, DEFAULTS)
 
 
 def main() -> None:
