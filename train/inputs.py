@@ -20,6 +20,7 @@ from .texts import TextStates, build_text_states
 
 
 def open_data_set(config: TrainConfig) -> Triplets:
+    """The triplets that the settings name."""
     return open_data(config.data, config.rewards, config.photographs, config.seed)
 
 
@@ -94,6 +95,11 @@ def text_input(run: Run, texts: list[str]) -> Tensor:
 
 
 def reward_batch(run: Run, loaded: LoadedBatch) -> RewardBatch:
+    """Scores and reward texts of a batch, texts pooled `[B, D]` or as token ids `[B, L]`.
+
+    Raises:
+        MRCError: the data has no rewards.
+    """
     scores, texts, device = loaded["scores"], loaded["reward_texts"], run.accelerator.device
     if scores is None or texts is None:
         raise MRCError(f"{run.config.data} has no rewards, stage 2 needs them; give --rewards or use --stage 1")

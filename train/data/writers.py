@@ -86,6 +86,7 @@ def write_parquet(triplets: Iterator[Triplet], out: Path) -> None:
 
 
 def table_row(triplet: Triplet) -> dict[str, object]:
+    """A row of the parquet file."""
     return {
         "original_image": {"bytes": encoded(triplet.source), "path": None},
         "edit_prompt": triplet.instruction,

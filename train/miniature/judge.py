@@ -41,4 +41,5 @@ class OracleJudge:
 
 
 def key(source: Image.Image, instruction: str) -> str:
+    """SHA-256 of pixels and instruction."""
     return hashlib.sha256(source.convert("RGB").tobytes() + instruction.encode()).hexdigest()

@@ -54,6 +54,7 @@ class Scene:
 
 
 def level(red: float, green: float, blue: float) -> np.ndarray:
+    """A colour, or a factor of each channel, float32 `[3]`."""
     return np.array((red, green, blue), dtype=np.float32)
 
 
@@ -82,6 +83,7 @@ def unit_outline(shape: str) -> tuple[tuple[float, float], ...]:
 
 
 def draw_mask(shape: str, x: int, y: int, radius: int) -> np.ndarray:
+    """See `mask`."""
     scale = 3  # supersampling
     image = Image.new("L", (SIZE * scale, SIZE * scale))
     points = [((x + radius * u) * scale, (y + radius * v) * scale) for u, v in unit_outline(shape)]
@@ -97,6 +99,7 @@ def noise(seed: int, cells: int) -> np.ndarray:
 
 
 def mix(low: tuple[int, int, int], high: tuple[int, int, int], weight: np.ndarray) -> np.ndarray:
+    """From colour `low` at weight 0 to `high` at 1, `[128, 128, 3]` of weights `[128, 128]`."""
     weight = weight[..., None]
     return (np.array(low) * (1 - weight) + np.array(high) * weight).astype(np.float32)
 
@@ -130,6 +133,7 @@ def named_background(name: str) -> np.ndarray:
 
 
 def background(scene: Scene, photographs: list[np.ndarray]) -> np.ndarray:
+    """The picture without objects, tone, style and shade."""
     if scene.background != "photo":
         return named_background(scene.background)
     index, x, y, mirrored = scene.crop
@@ -183,6 +187,7 @@ def tone(picture: np.ndarray, name: str | None) -> np.ndarray:
 
 
 def stylize(picture: np.ndarray, name: str | None) -> np.ndarray:
+    """Style edits."""
     grey = (picture @ level(0.299, 0.587, 0.114))[..., None]
     match name:
         case "grey":

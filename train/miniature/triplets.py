@@ -23,6 +23,7 @@ from .scene import render
 
 
 def to_image(picture: np.ndarray) -> Image.Image:
+    """An image of pixels in 0…255, rounded."""
     return Image.fromarray(picture.round().clip(0, 255).astype(np.uint8))
 
 
