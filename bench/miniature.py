@@ -4,22 +4,21 @@ Every row edits the same scenes with the same seeds: the baseline without reward
 for one low score at a time.
 """
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from ..core.files import write_file
-from ..core.reward import PERSPECTIVES
-from ..engine import Engine
-from ..train.miniature.edits import FILM_SHARES, KINDS, Edit, damage, under_film
-from ..train.miniature.oracle import PASS, score
-from ..train.miniature.photographs import load_photographs
-from ..train.miniature.scene import render
-from ..train.miniature.triplets import held_out, to_image
-from .significance import interval
+from mrc_edit.bench.report import Column, Row, new_figure, write_figure
+from mrc_edit.bench.significance import interval
+from mrc_edit.core.reward import PERSPECTIVES
+from mrc_edit.engine import Engine
+from mrc_edit.train.miniature.edits import FILM_SHARES, KINDS, Edit, damage, under_film
+from mrc_edit.train.miniature.oracle import PASS, score
+from mrc_edit.train.miniature.photographs import load_photographs
+from mrc_edit.train.miniature.scene import render
+from mrc_edit.train.miniature.triplets import held_out, to_image
 
 BATCH = 25
 REQUESTS = {
@@ -31,48 +30,45 @@ REQUESTS = {
 }
 
 
-def faults(edit: Edit, photographs: list[np.ndarray]) -> tuple[str, str, str]:
-    """What the oracle says, as in training data, of each fault: undone, the rest damaged, under a film."""
+def fault_texts(edit: Edit, photographs: list[np.ndarray]) -> tuple[str, str, str]:
+    """The oracle's text, as in training data, for each fault: not done, the rest damaged, under a film."""
     damaged = damage(np.random.default_rng(0), edit, edit.target)
     faulty = (render(edit.source, photographs), render(damaged, photographs),
               under_film(render(edit.target, photographs), max(FILM_SHARES)))  # fmt: skip
-    said = [score(edit, picture, photographs)[1].split("; ")[i] for i, picture in enumerate(faulty)]
-    if said[1] == "None":  # this edit's rest is never damaged, or not enough to see
-        said[1] = "the rest of the picture changed"
-    return said[0], said[1], said[2]
+    texts = [score(edit, picture, photographs)[1].split("; ")[i] for i, picture in enumerate(faulty)]
+    if texts[1] == "None":  # this edit's rest is never damaged, or not enough to see
+        texts[1] = "the rest of the picture changed"
+    return texts[0], texts[1], texts[2]
 
 
-def reward_texts(scores: tuple[int, ...], said: list[tuple[str, str, str]]) -> list[str]:
-    """One a scene of its `faults`, where a low score is asked for."""
+def reward_texts(scores: tuple[int, ...], faults: list[tuple[str, str, str]]) -> list[str]:
+    """A reward text a scene: its `fault_texts` where a score below 5 is asked for."""
     return [
-        "; ".join("None" if asked == 5 else text for asked, text in zip(scores, texts, strict=True)) for texts in said
+        "; ".join("None" if asked == 5 else text for asked, text in zip(scores, texts, strict=True)) for texts in faults
     ]
 
 
-def edited(engine: Engine, edits: list[Edit], photographs: list[np.ndarray], name: str, **settings) -> np.ndarray:
+def edit_scenes(
+    engine: Engine, edits: list[Edit], photographs: list[np.ndarray], name: str, **settings: object
+) -> np.ndarray:
     """The engine's edits, uint8 `[scenes, H, W, 3]`, seed i for scene i; a setting that is a list has one a scene."""
-    images = []
+    images: list[np.ndarray] = []
     for start in tqdm(range(0, len(edits), BATCH), desc=name, unit="batch", disable=None):
-        some = edits[start : start + BATCH]
-        sources = [to_image(render(edit.source, photographs)) for edit in some]
-        seeds = list(range(start, start + len(some)))
+        batch = edits[start : start + BATCH]
+        sources = [to_image(render(edit.source, photographs)) for edit in batch]
+        seeds = list(range(start, start + len(batch)))
         own: dict[str, Any] = {
             key: value[start : start + BATCH] if isinstance(value, list) else value for key, value in settings.items()
         }
-        result = engine.edit(sources, [edit.instruction for edit in some], seed=seeds, resolution=0, **own)
+        result = engine.edit(sources, [edit.instruction for edit in batch], seed=seeds, resolution=0, **own)
         images += [np.asarray(image) for image in result.images]
     return np.stack(images)
 
 
-def scores_of(images: np.ndarray, edits: list[Edit], photographs: list[np.ndarray]) -> np.ndarray:
+def score_scenes(images: np.ndarray, edits: list[Edit], photographs: list[np.ndarray]) -> np.ndarray:
     """Oracle scores `[scenes, 3]`."""
     pairs = zip(edits, tqdm(images, desc="scores", unit="scene", disable=None), strict=True)
     return np.array([score(edit, image, photographs)[0] for edit, image in pairs])
-
-
-def measure(engine: Engine, edits: list[Edit], photographs: list[np.ndarray], name: str, **settings) -> np.ndarray:
-    """Oracle scores `[scenes, 3]` of the engine's edits."""
-    return scores_of(edited(engine, edits, photographs, name, **settings), edits, photographs)
 
 
 def summary(scores: np.ndarray, kinds: list[str]) -> dict:
@@ -86,37 +82,42 @@ def summary(scores: np.ndarray, kinds: list[str]) -> dict:
         }
         for i, perspective in enumerate(PERSPECTIVES)
     }
-    of = np.array(kinds)
+    by_scene = np.array(kinds)
     table["following_by_kind"] = {
-        kind: round(100 * float(passed[of == kind, 0].mean()), 1) for kind in KINDS if (of == kind).any()
+        kind: round(100 * float(passed[by_scene == kind, 0].mean()), 1) for kind in KINDS if (by_scene == kind).any()
     }
     return table
 
 
-def markdown(report: dict[str, dict]) -> str:
-    lines = ["| | " + " | ".join(f"{p}: mean, pass" for p in PERSPECTIVES) + " |", "| --- | --- | --- | --- |"]
-    for name, row in report.items():
-        cells = [
-            f"{row[p]['mean']:.2f}, {row[p]['pass']:.1f} % ({row[p]['interval'][0]}–{row[p]['interval'][1]})"
-            for p in PERSPECTIVES
-        ]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+COLUMNS = [
+    Column("", "{name}"),
+    *(
+        Column(f"{p}: mean, pass", f"{{{p}_mean:.2f}}, {{{p}_pass:.1f}} % ({{{p}_low}}–{{{p}_high}})")
+        for p in PERSPECTIVES
+    ),
+]
 
 
-def steering(edits: list[Edit], photographs: list[np.ndarray], images: dict[str, np.ndarray], path: Path) -> None:
+def rows(report: dict[str, dict]) -> list[Row]:
+    """Flat rows of the summaries, for `COLUMNS`."""
+    flat: list[Row] = []
+    for name, summary in report.items():
+        row: dict[str, str | float | None] = {"name": name}
+        for p in PERSPECTIVES:
+            row[f"{p}_mean"], row[f"{p}_pass"] = summary[p]["mean"], summary[p]["pass"]
+            row[f"{p}_low"], row[f"{p}_high"] = summary[p]["interval"]
+        flat.append(row)
+    return flat
+
+
+def draw_steering(edits: list[Edit], photographs: list[np.ndarray], images: dict[str, np.ndarray], path: Path) -> None:
     """A PNG with a row for the first scene of each kind: before, and by each row of the table."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
     kinds = [edit.kind for edit in edits]
     shown = [kinds.index(kind) for kind in KINDS if kind in kinds]
     before = np.stack([np.asarray(to_image(render(edits[i].source, photographs))) for i in shown])
-    columns = {"before": before} | {name: found[shown] for name, found in images.items()}
-    size = (1.6 * len(columns), 1.8 * len(shown))
-    figure, panels = plt.subplots(len(shown), len(columns), figsize=size, layout="constrained", squeeze=False)
+    columns = {"before": before} | {name: pictures[shown] for name, pictures in images.items()}
+    figure = new_figure(1.6 * len(columns), 1.8 * len(shown))
+    panels = figure.subplots(len(shown), len(columns), squeeze=False)
     for column, (name, pictures) in zip(panels.T, columns.items(), strict=True):
         column[0].set_title(name)
         for axes, picture in zip(column, pictures, strict=True):
@@ -124,27 +125,30 @@ def steering(edits: list[Edit], photographs: list[np.ndarray], images: dict[str,
             axes.set(xticks=[], yticks=[])
     for axes, i in zip(panels[:, 0], shown, strict=True):
         axes.set_xlabel(edits[i].instruction, loc="left")
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=100)
-    plt.close(figure)
-    write_file(path, png.getvalue())
+    write_figure(path, figure, dpi=100)
 
 
 def miniature(
     model: str, baseline: Path | None, folder: Path | None, scenes: int, settings: dict, picture: Path | None
 ) -> dict[str, dict]:
-    """Summaries by row; see the module's docstring. `picture` is where `steering` goes."""
+    """Summaries by row; see the module's docstring.
+
+    Args:
+        folder: of photographs, as for training.
+        settings: arguments of `Engine.edit`.
+        picture: where `draw_steering` writes.
+    """
     photographs = load_photographs(folder)
     edits = held_out(photographs, scenes)
     images = {}
     if baseline is not None:
-        images["baseline"] = edited(Engine.from_pretrained(baseline), edits, photographs, "baseline", **settings)
+        images["baseline"] = edit_scenes(Engine.from_pretrained(baseline), edits, photographs, "baseline", **settings)
     engine = Engine.from_pretrained(model)
-    said = [faults(edit, photographs) for edit in tqdm(edits, desc="faults", unit="scene", disable=None)]
+    faults = [fault_texts(edit, photographs) for edit in tqdm(edits, desc="faults", unit="scene", disable=None)]
     for name, request in REQUESTS.items():
-        asked = {"reward_scores": request, "reward_text": reward_texts(request, said)}
-        images[name] = edited(engine, edits, photographs, name, **asked, **settings)
+        rewards = {"reward_scores": request, "reward_text": reward_texts(request, faults)}
+        images[name] = edit_scenes(engine, edits, photographs, name, **rewards, **settings)
     if picture is not None:
-        steering(edits, photographs, images, picture)
+        draw_steering(edits, photographs, images, picture)
     kinds = [edit.kind for edit in edits]
-    return {name: summary(scores_of(found, edits, photographs), kinds) for name, found in images.items()}
+    return {name: summary(score_scenes(pictures, edits, photographs), kinds) for name, pictures in images.items()}

@@ -1,19 +1,15 @@
-"""The kernels against eager PyTorch, each only after it was held against its float64 reference.
+"""The kernels against eager PyTorch, each timed only if it agrees with its float64 reference.
 
-    python -m mrc_edit.bench.operators                  CPU: interleaved timings
-    python -m mrc_edit.bench.operators --device cuda    the same with events on a GPU
-    python -m mrc_edit.bench.operators --resources      what the compiler made of the Triton kernels; needs no GPU
-
-`--json` writes the numbers.
+python bench/operators.py                  CPU: interleaved timings
+python bench/operators.py --device cuda    the same with events on a GPU
+python bench/operators.py --resources      registers and instructions of the Triton kernels; needs no GPU
 """
 
 import argparse
-import json
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -24,15 +20,20 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
-from ..core.errors import MRCError, run_command
-from ..kernels import ops
-from ..kernels.group_norm_silu.reference import group_norm_silu
-from ..kernels.guided_step import guided_step
-from ..kernels.guided_step.reference import guided_step as reference_step
-from ..kernels.reward_block.reference import reward_block
-from ..model.graphs import UNetStep, cross_attentions, resnets
-from ..model.rewards import RewardConditioning
-from ..model.unet import MRCUNet
+from mrc_edit.bench.machine import describe_machine
+from mrc_edit.bench.options import command_parser, require_at_least
+from mrc_edit.bench.report import Row, add_output_options, plain_table, write_report
+from mrc_edit.bench.runner import ratios, run_in_turn, seconds_of
+from mrc_edit.core.errors import MRCError, run_command
+from mrc_edit.core.fidelity import relative_error
+from mrc_edit.kernels import ops
+from mrc_edit.kernels.group_norm_silu.reference import group_norm_silu
+from mrc_edit.kernels.guided_step import guided_step
+from mrc_edit.kernels.guided_step.reference import guided_step as reference_step
+from mrc_edit.kernels.reward_block.reference import reward_block
+from mrc_edit.model.graphs import UNetStep, cross_attentions, resnets
+from mrc_edit.model.rewards import RewardConditioning
+from mrc_edit.model.unet import MRCUNet
 
 BRANCHES = 3
 CHANNELS, GROUPS = 320, 32  # of the released U-Net's first level
@@ -52,8 +53,9 @@ class Case:
     tolerance: float
 
 
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected).norm() / expected.norm())
+def tensor_error(actual: Tensor, expected: Tensor) -> float:
+    """Relative error of a tensor of any dtype and device to a float64 one."""
+    return relative_error(*(tensor.detach().double().cpu().numpy() for tensor in (actual, expected)))
 
 
 def wide(values: list) -> list:
@@ -74,7 +76,7 @@ def reward_case(side: int, dtype: torch.dtype, device: str) -> Case:
     hidden = hidden.contiguous(memory_format=torch.channels_last)
     tokens = torch.randn(BRANCHES, 2, CHANNELS, device=device, dtype=dtype)
     arguments = [hidden, *layers.folded_attention(tokens), list(layers.reward_weights()), GROUPS]
-    error = relative_error(ops.reward_block(*arguments), reward_block(*wide(arguments)))
+    error = tensor_error(ops.reward_block(*arguments), reward_block(*wide(arguments)))
     return Case(
         f"reward_block {side}×{side}",
         lambda: layers.reward_layer(hidden, tokens),
@@ -95,7 +97,7 @@ def group_norm_case(channels: int, side: int, dtype: torch.dtype, device: str) -
         f"group_norm_silu {channels}×{side}×{side}",
         lambda: F.silu(F.group_norm(hidden + offset[..., None, None], GROUPS, weight, bias, 1e-5)),
         lambda: ops.group_norm_silu(*arguments),
-        relative_error(ops.group_norm_silu(*arguments), group_norm_silu(*wide(arguments))),
+        tensor_error(ops.group_norm_silu(*arguments), group_norm_silu(*wide(arguments))),
         TOLERANCE[dtype],
     )
 
@@ -127,7 +129,7 @@ def guided_case(side: int, device: str) -> Case:
         return after, p * x + q * epsilon, torch.cat([scale * after[index], source], dim=1)
 
     if device == "cuda":
-        from ..kernels.guided_step.triton_kernel import guided_step as triton_step
+        from mrc_edit.kernels.guided_step.triton_kernel import guided_step as triton_step
 
         in_place = [*tensors, torch.tensor([scale], device=device), index, target]
 
@@ -143,53 +145,58 @@ def guided_case(side: int, device: str) -> Case:
 
         ours()
         found = [torch.from_numpy(a) for a in own]
-    error = max(relative_error(f, torch.from_numpy(t)) for f, t in zip(found, truth, strict=True))
+    error = max(tensor_error(f, torch.from_numpy(t)) for f, t in zip(found, truth, strict=True))
     return Case(f"guided_step {side}×{side}", eager, ours, error, 1e-5)
 
 
 def cases(dtype: torch.dtype, device: str) -> list[Case]:
-    """Raises MRCError for a kernel that is wrong: no speed is told of it."""
-    found = [reward_case(side, dtype, device) for side in (64, 32)]
-    found += [guided_case(side, device) for side in (64, 32)]
-    found += [group_norm_case(*level, dtype, device) for level in LEVELS]
-    for case in found:
+    """All cases.
+
+    Raises:
+        MRCError: a kernel is wrong; a wrong kernel is not timed.
+    """
+    every = [reward_case(side, dtype, device) for side in (64, 32)]
+    every += [guided_case(side, device) for side in (64, 32)]
+    every += [group_norm_case(*level, dtype, device) for level in LEVELS]
+    for case in every:
         if not case.error <= case.tolerance:
             raise MRCError(
                 f"{case.name} is {case.error:.1e} from its reference, more than {case.tolerance:.0e}; "
                 "run pytest tests/kernels before timing it"
             )
-    return found
+    return every
 
 
-def seconds(function: Callable[[], object], device: str) -> float:
-    if device == "cuda":
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        function()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
-    before = time.perf_counter()
+def cuda_seconds(function: Callable[[], object]) -> float:
+    """Seconds of one call on the GPU, between two events."""
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
     function()
-    return time.perf_counter() - before
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
 
 
 @torch.inference_mode()
 def timings(dtype: torch.dtype, device: str, rounds: int) -> dict[str, dict[str, float]]:
     """Median seconds of both, and the ratio eager/ours round by round."""
+    clock = cuda_seconds if device == "cuda" else seconds_of
+    every = cases(dtype, device)
+    runs = {}
+    for case in every:
+        runs[case.name, "eager"] = partial(clock, case.eager)
+        runs[case.name, "ours"] = partial(clock, case.ours)
+    seconds = run_in_turn(runs, rounds, warmup=3)
     report = {}
-    for case in tqdm(cases(dtype, device), desc="kernels", disable=None):
-        for _ in range(3):
-            case.eager()
-            case.ours()
-        pairs = [(seconds(case.eager, device), seconds(case.ours, device)) for _ in range(rounds)]
-        ratios = [eager / ours for eager, ours in pairs]
+    for case in every:
+        eager, ours = (seconds[case.name, side] for side in ("eager", "ours"))
+        ratio = ratios(eager, ours)
         report[case.name] = {
-            "eager_s": median(eager for eager, _ in pairs),
-            "ours_s": median(ours for _, ours in pairs),
-            "speedup": median(ratios),
-            "least": min(ratios),
-            "greatest": max(ratios),
+            "eager_s": median(eager),
+            "ours_s": median(ours),
+            "speedup": ratio["median"],
+            "least": ratio["least"],
+            "greatest": ratio["greatest"],
             "error": case.error,
         }
     return report
@@ -204,7 +211,7 @@ class Launches(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         free = func.is_view or "empty" in func.name() or func.name() in ("aten::detach", "aten::_to_copy.meta")
-        # statistics, then the block itself
+        # one for the statistics, one for the block
         self.count += 2 if func.name() == "mrc::reward_block" else not free
         return func(*args, **(kwargs or {}))
 
@@ -248,58 +255,46 @@ def roofline(dtype: torch.dtype, side: int = 64) -> dict[str, dict[str, float]]:
 
 
 def resource_report(dtype: torch.dtype) -> list[dict[str, Any]]:
-    from ..kernels.cubins import ARCHITECTURES, compile_kernel, resources, specializations
+    from mrc_edit.kernels.cubins import ARCHITECTURES, compile_kernel, resources, specializations
 
-    jobs = [(sm, of) for sm in ARCHITECTURES for of in specializations(CHANNELS, GROUPS, dtype, sm)]
-    paper = roofline(dtype)
+    jobs = [(sm, kernel) for sm in ARCHITECTURES for kernel in specializations(CHANNELS, GROUPS, dtype, sm)]
+    least = roofline(dtype)
     return [
-        {"kernel": of.name, "sm": sm, **resources(compile_kernel(of, sm)), **paper[of.name]}
-        for sm, of in tqdm(jobs, desc="compile", disable=None)
+        {"kernel": kernel.name, "sm": sm, **resources(compile_kernel(kernel, sm)), **least[kernel.name]}
+        for sm, kernel in tqdm(jobs, desc="compile", disable=None)
     ]
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    def cell(value: Any) -> str:
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-    head = list(rows[0])
-    lines = [head, ["---"] * len(head), *([cell(row[name]) for name in head] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m mrc_edit.bench.operators", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+def arguments() -> argparse.ArgumentParser:
+    parser = command_parser(__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to time (default cpu)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default float32, on CUDA float16")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="timed runs of each operator (default 15)")
     parser.add_argument("--resources", action="store_true", help="registers, spills, instructions; launches a step")
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    add_output_options(parser)
+    return parser
 
-    def run() -> None:
-        if args.rounds < 1:
-            raise MRCError(f"--rounds is {args.rounds}; give a number from 1 up")
-        if args.device == "cuda" and not torch.cuda.is_available():
-            raise MRCError("--device is cuda and PyTorch sees no GPU; give cpu, or --resources, which needs none")
-        on_gpu = args.resources or args.device == "cuda"
-        dtype = getattr(torch, args.dtype or ("float16" if on_gpu else "float32"))
-        report: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "device": args.device}
-        if args.resources:
-            report |= {"kernels": resource_report(dtype), "launches_a_step": launches()}
-            print(table(report["kernels"]))
-            print(
-                "launches a step: " + ", ".join(f"{name} {count}" for name, count in report["launches_a_step"].items())
-            )
-        else:
-            report["timings"] = timings(dtype, args.device, args.rounds)
-            print(table([{"kernel": name, **row} for name, row in report["timings"].items()]))
-        if args.json:
-            args.json.write_text(json.dumps(report, indent=1) + "\n")
 
-    sys.exit(run_command(run))
+def run(args: argparse.Namespace) -> None:
+    require_at_least(args, rounds=1)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise MRCError("--device is cuda and PyTorch sees no GPU; give cpu, or --resources, which needs none")
+    on_gpu = args.resources or args.device == "cuda"
+    dtype = getattr(torch, args.dtype or ("float16" if on_gpu else "float32"))
+    report: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "device": args.device}
+    report["machine"] = describe_machine()
+    rows: Sequence[Row]
+    if args.resources:
+        report |= {"kernels": (rows := resource_report(dtype)), "launches_a_step": (counts := launches())}
+        print(plain_table(rows).markdown())
+        print("launches a step: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+    else:
+        report["timings"] = timings(dtype, args.device, args.rounds)
+        rows = [{"kernel": name, **row} for name, row in report["timings"].items()]
+        print(plain_table(rows).markdown())
+    write_report(args, report, rows)
 
 
 if __name__ == "__main__":
-    main()
+    parsed = arguments().parse_args()
+    sys.exit(run_command(lambda: run(parsed)))

@@ -1,7 +1,7 @@
-"""What else one could run: eager bfloat16, `torch.compile`, and a plain ONNX export of the eager U-Net.
+"""Alternatives for comparison: eager bfloat16, `torch.compile`, and a plain ONNX export of the eager U-Net.
 
-Each is a backend of the engine in which one thing of the eager one is replaced, so that the same loop times
-them. The plain exports replace the U-Net alone.
+Each is the eager backend with one part replaced, so that the same loop times all. The plain exports replace the
+U-Net alone.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import MRCError
-from ..engine.backends.eager import EagerBackend
-from ..export.trace import OPSET, quiet_exporter
-from ..model import Checkpoint, load_checkpoint
-from ..model.pipeline import decode_latents, encode_image
-from ..model.unet import MRCUNet
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine.backends.eager import EagerBackend
+from mrc_edit.export.trace import OPSET, quiet_exporter
+from mrc_edit.model import Checkpoint, load_checkpoint
+from mrc_edit.model.pipeline import decode_latents, encode_image
+from mrc_edit.model.unet import MRCUNet
 
 
 class BFloat16(EagerBackend):
@@ -44,7 +44,7 @@ def with_unet(checkpoint: Checkpoint, function: Callable[..., Tensor]) -> Checkp
 
 
 class Called:
-    """Stands in for the U-Net in `EagerBackend`."""
+    """Takes the place of the U-Net in `EagerBackend`."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
@@ -70,7 +70,7 @@ def compiled(folder: Path) -> EagerBackend:
 
 
 def plain_export(folder: Path, target: Path) -> None:
-    """The eager U-Net as anyone would export it: one graph, all inputs at every step."""
+    """Export the eager U-Net without our savings: one graph, all inputs at every step."""
     checkpoint = load_checkpoint(folder)
     unet = checkpoint.unet
     if not unet.rewards:

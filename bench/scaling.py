@@ -1,115 +1,88 @@
-"""Does a step cost what its operations cost? Seconds against counted operations, by picture size and batch.
+"""Does a step cost what its operations cost? Seconds and counted operations, by picture size and batch.
 
-python -m mrc_edit.bench.scaling CHECKPOINT EXPORT --variant openvino:bfloat16 --sizes 256,384,512 --batches 1,2
+python bench/scaling.py CHECKPOINT EXPORT --variant openvino:bfloat16 --sizes 256,384,512 --batches 1,2
 """
 
 import argparse
-import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
+from mrc_edit.bench.machine import describe_machine
+from mrc_edit.bench.options import command_parser, require_at_least, whole_numbers
+from mrc_edit.bench.report import Column, Row, add_output_options, table, write_report
+from mrc_edit.bench.runner import run_in_turn
+from mrc_edit.bench.workload import Workload, edit, parse_variant
+from mrc_edit.core.errors import run_command
+from mrc_edit.engine import Engine
 
-from ..core.errors import MRCError, run_command
-from ..core.files import write_file
-from ..core.tables import Table
-from ..engine.contract import io
-from ..export.trace import constants
-from ..model import Checkpoint, load_checkpoint
-from ..model.graphs import UNetStep
-from .latency import edit, open_engine
-
-
-def operations(checkpoint: Checkpoint, size: int, batch: int) -> float:
-    """Floating-point operations of a step with three branches, counted on shapes alone."""
-    latents = size // 2 ** (len(checkpoint.vae.config.block_out_channels) - 1)
-    sizes = constants(checkpoint) | {
-        "inputs": 2 * batch, "branches": 3 * batch, "guided": batch, "rows": latents, "columns": latents,
-    }  # fmt: skip
-    inputs, _ = io("unet", checkpoint.unet.rewards)
-    with torch.device("meta"):
-        feeds = [
-            torch.zeros(shape, dtype=torch.int64) if name == "branch" else torch.zeros(shape)
-            for name, dims in inputs.items()
-            for shape in [[sizes[dim] if isinstance(dim, str) else dim for dim in dims]]
-        ]
-    step = UNetStep(checkpoint.unet)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        step(*feeds)
-    return float(counter.get_total_flops())
+STEPS = 2  # of each timed edit
+COLUMNS = [
+    Column("size", "{size}"),
+    Column("batch", "{batch}"),
+    Column("operations", "{operations:.0f} GFLOP", scale=1e-9),
+    Column("step", "{seconds:.2f} s"),
+    Column("operations against the first", "{operations_ratio:.2f}"),
+    Column("seconds against the first", "{seconds_ratio:.2f}"),
+]
 
 
-def measure(checkpoint: Path, exported: Path, variant: str, cases: list[tuple[int, int]], rounds: int) -> list[dict]:
-    """One row a (size, batch): operations, median seconds a step over interleaved rounds."""
-    loaded = load_checkpoint(checkpoint)
-    torch.nn.Module.to(loaded.unet, "meta")
-    rows = [{"size": size, "batch": batch, "operations": operations(loaded, size, batch)} for size, batch in cases]
-    del loaded
-    engine = open_engine(variant, checkpoint, exported, Path())
-    seconds: dict[tuple, list[float]] = {case: [] for case in cases}
-    with tqdm(total=(rounds + 1) * len(cases), desc="scaling", unit="edit", disable=None) as bar:
-        for round_ in range(rounds + 1):
-            for size, batch in cases:
-                result = edit(engine, size, 2, "latent", batch)
-                if round_:  # the first compiles
-                    seconds[size, batch] += result.step_seconds
-                bar.update()
-    for row, case in zip(rows, cases, strict=True):
-        row["seconds"] = median(seconds[case])
-    for row in rows:
-        row["operations_ratio"] = row["operations"] / rows[0]["operations"]
-        row["seconds_ratio"] = row["seconds"] / rows[0]["seconds"]
-    return rows
+def time_workloads(engine: Engine, workloads: Sequence[Workload], rounds: int) -> list[float]:
+    """Median seconds of a step of each workload."""
+
+    def step_seconds(workload: Workload) -> Callable[[], list[float]]:
+        return lambda: edit(engine, workload, "latent").step_seconds
+
+    runs = {workload: step_seconds(workload) for workload in workloads}
+    results = run_in_turn(runs, rounds, warmup=1, unit="edit")  # the first edit of a size compiles
+    return [median(step for steps in results[workload] for step in steps) for workload in workloads]
 
 
-def markdown(rows: list[dict]) -> str:
-    head = ["size", "batch", "operations", "step", "operations against the first", "seconds against the first"]
-    return Table(
-        "",
-        head,
-        [
-            [
-                str(row["size"]), str(row["batch"]), f"{row['operations'] / 1e9:.0f} GFLOP", f"{row['seconds']:.2f} s",
-                f"{row['operations_ratio']:.2f}", f"{row['seconds_ratio']:.2f}",
-            ]
-            for row in rows
-        ],
-    ).markdown()  # fmt: skip
+def scaling(checkpoint: Path, exported: Path, variant: str, cases: list[tuple[int, int]], rounds: int) -> list[Row]:
+    """One row a (size, batch): operations and median seconds of a step, and both relative to the first row."""
+    from mrc_edit.bench.flop_count import count_operations, empty_checkpoint
+
+    workloads = [Workload(size, STEPS, batch) for size, batch in cases]
+    empty = empty_checkpoint(checkpoint)
+    operations = [count_operations(empty, workload.size, workload.plan()) for workload in workloads]
+    seconds = time_workloads(parse_variant(variant, checkpoint, exported).open(), workloads, rounds)
+    return [
+        {
+            "size": size,
+            "batch": batch,
+            "operations": count,
+            "seconds": time,
+            "operations_ratio": count / operations[0],
+            "seconds_ratio": time / seconds[0],
+        }
+        for (size, batch), count, time in zip(cases, operations, seconds, strict=True)
+    ]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m mrc_edit.bench.scaling", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("checkpoint", type=Path)
+def arguments() -> argparse.ArgumentParser:
+    parser = command_parser(__doc__)
+    parser.add_argument("checkpoint", type=Path, help="checkpoint folder")
     parser.add_argument("export", type=Path, help="its export folder")
-    parser.add_argument("--variant", default="onnxruntime", help="as for mrc_edit.bench.latency")
-    parser.add_argument("--sizes", default="256,384,512", help="pixels of a side, the first is what others are held to")
-    parser.add_argument("--batches", default="1", help="images a pass, at the first size")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    parser.add_argument("--variant", default="onnxruntime", help="backend:precision:tier (default %(default)s)")
+    parser.add_argument(
+        "--sizes", default="256,384,512", help="pixels of a side, separated by commas (default 256,384,512)"
+    )
+    parser.add_argument("--batches", default="1", help="images an edit, the others than the first at the first size")
+    parser.add_argument("--rounds", type=int, default=3, help="timed edits of each case (default 3)")
+    add_output_options(parser)
+    return parser
 
-    def run() -> None:
-        try:
-            sizes, batches = ([int(part) for part in given.split(",")] for given in (args.sizes, args.batches))
-        except ValueError:
-            raise MRCError(
-                f"--sizes {args.sizes!r}, --batches {args.batches!r}: give whole numbers and commas"
-            ) from None
-        if min(*sizes, *batches, args.rounds) < 1:
-            raise MRCError("--sizes, --batches and --rounds are at least 1")
-        cases = [(size, batches[0]) for size in sizes] + [(sizes[0], batch) for batch in batches[1:]]
-        rows = measure(args.checkpoint, args.export, args.variant, cases, args.rounds)
-        print(markdown(rows))
-        if args.json:
-            write_file(args.json, json.dumps({"variant": args.variant, "rows": rows}, indent=1) + "\n")
 
-    sys.exit(run_command(run))
+def run(args: argparse.Namespace) -> None:
+    require_at_least(args, rounds=1)
+    sizes, batches = whole_numbers(args.sizes, "--sizes"), whole_numbers(args.batches, "--batches")
+    cases = [(size, batches[0]) for size in sizes] + [(sizes[0], batch) for batch in batches[1:]]
+    rows = scaling(args.checkpoint, args.export, args.variant, cases, args.rounds)
+    print(table(COLUMNS, rows).markdown())
+    write_report(args, {"variant": args.variant, "machine": describe_machine(), "rows": rows}, rows)
 
 
 if __name__ == "__main__":
-    main()
+    parsed = arguments().parse_args()
+    sys.exit(run_command(lambda: run(parsed)))

@@ -1,112 +1,112 @@
 """Training throughput and memory, and what caching latents gains.
 
-    python -m mrc_edit.bench.training CHECKPOINT --resolution 256 --batch-size 4 --steps 4 --rounds 3
+    python bench/training.py CHECKPOINT --resolution 256 --batch-size 4 --steps 4 --rounds 3
 
-Each round trains once with pictures encoded in every step and once from cached latents, each in a
-fresh process, in turn.
+Each round trains once with pictures encoded in every step and once from cached latents, each in a new process.
 """
 
 import argparse
 import json
-import multiprocessing
 import sys
 import tempfile
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-from tqdm import tqdm
-
-from ..core.errors import MRCError, run_command
-from ..train.config import TrainConfig
-from .latency import memory
+from mrc_edit.bench.child import child
+from mrc_edit.bench.machine import describe_machine
+from mrc_edit.bench.memory import memory_bytes
+from mrc_edit.bench.options import command_parser, require_at_least
+from mrc_edit.bench.report import Column, Row, add_output_options, table, write_report
+from mrc_edit.bench.runner import ratios, run_in_turn
+from mrc_edit.core.errors import run_command
 
 MODES = ("pictures", "cached")
+COLUMNS = [
+    Column("batches from", "{mode}"),
+    Column("images/s", "{images_per_s:.2f}"),
+    Column("peak memory", "{peak_bytes:.1f} GB", scale=1e-9),
+]
 
 
-def fresh_run(settings: dict, connection) -> None:
-    """Body of a child: train, report images a second without the first step, and peak memory."""
-    from ..train.loop import train
-    from ..train.state import list_states
+def prepare_run(settings: dict[str, Any]) -> tuple[dict[str, float], None]:
+    """For `child`: train with the settings of `TrainConfig`; report images a second without the first step, and peak
+    memory."""
+    from mrc_edit.train.config import TrainConfig
+    from mrc_edit.train.loop import train
+    from mrc_edit.train.state import list_states
 
     config = TrainConfig(**settings)
     train(config)
     curve = json.loads((list_states(Path(config.out))[-1] / "state.json").read_text())["curve"]
     seconds = sum(row[2] for row in curve[1:])
-    connection.send({"images_per_s": config.batch_size * (len(curve) - 1) / seconds, "peak_bytes": memory("VmHWM")})
+    speed = config.batch_size * (len(curve) - 1) / seconds
+    return {"images_per_s": speed, "peak_bytes": float(memory_bytes("VmHWM"))}, None
 
 
-def measure(settings: dict, rounds: int) -> dict[str, dict]:
-    """Median images a second and peak memory by mode, and the ratio round by round."""
-    found: dict[str, list[dict]] = {mode: [] for mode in MODES}
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder, tqdm(total=2 * rounds, desc="bench", unit="run", disable=None) as bar:
-        for number in range(rounds):
-            for mode in MODES:
-                cache = f"{folder}/cache" if mode == "cached" else None
-                receiver, sender = context.Pipe(duplex=False)
-                run = settings | {"out": f"{folder}/{mode}-{number}", "cache": cache}
-                child = context.Process(target=fresh_run, args=(run, sender))
-                child.start()
-                sender.close()
-                try:
-                    found[mode].append(receiver.recv())
-                except EOFError:
-                    raise MRCError("a training run died; see its message above") from None
-                finally:
-                    child.join()
-                bar.update()
-    report: dict[str, dict] = {
-        mode: {key: median(run[key] for run in runs) for key in runs[0]} for mode, runs in found.items()
+def time_modes(settings: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
+    """Median images a second and peak memory by mode, and their ratio round by round.
+
+    Args:
+        settings: of `TrainConfig`, without `out` and `cache`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        numbers = count()
+
+        def training_run(mode: str) -> Callable[[], dict[str, float]]:
+            cache = f"{folder}/cache" if mode == "cached" else None
+
+            def run() -> dict[str, float]:
+                own = settings | {"out": f"{folder}/{mode}-{next(numbers)}", "cache": cache}
+                with child(f"training from {mode}", prepare_run, own) as process:
+                    return process.receive()
+
+            return run
+
+        results = run_in_turn({mode: training_run(mode) for mode in MODES}, rounds)
+    report = {mode: {key: median(run[key] for run in runs) for key in runs[0]} for mode, runs in results.items()}
+    pictures, cached = ([run["images_per_s"] for run in results[mode]] for mode in MODES)
+    return report | {"caching_gains": ratios(cached, pictures)}
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = command_parser(__doc__)
+    parser.add_argument("checkpoint", help="checkpoint folder to train from")
+    parser.add_argument("--stage", type=int, default=2, help="training stage, 1 or 2 (default 2)")
+    parser.add_argument("--resolution", type=int, default=256, help="pixels of a side (default 256)")
+    parser.add_argument("--batch-size", type=int, default=4, help="triplets a step (default 4)")
+    parser.add_argument("--mixed-precision", default="no", help="no, fp16 or bf16 (default no)")
+    parser.add_argument("--steps", type=int, default=4, help="training steps of a run, from 2 (default 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each kind (default 3)")
+    add_output_options(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    require_at_least(args, steps=2, rounds=1)
+    settings = {
+        "init": args.checkpoint,
+        "data": f"miniature:{args.batch_size * args.steps}",
+        "stage": args.stage,
+        "resolution": args.resolution,
+        "batch_size": args.batch_size,
+        "mixed_precision": args.mixed_precision,
+        "steps": args.steps,
+        "checkpoint_every": args.steps,
+        "augment": False,
+        "validate_every": 0,
+        "tracker": "",
     }
-    ratios = [c["images_per_s"] / p["images_per_s"] for p, c in zip(found["pictures"], found["cached"], strict=True)]
-    report["caching_gains"] = {"median": median(ratios), "least": min(ratios), "greatest": max(ratios)}
-    return report
-
-
-def markdown(report: dict[str, dict]) -> str:
-    lines = ["| batches from | images/s | peak memory |", "| --- | --- | --- |"]
-    lines += [f"| {m} | {report[m]['images_per_s']:.2f} | {report[m]['peak_bytes'] / 1e9:.1f} GB |" for m in MODES]
+    report = time_modes(settings, args.rounds)
+    rows: list[Row] = [{"mode": mode, **report[mode]} for mode in MODES]
     gain = report["caching_gains"]
-    return "\n".join([*lines, f"caching gains {gain['median']:.2f}× ({gain['least']:.2f}–{gain['greatest']:.2f})"])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m mrc_edit.bench.training", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("checkpoint")
-    parser.add_argument("--stage", type=int, default=2)
-    parser.add_argument("--resolution", type=int, default=256)
-    parser.add_argument("--batch-size", type=int, default=4)
-    parser.add_argument("--mixed-precision", default="no")
-    parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
-
-    def run() -> None:
-        if args.steps < 2 or args.rounds < 1:
-            raise MRCError(f"--steps is {args.steps}, --rounds {args.rounds}; give at least 2 and 1")
-        settings = {
-            "init": args.checkpoint,
-            "data": f"miniature:{args.batch_size * args.steps}",
-            "stage": args.stage,
-            "resolution": args.resolution,
-            "batch_size": args.batch_size,
-            "mixed_precision": args.mixed_precision,
-            "steps": args.steps,
-            "checkpoint_every": args.steps,
-            "augment": False,
-            "validate_every": 0,
-            "tracker": "",
-        }
-        report = measure(settings, args.rounds)
-        print(markdown(report))
-        if args.json:
-            args.json.write_text(json.dumps(report, indent=1) + "\n")
-
-    sys.exit(run_command(run))
+    note = f"caching gains {gain['median']:.2f}× ({gain['least']:.2f}–{gain['greatest']:.2f})"
+    print(table(COLUMNS, rows, note=note).markdown())
+    write_report(args, report | {"machine": describe_machine()}, rows)
 
 
 if __name__ == "__main__":
-    main()
+    parsed = arguments().parse_args()
+    sys.exit(run_command(lambda: run(parsed)))

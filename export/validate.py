@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import MRCError
+from ..core.fidelity import relative_error
 from ..engine.backends import Backend
 from ..engine.loop import denoise, denoise_whole
 from ..engine.noise import generator, normal
@@ -117,7 +118,3 @@ def differences(expected: list[dict], found: list[dict], precision: str, folder:
                 f"at most {TOLERANCE[precision]:.0e}); {folder} was not written, try --dtype float32"
             )
     return worst | {"conditioner": worst["unet"]}
-
-
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))

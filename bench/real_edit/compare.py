@@ -115,7 +115,7 @@ def copied(path: Path, folder: Path) -> str:
 
 
 def tables(report: dict) -> list[Table]:
-    """The comparison, to be shown."""
+    """The tables of a comparison."""
     shown = []
     if report["judged"]:
         rows = [

@@ -52,8 +52,8 @@ def options(values: Iterable[object]) -> str:
 def card_html(card: Card) -> str:
     scores = ""
     for i, perspective in enumerate(PERSPECTIVES):
-        found = [reward["scores"][i] for *_, reward in card.edits if reward]
-        scores += f' data-{perspective}="{" ".join("failed" if score is None else str(score) for score in found)}"'
+        values = [reward["scores"][i] for *_, reward in card.edits if reward]
+        scores += f' data-{perspective}="{" ".join("failed" if score is None else str(score) for score in values)}"'
     figures = figure("source", card.source) + "".join(
         figure(caption, path, reward_html(reward)) for caption, path, reward in card.edits
     )

@@ -41,28 +41,28 @@ def read_items(data: Path) -> list[Item]:
     """
     if not data.is_dir():
         raise MRCError(f"{data} is no folder; give the folder of Real-Edit")
-    found = sorted(data.glob("*.json"))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
+    files = sorted(data.glob("*.json"))
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files) or "none"
         raise MRCError(
             f"{data} must hold one JSON file of instructions, it holds {names}; give the folder of Real-Edit"
         )
     try:
-        images = json.loads(found[0].read_text())
+        images = json.loads(files[0].read_text())
     except ValueError as error:
-        raise MRCError(f"{found[0]} is not JSON ({error}); fetch Real-Edit again") from None
+        raise MRCError(f"{files[0]} is not JSON ({error}); fetch Real-Edit again") from None
     if not isinstance(images, dict) or not images or not all(isinstance(entries, list) for entries in images.values()):
-        raise MRCError(f'{found[0]} is not of the form {{"IMAGE": ["1. Local: …", …]}}; give the folder of Real-Edit')
+        raise MRCError(f'{files[0]} is not of the form {{"IMAGE": ["1. Local: …", …]}}; give the folder of Real-Edit')
     items = [
         read_item(locate(data, image), number, entry)
         for image, entries in images.items()
         for number, entry in enumerate(entries, start=1)
     ]
     if not items:
-        raise MRCError(f"{found[0]} holds images without instructions; fetch Real-Edit again")
+        raise MRCError(f"{files[0]} holds images without instructions; fetch Real-Edit again")
     name, count = Counter(item.name for item in items).most_common(1)[0]
     if count > 1:
-        raise MRCError(f"{found[0]} has {count} items {name}; give every image a stem of its own")
+        raise MRCError(f"{files[0]} has {count} items {name}; give every image a stem of its own")
     return items
 
 

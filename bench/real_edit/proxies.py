@@ -12,6 +12,8 @@ from skimage.filters import threshold_otsu
 from skimage.measure import blur_effect
 from skimage.metrics import structural_similarity
 
+from ...core.fidelity import psnr
+
 WHOLE = ("global", "style")  # edit types that ask for a change of the whole picture: nothing lies outside
 LEAST_CHANGE = 5.0  # CIELAB units; a smaller difference is the autoencoder's, not an edit
 MOST_DB = 60.0  # what PSNR is cut at, so that equal pictures have a mean
@@ -31,7 +33,7 @@ METRICS = {  # name → heading
 }
 
 
-def measure(source: Image.Image, edited: Image.Image, type: str) -> dict[str, float | None]:
+def proxy_metrics(source: Image.Image, edited: Image.Image, type: str) -> dict[str, float | None]:
     """Metrics of one edit, both pictures RGB of one size.
 
     `area` is the edited share in per cent. Outside of it: `psnr` in dB (at most 60), `ssim`, `structure` (mean of
@@ -45,23 +47,22 @@ def measure(source: Image.Image, edited: Image.Image, type: str) -> dict[str, fl
     difference = smoothed_difference(*labs)
     edit = edited_region(difference)
     outside = ~ndimage.binary_dilation(edit, np.ones((SSIM_WINDOW, SSIM_WINDOW)))
-    found: dict[str, float | None] = {"area": 100 * float(edit.mean())}
+    metrics: dict[str, float | None] = {"area": 100 * float(edit.mean())}
     if type in WHOLE or not outside.any():
-        found |= dict.fromkeys(("psnr", "ssim", "structure", "colour"))
+        metrics |= dict.fromkeys(("psnr", "ssim", "structure", "colour"))
     else:
-        error = float(((before.astype(float) - after)[outside] ** 2).mean())
         similarity = structural_similarity(
             before, after, channel_axis=2, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
         )[1]
-        found |= {
-            "psnr": min(MOST_DB, 10 * float(np.log10(255**2 / error))) if error else MOST_DB,
+        metrics |= {
+            "psnr": min(MOST_DB, psnr(before[outside], after[outside], peak=255)),
             "ssim": float(similarity[outside].mean()),
             "structure": structure_distance(labs[0][..., 0], labs[1][..., 0], outside),
             "colour": float(difference[outside].mean()),
         }
     quality = {"blur": blur, "noise": noise, "clipped": clipped}
-    found |= {name: metric(after) - metric(before) for name, metric in quality.items()}
-    return {name: None if value is None else round(value, 4) for name, value in found.items()}
+    metrics |= {name: metric(after) - metric(before) for name, metric in quality.items()}
+    return {name: None if value is None else round(value, 4) for name, value in metrics.items()}
 
 
 def smoothed_difference(before: np.ndarray, after: np.ndarray) -> np.ndarray:
@@ -81,12 +82,12 @@ def structure_distance(before: np.ndarray, after: np.ndarray, outside: np.ndarra
     distances = []
     weight = outside.astype(float)
     for _ in range(SCALES):
-        kept = weight == 1
-        if min(before.shape) < 3 or not kept.any():
+        untouched = weight == 1
+        if min(before.shape) < 3 or not untouched.any():
             break
         first, second = (np.hypot(*(ndimage.prewitt(image, axis) / 3 for axis in (0, 1))) for image in (before, after))
         similarity = (2 * first * second + GRADIENT_C) / (first**2 + second**2 + GRADIENT_C)
-        distances.append(1 - float(similarity[kept].mean()))
+        distances.append(1 - float(similarity[untouched].mean()))
         before, after, weight = halved(before), halved(after), halved(weight)
     return float(np.mean(distances))
 

@@ -1,4 +1,4 @@
-"""What a run comes to: accuracy and mean score by edit type, the proxies, and the published figures."""
+"""The figures of a run: accuracy and mean score by edit type, the proxies, and the published figures."""
 
 from ...core.reward import PERSPECTIVES
 from ...core.tables import Table
@@ -32,7 +32,7 @@ def summary(records: list[dict]) -> dict:
 def judged_row(records: list[dict]) -> dict:
     """Accuracy (share of yes, per cent) and mean score of every perspective, with 95 % intervals.
 
-    Both are of the replies that could be used; `failures` counts the others.
+    Both count the usable replies alone; `failures` counts the others.
     """
     row: dict = {"n": len(records)}
     for i, perspective in enumerate(PERSPECTIVES):
@@ -52,7 +52,7 @@ def judged_row(records: list[dict]) -> dict:
 
 
 def proxy_row(records: list[dict]) -> dict:
-    """Mean of every proxy and how many edits it is of."""
+    """Mean of every proxy and the number of edits behind it."""
     row: dict = {"n": len(records)}
     for name in METRICS:
         values = [one["proxies"][name] for one in records if one["proxies"][name] is not None]
@@ -61,11 +61,10 @@ def proxy_row(records: list[dict]) -> dict:
 
 
 def tables(results: dict) -> list[Table]:
-    """The tables of results.json, to be shown."""
-    found = results["tables"]
-    return ([judged_table(found["judged"], results), published_table(found["judged"])] if found["judged"] else []) + [
-        proxy_table(found["proxies"])
-    ]
+    """The tables of results.json."""
+    judged, proxies = results["tables"]["judged"], results["tables"]["proxies"]
+    tables_of_judge = [judged_table(judged, results), published_table(judged)] if judged else []
+    return [*tables_of_judge, proxy_table(proxies)]
 
 
 def judged_table(judged: dict, results: dict) -> Table:
@@ -83,7 +82,7 @@ def judged_table(judged: dict, results: dict) -> Table:
     return Table(
         "Judged", head, rows,
         f"95 % intervals in brackets. Judge: {judge}; {results['tokens']} tokens. "
-        "Failures are replies that stayed unusable, by perspective; accuracy and score are of the others.",
+        "Failures are replies that stayed unusable, by perspective; accuracy and score count the others.",
     )  # fmt: skip
 
 

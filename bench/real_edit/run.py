@@ -1,13 +1,13 @@
-"""A run: every item edited, judged and measured, in a folder that can be gone on with.
+"""A run: every item edited, judged and measured, in a folder from which a stopped run goes on.
 
-    run.json        model, data and settings; another model's or other settings' edits never mix in
-    sources/        the images as they were edited, cut to the model's size
+    run.json        model, data and settings; a run with others is refused
+    sources/        the images at the size at which they were edited
     edits/          one PNG an item
     replies/        what the judge replied (judge/cache.py)
-    results.json    what judge and proxies say of every item, and the tables
+    results.json    judgement and proxies of every item, and the tables
     index.html      the gallery
 
-An edit depends on its own item alone, so a killed run goes on with what is missing and ends the same.
+An edit depends on its own item alone, so a killed run computes only what is missing and ends the same.
 """
 
 import json
@@ -31,7 +31,7 @@ from ...judge.batch import judge_all
 from ...judge.spending import Spending
 from .gallery import Card, write_gallery
 from .items import Item, digest, read_items
-from .proxies import measure
+from .proxies import proxy_metrics
 from .report import summary, tables
 
 RESULTS = "results.json"
@@ -41,10 +41,10 @@ def edit_items(data: Path, model: str, out: Path, settings: dict[str, Any]) -> l
     """Edit what `out` does not yet have of the items of `data`, and return all items.
 
     Args:
-        settings: of `Engine.edit`, the same for all items.
+        settings: arguments of `Engine.edit`, the same for all items.
 
     Raises:
-        MRCError: `out` belongs to another run, or what `read_items` and the engine refuse.
+        MRCError: `out` belongs to another run; or raised by `read_items` or the engine.
     """
     items = read_items(data)
     claim(out, {"model": str(model), "digest": model_digest(model), "data": digest(items), "settings": settings})
@@ -72,14 +72,14 @@ def judge_items(judge: Judge, items: Sequence[Item], out: Path, concurrency: int
 def write_results(
     items: Sequence[Item], out: Path, rewards: Sequence[Reward] | None = None, judged_by: dict | None = None
 ) -> dict:
-    """Measure the edits, and write results.json and the gallery; returns what results.json holds.
+    """Measure the edits, and write results.json and the gallery; returns the content of results.json.
 
     Args:
         rewards: one an item; None without a judge.
-        judged_by: what to write down of the judge.
+        judged_by: description of the judge for the report.
     """
-    given: Sequence[Reward | None] = rewards if rewards is not None else [None] * len(items)
-    pairs = zip(tqdm(items, desc="proxies", disable=None), given, strict=True)
+    each: Sequence[Reward | None] = rewards if rewards is not None else [None] * len(items)
+    pairs = zip(tqdm(items, desc="proxies", disable=None), each, strict=True)
     records = [record(item, reward, out) for item, reward in pairs]
     results = {
         "run": json.loads((out / "run.json").read_text()),
@@ -95,8 +95,7 @@ def write_results(
 
 
 def model_digest(model: str) -> str:
-    """SHA-256 that names a model: of an export's manifest, which has the digests of all its files, or of a
-    checkpoint's files."""
+    """SHA-256 of an export's manifest, which has the digests of all its files, or of a checkpoint's files."""
     folder = shipped(model, "auto")
     if (folder / MANIFEST).is_file():
         return file_digest(folder / MANIFEST)
@@ -113,11 +112,11 @@ def claim(out: Path, asked: dict) -> None:
     """
     path = out / "run.json"
     if path.is_file():
-        there = json.loads(path.read_text())
+        earlier = json.loads(path.read_text())
         for key, value in asked.items():
-            if key != "model" and there.get(key) != value:
-                raise MRCError(f"{out} holds a run with {key} {there.get(key)}, not {value}; give a new folder")
-        for stale in out.rglob(".*.partial-*"):  # what a killed run was writing
+            if key != "model" and earlier.get(key) != value:
+                raise MRCError(f"{out} holds a run with {key} {earlier.get(key)}, not {value}; give a new folder")
+        for stale in out.rglob(".*.partial-*"):  # unfinished files of a killed run
             stale.unlink()
     else:
         if out.exists() and any(not entry.name.startswith(".") for entry in out.iterdir()):
@@ -129,7 +128,7 @@ def claim(out: Path, asked: dict) -> None:
 
 
 def record(item: Item, reward: Reward | None, out: Path) -> dict:
-    said = asdict(reward) if reward else {}
+    judgement = asdict(reward) if reward else {}
     return {
         "name": item.name,
         "image": item.image.name,
@@ -139,8 +138,8 @@ def record(item: Item, reward: Reward | None, out: Path) -> dict:
         "seed": item.seed,
         "source": source_path(out, item).relative_to(out).as_posix(),
         "edit": edit_path(out, item).relative_to(out).as_posix(),
-        "reward": {key: said[key] for key in ("scores", "verdicts", "texts", "failures")} if reward else None,
-        "proxies": measure(*pictures(out, item), item.type),
+        "reward": {key: judgement[key] for key in ("scores", "verdicts", "texts", "failures")} if reward else None,
+        "proxies": proxy_metrics(*pictures(out, item), item.type),
     }
 
 
@@ -157,7 +156,7 @@ def edit_path(out: Path, item: Item) -> Path:
 
 
 def read_results(out: Path) -> dict:
-    """What `run` has written.
+    """The content of results.json of a finished run.
 
     Raises:
         MRCError: no finished run there.

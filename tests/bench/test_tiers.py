@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from mrc_edit.bench.tiers import ROWS, fidelity, markdown
+from mrc_edit.bench.report import table
+from mrc_edit.bench.tiers import COLUMNS, VARIANTS, fidelity, rows
 
 
 def test_equal_pictures_lose_nothing():
@@ -17,7 +18,9 @@ def test_psnr_by_hand():
 
 
 def test_the_first_row_is_exact_and_the_table_says_so():
-    assert ROWS[0][1:] == ("float32", "exact")
-    row = {"psnr_db": 40.0, "psnr_least_db": 30.0, "ssim": 0.9, "passes": dict.fromkeys(
+    assert VARIANTS[0][1:] == ("float32", "exact")
+    entry = {"psnr_db": 40.0, "psnr_least_db": 30.0, "ssim": 0.9, "passes": dict.fromkeys(
         ("following", "preserving", "quality"), 50.0)}  # fmt: skip
-    assert "the truth" in markdown({"first": row, "second": row}).splitlines()[2]
+    first, second = table(COLUMNS, rows({"first": entry, "second": entry})).markdown().splitlines()[2:]
+    assert first == "| first | the reference |  |  | 50.0 | 50.0 | 50.0 |"
+    assert second == "| second | 40.0 dB | 30.0 dB | 0.900 | 50.0 | 50.0 | 50.0 |"

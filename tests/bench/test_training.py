@@ -1,21 +1,17 @@
 import json
-import sys
 
 import pytest
 
 from mrc_edit.bench import training
+from mrc_edit.core.errors import MRCError
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["training", *map(str, arguments)])
-    with pytest.raises(SystemExit) as stop:
-        training.main()
-    return stop.value.code
+def run(*arguments):
+    training.run(training.arguments().parse_args([*map(str, arguments)]))
 
 
-def test_both_ways_are_measured(plain, tmp_path, monkeypatch, capsys):
-    arguments = ("--resolution", 64, "--batch-size", 2, "--steps", 2, "--rounds", 1, "--json", tmp_path / "t.json")
-    assert run(monkeypatch, plain, *arguments) == 0
+def test_both_ways_are_measured(plain, tmp_path, capsys):
+    run(plain, "--resolution", 64, "--batch-size", 2, "--steps", 2, "--rounds", 1, "--json", tmp_path / "t.json")
     report = json.loads((tmp_path / "t.json").read_text())
     for mode in ("pictures", "cached"):
         assert report[mode]["images_per_s"] > 0 and report[mode]["peak_bytes"] > 50e6
@@ -24,6 +20,11 @@ def test_both_ways_are_measured(plain, tmp_path, monkeypatch, capsys):
     assert "caching gains" in capsys.readouterr().out
 
 
-def test_what_cannot_be_measured(plain, monkeypatch, capsys):
-    assert run(monkeypatch, plain, "--steps", 1) == 2
-    assert "--steps is 1" in capsys.readouterr().err
+def test_what_cannot_be_measured(plain):
+    with pytest.raises(MRCError, match="--steps is 1"):
+        run(plain, "--steps", 1)
+
+
+def test_an_error_of_a_training_run_ends_the_benchmark(tmp_path):
+    with pytest.raises(MRCError, match=str(tmp_path)):
+        run(tmp_path, "--resolution", 64, "--rounds", 1)

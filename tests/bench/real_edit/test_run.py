@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -135,16 +136,13 @@ def test_a_killed_run_ends_the_same(data, tiny_export, out, judge_server, settin
     kill_when(killed, "edits/*.png", 11)
     kill_when(killed, "replies/*/*", 12)
     for folder in (killed, out):  # `out` has all its edits
-        monkeypatch.setattr(sys, "argv", ["quality", *arguments(folder)])
-        with pytest.raises(SystemExit) as stop:
-            quality.main()
-        assert stop.value.code == 0
+        quality.run(quality.arguments().parse_args(arguments(folder)))
     assert content(killed) == content(out)
     everything = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(everything) > 100 and not any(b"sk-never-written" in path.read_bytes() for path in everything)
 
 
-def test_what_the_command_refuses(data, monkeypatch, capsys, tmp_path):
+def test_what_the_command_refuses(data, monkeypatch, tmp_path):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     out = ("--out", tmp_path / "out")
     for arguments, message in (
@@ -153,9 +151,8 @@ def test_what_the_command_refuses(data, monkeypatch, capsys, tmp_path):
         (("--real-edit", data, *out, "--judge", "openai"), "vision-language model"),
         (("--real-edit", data, *out, "--judge", "openai", "--judge-model", "m"), "OPENAI_API_KEY"),
         (("--compare", tmp_path, tmp_path, *out), "results.json"),
+        (("--compare", tmp_path, tmp_path, *out, "--csv", tmp_path / "c.csv"), "--csv"),
     ):
-        monkeypatch.setattr(sys, "argv", ["quality", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            quality.main()
-        assert stop.value.code == 2 and message in capsys.readouterr().err
+        with pytest.raises(MRCError, match=re.escape(message)):
+            quality.run(quality.arguments().parse_args([*map(str, arguments)]))
     assert not (tmp_path / "out").exists()

@@ -1,0 +1,69 @@
+"""Operations of a step, counted by PyTorch on shapes alone: no weights are read, nothing is computed."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from safetensors import safe_open
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from mrc_edit.core.errors import MRCError
+from mrc_edit.engine.contract import io
+from mrc_edit.engine.plan import Plan
+from mrc_edit.export.trace import constants
+from mrc_edit.model import Checkpoint, MRCUNet
+from mrc_edit.model.checkpoint import WEIGHTS, built, load_scheduler, load_tokenizer, without_notes
+from mrc_edit.model.graphs import UNetStep
+from mrc_edit.model.rewards import BLOCK_KEYS, REWARD_KEYS
+
+# weights that the conditioner uses, once an edit
+CONDITIONER = ("attn2.to_k.", "attn2.to_v.", "time_emb_proj.", "time_embedding.", "add_embedding", "text_linear")
+
+
+def empty_checkpoint(folder: Path) -> Checkpoint:
+    """The modules of a checkpoint folder without their weights, on PyTorch's `meta` device.
+
+    Raises:
+        MRCError: not a checkpoint folder.
+    """
+    weights = folder / "unet" / WEIGHTS["unet"]
+    if not weights.is_file():
+        raise MRCError(f"{weights} is missing; give a checkpoint folder")
+    with safe_open(weights, "pt") as file:
+        names = list(file.keys())
+    rewards = any(name.startswith(REWARD_KEYS) for name in names)
+    injection = "blocks" if any(name.startswith(BLOCK_KEYS) for name in names) else "time"
+    unet = built(folder / "unet", lambda config: MRCUNet(rewards, injection, **without_notes(config)))
+    vae = built(folder / "vae", AutoencoderKL.from_config)
+    text_encoder = built(folder / "text_encoder", lambda config: CLIPTextModel(CLIPTextConfig(**config)))
+    return Checkpoint(
+        torch.nn.Module.to(unet, "meta").eval(), vae, text_encoder,
+        load_tokenizer(folder / "tokenizer"), load_scheduler(folder / "scheduler"),
+    )  # fmt: skip
+
+
+def count_operations(checkpoint: Checkpoint, size: int, plan: Plan) -> float:
+    """Floating-point operations of one exact step over the branches of `plan`, at `size`×`size` pixels."""
+    latents = size // 2 ** (len(checkpoint.vae.config.block_out_channels) - 1)
+    sizes = constants(checkpoint) | {
+        "inputs": len(plan.item), "branches": len(plan.branch), "guided": len(plan.guidance),
+        "rows": latents, "columns": latents,
+    }  # fmt: skip
+    inputs, _ = io("unet", checkpoint.unet.rewards)
+    with torch.device("meta"):
+        feeds = [
+            torch.zeros(shape, dtype=torch.int64) if name == "branch" else torch.zeros(shape)
+            for name, dims in inputs.items()
+            for shape in [[sizes[dim] if isinstance(dim, str) else dim for dim in dims]]
+        ]
+    step = UNetStep(checkpoint.unet)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        step(*feeds)
+    return float(counter.get_total_flops())
+
+
+def step_parameters(unet: MRCUNet) -> int:
+    """How many numbers the weights are that every step reads."""
+    named = unet.named_parameters()
+    return sum(weight.numel() for name, weight in named if not any(part in name for part in CONDITIONER))
