@@ -48,7 +48,7 @@ def tiny(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def traced_once(tmp_path_factory):
-    """From here on graph and precision of a model are traced once a run, by far the longest part of an export."""
+    """From here on each graph of a model is traced once a run: tracing is most of an export."""
     from mrc_edit.export import exporter, trace
 
     folder, artifacts, monkeypatch = tmp_path_factory.mktemp("traced"), {}, pytest.MonkeyPatch()
