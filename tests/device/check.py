@@ -86,8 +86,8 @@ def finish(running: Running) -> None:
         state = "ok" if whole else "late" if late and "seconds" not in report else "failed"
         RESULTS[name] = {"state": state, "rc": code, **report}
         print(f"[{time.perf_counter() - BEGAN:6.1f} s] {name}: {state} in {report.get('seconds', '?')} s", flush=True)
-        if state != "ok":
-            print("\n".join(text.strip().splitlines()[-12:]), flush=True)
+    if any(RESULTS[name]["state"] != "ok" for name in running.names):
+        print("\n".join(text.strip().splitlines()[-12:]), flush=True)
     (OUT / "results.json").write_text(json.dumps(RESULTS, indent=1, default=str))
     with (OUT / "logs.txt").open("a") as logs:
         logs.write(f"\n\n===== {', '.join(running.names)} rc={code} late={late}\n{text[-200_000:]}")
