@@ -9,13 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from mrc_edit.core.errors import MRCError
-from mrc_edit.engine.contract import io
+from mrc_edit.engine.graphs import shapes
 from mrc_edit.engine.plan import Plan
 from mrc_edit.export.trace import constants
 from mrc_edit.model import Checkpoint, MRCUNet
 from mrc_edit.model.checkpoint import WEIGHTS, built, load_scheduler, load_tokenizer, without_notes
-from mrc_edit.model.graphs import UNetStep
 from mrc_edit.model.rewards import BLOCK_KEYS, REWARD_KEYS
+from mrc_edit.model.step import UNetStep
 
 # weights that the conditioner uses, once an edit
 CONDITIONER = ("attn2.to_k.", "attn2.to_v.", "time_emb_proj.", "time_embedding.", "add_embedding", "text_linear")
@@ -47,10 +47,10 @@ def count_operations(checkpoint: Checkpoint, size: int, plan: Plan) -> float:
     """Floating-point operations of one exact step over the branches of `plan`, at `size`×`size` pixels."""
     latents = size // 2 ** (len(checkpoint.vae.config.block_out_channels) - 1)
     sizes = constants(checkpoint) | {
-        "inputs": len(plan.item), "branches": len(plan.branch), "guided": len(plan.guidance),
+        "inputs": len(plan.image), "branches": len(plan.branch), "guided": len(plan.guidance),
         "rows": latents, "columns": latents,
     }  # fmt: skip
-    inputs, _ = io("unet", checkpoint.unet.rewards)
+    inputs, _ = shapes("unet", checkpoint.unet.rewards)
     with torch.device("meta"):
         feeds = [
             torch.zeros(shape, dtype=torch.int64) if name == "branch" else torch.zeros(shape)

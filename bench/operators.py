@@ -13,7 +13,6 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,11 +27,11 @@ from mrc_edit.core.errors import MRCError, run_command
 from mrc_edit.core.fidelity import relative_error
 from mrc_edit.kernels import ops
 from mrc_edit.kernels.group_norm_silu.reference import group_norm_silu
-from mrc_edit.kernels.guided_step import guided_step
-from mrc_edit.kernels.guided_step.reference import guided_step as reference_step
 from mrc_edit.kernels.reward_block.reference import reward_block
-from mrc_edit.model.graphs import UNetStep, cross_attentions, resnets
+from mrc_edit.kernels.sampler_step.reference import sampler_step
+from mrc_edit.model.layers import cross_attentions, resnets
 from mrc_edit.model.rewards import RewardConditioning
+from mrc_edit.model.step import UNetStep
 from mrc_edit.model.unet import MRCUNet
 
 BRANCHES = 3
@@ -102,51 +101,25 @@ def group_norm_case(channels: int, side: int, dtype: torch.dtype, device: str) -
     )
 
 
-def guided_case(side: int, device: str) -> Case:
-    """One image, three branches on two inputs, an ancestral step."""
-    random = np.random.default_rng(0)
-    shape = (4, side, side)
-
-    def normal(*dims: int) -> np.ndarray:
-        return random.standard_normal(dims).astype(np.float32)
-
-    noise, latents, data, fresh = normal(BRANCHES, *shape), normal(1, *shape), normal(1, *shape), normal(1, *shape)
-    guidance, sample, item = np.array([[7.5, -6.0, -0.5]], np.float32), normal(2, 8, side, side), np.array([0, 0])
-    coefficients, to_data, scale = np.array([0.9, -0.2, 0.1, 0.05]), np.array([1.0, -0.7]), 0.3
-    doubles = [array.astype(np.float64) for array in (noise, guidance, latents, data, fresh)]
-    settings = [coefficients, to_data, scale, item, sample.astype(np.float64)]
-    truth = reference_step(*doubles, *settings)
-    arrays = (noise, guidance, latents, data, fresh, coefficients.astype(np.float32), to_data.astype(np.float32))
-    tensors = [torch.from_numpy(a.copy()).to(device) for a in arrays]
-    on, own = tensors[2:4], [a.copy() for a in (latents, data, sample)]
-    target, index = torch.from_numpy(sample.copy()).to(device), torch.from_numpy(item).to(device)
-    source = target[:, 4:].clone()
-
-    def eager() -> tuple[Tensor, Tensor, Tensor]:
-        n, g, x, d, z, (a, b, c, e), (p, q) = tensors
-        epsilon = (g @ n.flatten(1)).unflatten(1, shape)
-        after = a * x + b * epsilon + c * d + e * z
-        return after, p * x + q * epsilon, torch.cat([scale * after[index], source], dim=1)
-
-    if device == "cuda":
-        from mrc_edit.kernels.guided_step.triton_kernel import guided_step as triton_step
-
-        in_place = [*tensors, torch.tensor([scale], device=device), index, target]
-
-        def ours() -> None:
-            triton_step(*in_place)
-
-        ours()
-        found = [t.cpu() for t in (*on, target)]
-    else:
-
-        def ours() -> None:
-            guided_step(noise, guidance, own[0], own[1], fresh, coefficients, to_data, scale, item, own[2])
-
-        ours()
-        found = [torch.from_numpy(a) for a in own]
-    error = max(tensor_error(f, torch.from_numpy(t)) for f, t in zip(found, truth, strict=True))
-    return Case(f"guided_step {side}×{side}", eager, ours, error, 1e-5)
+def step_case(side: int, device: str) -> Case:
+    """One image, two inputs, an ancestral step."""
+    torch.manual_seed(0)
+    noise, latents, denoised, fresh_noise = torch.randn(4, 1, 4, side, side)
+    coefficients, to_denoised = torch.tensor([0.9, -0.2, 0.1, 0.05]), torch.tensor([1.0, -0.7])
+    item, sample = torch.zeros(2, dtype=torch.int64), torch.randn(2, 8, side, side)
+    first = (noise, latents, denoised, fresh_noise, coefficients, to_denoised, torch.tensor([0.3]), item, sample)
+    truth = [tensor.double() if tensor.is_floating_point() else tensor for tensor in first]
+    sampler_step(*truth)
+    arguments = [tensor.to(device, copy=True) for tensor in first]
+    ops.sampler_step(*arguments)
+    error = max(tensor_error(arguments[i].cpu(), truth[i]) for i in (1, 2, 8))
+    return Case(
+        f"sampler_step {side}×{side}",
+        lambda: sampler_step(*arguments),
+        lambda: ops.sampler_step(*arguments),
+        error,
+        1e-5,
+    )
 
 
 def cases(dtype: torch.dtype, device: str) -> list[Case]:
@@ -156,7 +129,8 @@ def cases(dtype: torch.dtype, device: str) -> list[Case]:
         MRCError: a kernel is wrong; a wrong kernel is not timed.
     """
     every = [reward_case(side, dtype, device) for side in (64, 32)]
-    every += [guided_case(side, device) for side in (64, 32)]
+    if device == "cuda":  # on the CPU the operator is its reference
+        every += [step_case(side, device) for side in (64, 32)]
     every += [group_norm_case(*level, dtype, device) for level in LEVELS]
     for case in every:
         if not case.error <= case.tolerance:
@@ -247,10 +221,7 @@ def roofline(dtype: torch.dtype, side: int = 64) -> dict[str, dict[str, float]]:
         "reward_block": {"flop": 2 * positions * (4 * matrix + 16 * CHANNELS), "bytes": 2 * maps + 4 * matrix * width},
         "reward_statistics": {"flop": 4 * positions * CHANNELS, "bytes": maps},
         "group_norm_silu": {"flop": 10 * positions * CHANNELS, "bytes": 2 * maps},
-        "guided_step": {
-            "flop": latents * (2 * BRANCHES + 12),
-            "bytes": latents * (BRANCHES * width + 5 * 4 + 2 * width),
-        },
+        "sampler_step": {"flop": 11 * latents, "bytes": latents * (3 * width + 5 * 4)},
     }
 
 

@@ -57,10 +57,10 @@ def steps(engine: Engine, size: int) -> dict[str, tuple[str, Step]]:
         return backend.conditioner(timesteps=timesteps, text_states=states[:2], **rewards)
 
     def prepared(sample: list[np.ndarray], branch: list[int], guidance: np.ndarray) -> Step:
-        feeds = {"sample": np.concatenate(sample), "branch": np.array(branch), "guidance": guidance}
-        text = np.array([0, 1, 1][: len(branch)])
-        laid_out = backend.layout(conditions=conditions(), text=text, reward=np.zeros(len(sample), np.int64))
-        return lambda: backend.unet(conditions=laid_out, step=0, deep=None, **feeds)[0].copy()
+        inputs, text = np.concatenate(sample), np.array([0, 1, 1][: len(branch)])
+        reward = np.zeros(len(sample), np.int64)
+        unet = backend.guided_unet(conditions(), branch=np.array(branch), text=text, reward=reward)
+        return lambda: unet.full(0, inputs, guidance).copy()
 
     whole = prepared([with_image, without_image], [0, 0, 1], GUIDANCE)
     separate = prepared([with_image, with_image, without_image], [0, 1, 2], GUIDANCE)

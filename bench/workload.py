@@ -13,6 +13,7 @@ from mrc_edit.engine import EditResult, Engine
 from mrc_edit.engine.backends import BACKENDS
 from mrc_edit.engine.noise import generator
 from mrc_edit.engine.plan import Plan, make_plan
+from mrc_edit.engine.request import OutputType
 from mrc_edit.engine.shipped import shipped
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ def photograph(size: int) -> np.ndarray:
     return np.asarray(Image.fromarray(coarse).resize((size, size)))
 
 
-def edit(engine: Engine, workload: Workload, output_type: str = "np", callback: "Callback | None" = None) -> EditResult:
+def edit(
+    engine: Engine, workload: Workload, output_type: OutputType = "np", callback: "Callback | None" = None
+) -> EditResult:
     """The edit that benchmarks time; every image of the batch is the same."""
     return engine.edit(
         [photograph(workload.size)] * workload.batch,

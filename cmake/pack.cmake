@@ -1,6 +1,6 @@
-# libmrc_cuda.so, if there is a Python with Triton to compile its kernels
+# Builds libmrc_cuda.so if a Python with Triton can compile its kernels
 
-# The kernels of this source, under a name that no installed package has
+# These sources as a package, under a name that no installed package has
 set(sources ${CMAKE_BINARY_DIR}/sources)
 file(MAKE_DIRECTORY ${sources}/mrc_sources)
 foreach(folder core kernels)

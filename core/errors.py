@@ -5,10 +5,17 @@ from collections.abc import Callable
 
 
 class MRCError(ValueError):
-    """Something given to `mrc` cannot be used.
+    """Something given to `mrc_edit` cannot be used.
 
     The message says what was wrong, which value it was, and what to do about it.
+
+    Attributes:
+        argument: name of the argument of `Engine.edit` or of its kin that was wrong; empty for all other causes.
     """
+
+    def __init__(self, message: str = "", *, argument: str = "") -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 def run_command(command: Callable[[], None]) -> int:

@@ -1,11 +1,14 @@
-"""Folders and files that appear whole or not at all, and digests."""
+"""Folders and files that appear whole or not at all, JSON files, and digests."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import MRCError
 
 
 @contextmanager
@@ -42,6 +45,33 @@ def write_file(path: Path, data: bytes | str) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path, remedy: str) -> dict:
+    """The JSON object in a file.
+
+    Args:
+        remedy: what to do about a file that is missing or damaged; the end of the error message.
+
+    Raises:
+        MRCError: there is no such file, or it holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MRCError(f"{path} is missing; {remedy}") from None
+    except OSError as error:
+        raise MRCError(f"{path} cannot be read ({error}); {remedy}") from None
+    except ValueError as error:
+        raise MRCError(f"{path} cannot be read, it is not JSON ({error}); {remedy}") from None
+    if not isinstance(value, dict):
+        raise MRCError(f"{path} holds a {type(value).__name__}, not an object; {remedy}")
+    return value
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON so that `path` holds all of it or what it held before."""
+    write_file(path, json.dumps(value, indent=1) + "\n")
 
 
 def file_digest(path: Path) -> str:

@@ -8,62 +8,80 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..core.defaults import Defaults, read_defaults
 from ..core.errors import MRCError, run_command
+from ..core.precision import PRECISIONS
 from .backends import BACKENDS, state_of
 from .engine import Engine
 from .sampling import SAMPLERS
-from .schedule import TIERS
-
-PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+from .shipped import MODELS
+from .tiers import TIERS
 
 
 def arguments() -> argparse.ArgumentParser:
     states = "\n".join(f"  {name:13}{state_of(name)}" for name in BACKENDS)
+    released, mini = (describe(defaults) for defaults in (Defaults(), read_defaults(MODELS["mini"] / "checkpoint")))
     parser = argparse.ArgumentParser(
         prog="mrc-edit",
         description="Edit an image by an instruction.",
-        epilog=f"backends:\n{states}",
+        epilog=f"the model's own defaults:\n  as released  {released}\n  mini         {mini}\n\nbackends:\n{states}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", type=Path, help="checkpoint or export folder, or mini: the small one inside")
-    parser.add_argument("image", type=Path)
-    parser.add_argument("instruction")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="image file to write, format by its ending")
-    parser.add_argument("--reward", default="5,5,5", metavar="F,P,Q", help="following, preserving, quality, 0 to 5")
-    parser.add_argument("--reward-text", metavar="TEXT", help="what may go wrong; none by default")
+    parser.add_argument("image", type=Path, help="image file to edit")
+    parser.add_argument("instruction", help="what to change")
     parser.add_argument(
-        "--reward-guidance", metavar="F,P,Q", help="scores to steer away from; by default those of --reward"
+        "-o", "--output", type=Path, help="image file to write, format by its ending (default: IMAGE-edited.png)"
     )
-    parser.add_argument("--reward-guidance-text", metavar="TEXT", help="faults to steer away from")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--guidance", type=float, default=7.5, help="weight of the instruction, from 1")
-    parser.add_argument("--image-guidance", type=float, default=1.5, help="weight of the source image, from 1")
-    parser.add_argument("--scheduler", choices=list(SAMPLERS), default="euler_ancestral")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same edit")
-    parser.add_argument(
+    reward = parser.add_argument_group("rewards")
+    reward.add_argument(
+        "--reward", default="5,5,5", metavar="F,P,Q", help="following, preserving, quality, 0 to 5 (default: 5,5,5)"
+    )
+    reward.add_argument("--reward-text", metavar="TEXT", help="what may go wrong (default: nothing)")
+    reward.add_argument("--reward-guidance", metavar="F,P,Q", help="scores to steer away from (default: --reward)")
+    reward.add_argument("--reward-guidance-text", metavar="TEXT", help="faults to steer away from")
+    sampling = parser.add_argument_group("sampling")
+    sampling.add_argument("--steps", type=int, help="denoising steps, 1 to 1000 (default: the model's own)")
+    sampling.add_argument("--guidance", type=float, help="weight of the instruction, from 1 (default: the model's own)")
+    sampling.add_argument(
+        "--image-guidance", type=float, help="weight of the source image, from 1 (default: the model's own)"
+    )
+    sampling.add_argument("--scheduler", choices=list(SAMPLERS), help="sampler (default: the model's own)")
+    sampling.add_argument("--seed", type=int, help="the same seed gives the same edit (default: a random one)")
+    sampling.add_argument(
         "--resolution", type=int, help="pixels of the longer side (default: the model's own); 0 keeps the size"
     )
-    parser.add_argument("--backend", default="auto", metavar="NAME", help="one of those below (default: auto)")
-    parser.add_argument("--precision", choices=PRECISIONS, help="of the arithmetic (default: the backend's choice)")
-    parser.add_argument(
+    runtime = parser.add_argument_group("runtime")
+    runtime.add_argument("--backend", default="auto", metavar="NAME", help="one of those below (default: auto)")
+    runtime.add_argument(
+        "--precision", choices=(*PRECISIONS, "int8"), help="of the arithmetic (default: the backend's choice)"
+    )
+    runtime.add_argument(
         "--tier", choices=list(TIERS), default="exact", help="fast and turbo compute less at a price (docs/runtime.md)"
     )
-    parser.add_argument("--provider", metavar="NAME", help="ONNX Runtime's execution provider")
-    parser.add_argument("--json", action="store_true", help="print seed, size and timings as JSON")
+    runtime.add_argument("--provider", metavar="NAME", help="ONNX Runtime's execution provider")
+    runtime.add_argument("--json", action="store_true", help="print seed, size and timings as JSON")
     return parser
 
 
+def describe(defaults: Defaults) -> str:
+    scheduler = defaults.scheduler or "the sampler of its scheduler_config.json"
+    guidance = f"guidance {defaults.guidance_scale:g}, image guidance {defaults.image_guidance_scale:g}"
+    return f"{defaults.num_inference_steps} steps, {guidance}, {scheduler}"
+
+
 def edit(args: argparse.Namespace) -> None:
-    if Image.registered_extensions().get(args.output.suffix.lower()) not in Image.SAVE:
-        raise MRCError(f"{args.output} has no ending of an image format to write; use .png, .jpg or .webp")
-    asked = scores("--reward", args.reward)
+    output = args.output or unused(args.image.with_name(f"{args.image.stem}-edited.png"))
+    if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
+        raise MRCError(f"{output} has no ending of an image format to write; use .png, .jpg or .webp")
+    reward = scores("--reward", args.reward)
     steered_from = None if args.reward_guidance is None else scores("--reward-guidance", args.reward_guidance)
     options = {"provider": args.provider} if args.provider else {}
     engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **options)
     result = engine.edit(
         args.image,
         args.instruction,
-        reward_scores=asked,
+        reward_scores=reward,
         reward_text=args.reward_text,
         reward_guidance=steered_from,
         reward_guidance_text=args.reward_guidance_text,
@@ -74,13 +92,19 @@ def edit(args: argparse.Namespace) -> None:
         seed=args.seed,
         resolution=args.resolution,
     )
-    save(result.images[0], args.output)
-    total = sum(result.timings.values())
+    image = result.images[0]
+    save(image, output)
     if args.json:
-        size = list(result.images[0].size)
-        print(json.dumps({"output": str(args.output), "seed": result.seed, "size": size, "seconds": result.timings}))
+        size = list(image.size)
+        print(json.dumps({"output": str(output), "seed": result.seed, "size": size, "seconds": result.timings}))
     else:
-        print(f"{args.output}: seed {result.seed}, {total:.1f} s")
+        print(f"{output}: seed {result.seed}, {sum(result.timings.values()):.1f} s")
+
+
+def unused(path: Path) -> Path:
+    if path.exists():
+        raise MRCError(f"{path} exists; name the file to write with -o")
+    return path
 
 
 def scores(option: str, value: str) -> list[float]:

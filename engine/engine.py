@@ -5,24 +5,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from ..core.errors import MRCError
-from ..core.reward import BEST
 from .backends import Backend, load_backend
+from .backends.base import Conditions
 from .images import ImageLike, to_array, to_pil, to_unit
-from .loop import check_finite, denoise, denoise_whole
+from .loop import check_finite, denoise
 from .noise import generator
-from .plan import make_plan
-from .request import Request, Settings, check
-from .sampling import sampler_table
-from .schedule import EXACT, Tier, groups_of, make_tier, schedule
+from .plan import Plan, make_plan
+from .request import Edit, EditOptions, EditRequest, Settings, check
+from .sampling import SamplerTable, sampler_table
 from .shipped import shipped
 from .text import tokenize
+from .tiers import EXACT, Tier, make_tier, predictor
 
-Scores = Sequence[float] | dict[str, Sequence[float]]
 Callback = Callable[["Engine", int, float, dict[str, np.ndarray]], dict[str, np.ndarray] | None]
 
 
@@ -35,10 +34,10 @@ class EditResult:
             "latent" the final latents `[B, 4, h, w]` (a list where sizes differ).
         seed: the seed, or the list of seeds of a batch; give it again for the same edit.
         timings: seconds by phase: text, encode, condition, denoise, decode.
-        step_seconds: seconds of every denoising step; with all steps in one graph, each is their mean.
+        step_seconds: seconds of every denoising step; each is their mean where a device loop runs them.
     """
 
-    images: Any
+    images: Any  # its type depends on `output_type`
     seed: int | list[int]
     timings: dict[str, float] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
@@ -59,8 +58,8 @@ class Engine:
         *,
         precision: str | None = None,
         tier: str = "exact",
-        tier_settings: Mapping[str, Any] | None = None,
-        **options: Any,
+        tier_settings: Mapping[str, object] | None = None,
+        **options: object,
     ) -> "Engine":
         """Open a checkpoint folder (PyTorch) or an export folder (no PyTorch needed).
 
@@ -71,9 +70,9 @@ class Engine:
                 backend's own choice.
             tier: "exact", or "fast" or "turbo" to compute less at a price (docs/runtime.md); turbo takes
                 precision "int8" unless another is given.
-            tier_settings: values of `engine.schedule.Tier` in place of the tier's.
+            tier_settings: values of `engine.tiers.Tier` in place of the tier's.
             options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `loop=True`
-                for all steps in one graph (docs/loop.md).
+                of torch for latents that stay on the device.
 
         Raises:
             MRCError: not such a folder, damaged or changed files, a backend that is not installed, or
@@ -83,10 +82,10 @@ class Engine:
         if precision is None and tier == "turbo":
             precision = "int8"
         loaded = load_backend(shipped(folder, backend), backend, precision=precision, **options)
-        if chosen.reuses and not loaded.shallow:
-            raise MRCError(f"tier {tier} keeps deep features, which this backend cannot; use tier='exact'")
-        if loaded.unet_loop and chosen != EXACT:
-            raise MRCError("all steps in one graph are computed alike, tiers differ by step; leave out tier or loop")
+        if chosen.reuses_features and not loaded.reuses_features:
+            raise MRCError(f"tier {tier} reuses deep features, which this backend cannot; use tier='exact'")
+        if loaded.device_loop and chosen != EXACT:
+            raise MRCError(f"tier is {tier!r} and a device loop computes every step in full; leave out tier or loop")
         return cls(loaded, chosen)
 
     def edit(
@@ -94,122 +93,86 @@ class Engine:
         image: ImageLike | Sequence[ImageLike],
         instruction: str | Sequence[str],
         *,
-        reward_scores: Sequence[float] | Sequence[Sequence[float]] = BEST,
-        reward_text: str | Sequence[str] | None = None,
-        reward_guidance: Scores | Sequence[Scores | None] | None = None,
-        reward_guidance_text: str | Sequence[str] | None = None,
-        num_inference_steps: int = 30,
-        guidance_scale: float = 7.5,
-        image_guidance_scale: float = 1.5,
-        scheduler: str = "euler_ancestral",
-        seed: int | Sequence[int] | None = None,
-        resolution: int | None = None,
-        output_type: str = "pil",
         callback_on_step_end: Callback | None = None,
+        **options: Unpack[EditOptions],
     ) -> EditResult:
         """Edit one image, or a list of them in one pass.
 
-        Every list must be as long as the batch; what is no list serves all of it. Images that come
-        to different sizes are edited in one pass a size. An image of a batch gives what it gives
+        Images that come to different sizes are edited in one pass a size. An image of a batch gives what it gives
         alone, up to rounding.
 
         Args:
-            image: Pillow image, path, or uint8 array `[H, W, 3]`.
-            instruction: what to change; may be empty.
-            reward_scores: following, preserving, quality, each 0–5.
-            reward_text: what may go wrong, three texts joined by "; "; None asks for no faults.
-            reward_guidance: scores that the guidance branches without the instruction are asked for; low
-                ones steer like a negative prompt (docs/reward_guidance.md). Three scores for both, or
-                `{"image": …, "empty": …}` for one or each; None asks them for `reward_scores`, as released.
-            reward_guidance_text: their reward text; None for `reward_text`.
-            num_inference_steps: 1–1000.
-            guidance_scale: weight of the instruction, from 1.
-            image_guidance_scale: weight of the source image, from 1.
-            scheduler: euler, euler_ancestral, ddim or dpmpp_2m.
-            seed: as for `torch.Generator("cpu").manual_seed`; None draws one and reports it.
-            resolution: pixels of the longer side, about; None for what the model was trained at (512 in
-                the release, 128 for `mini`), 0 keeps the image's size.
-            output_type: "pil", "np" or "latent".
+            image, instruction, options: the fields of `EditRequest`, which documents them.
             callback_on_step_end: called as `f(engine, step, timestep, {"latents": array})` after
                 each step; a returned dictionary may replace the latents, as in diffusers.
 
         Raises:
             MRCError: an argument that cannot be used, or a phase whose output is not finite.
         """
-        requests, settings = check(
-            self.backend,
-            image=image,
-            instruction=instruction,
-            reward_scores=reward_scores,
-            reward_text=reward_text,
-            reward_guidance=reward_guidance,
-            reward_guidance_text=reward_guidance_text,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            image_guidance_scale=image_guidance_scale,
-            scheduler=scheduler,
-            seed=seed,
-            resolution=resolution,
-            output_type=output_type,
-        )
-        result = self.run(requests, settings, callback_on_step_end)
+        edits, settings = check(self.backend, EditRequest(image, instruction, **options))
+        result = self.run(edits, settings, callback_on_step_end)
         if not isinstance(image, list | tuple) and not isinstance(instruction, list | tuple):
-            result.seed = requests[0].seed
+            result.seed = edits[0].seed
         return result
 
-    def run(self, requests: list[Request], settings: Settings, callback: Callback | None = None) -> EditResult:
+    def run(self, edits: list[Edit], settings: Settings, callback: Callback | None = None) -> EditResult:
         """Edit what `request.check` passed, in one pass a size; `seed` of the result is a list."""
-        if callback and self.backend.unet_loop:
-            raise MRCError("nothing can be called between steps that are one graph; open the engine without loop")
-        result = EditResult(images=[], seed=[request.seed for request in requests])
-        outputs: list[np.ndarray] = [np.empty(0)] * len(requests)
+        result = EditResult(images=[], seed=[edit.seed for edit in edits])
+        outputs: list[np.ndarray] = [np.empty(0)] * len(edits)
         by_size: dict[tuple[int, int], list[int]] = {}
-        for i, request in enumerate(requests):
-            by_size.setdefault(request.image.size, []).append(i)
-        for group in by_size.values():
-            latents = self.denoise_group([requests[i] for i in group], settings, result, callback)
+        for i, edit in enumerate(edits):
+            by_size.setdefault(edit.image.size, []).append(i)
+        for rows in by_size.values():
+            latents = self.edit_latents([edits[i] for i in rows], settings, result, callback)
             decoded = latents if settings.output_type == "latent" else self.decode(latents, result)
-            for i, output in zip(group, decoded, strict=True):
+            for i, output in zip(rows, decoded, strict=True):
                 outputs[i] = output
-        if settings.output_type == "latent":
-            result.images = np.stack(outputs) if len(by_size) == 1 else outputs
+        if settings.output_type == "pil":
+            result.images = [to_pil(output) for output in outputs]
+        elif settings.output_type == "np":
+            result.images = [to_unit(output) for output in outputs]
         else:
-            result.images = [(to_pil if settings.output_type == "pil" else to_unit)(output) for output in outputs]
+            result.images = np.stack(outputs) if len(by_size) == 1 else outputs
         return result
 
-    def denoise_group(
-        self, requests: list[Request], settings: Settings, result: EditResult, callback: Callback | None
+    def edit_latents(
+        self, edits: list[Edit], settings: Settings, result: EditResult, callback: Callback | None
     ) -> np.ndarray:
-        """B requests of one size → final latents `[B, 4, h, w]`."""
-        backend = self.backend
-        table = sampler_table(settings.scheduler, backend.scheduler, settings.steps)
-        plan = make_plan(
-            [request.instruction for request in requests],
-            [request.rewards for request in requests],
-            *settings.guidance,
-        )
-        groups = groups_of(plan, self.tier)
-        order = schedule(plan, groups, self.tier, settings.steps)
+        """B edits of one size → final latents `[B, 4, h, w]`."""
+        table = sampler_table(settings.scheduler, self.backend.scheduler, settings.steps)
+        instructions, rewards = [edit.instruction for edit in edits], [edit.rewards for edit in edits]
+        plan = make_plan(instructions, rewards, *settings.guidance)
         with timed(result, "text"):
-            texts = list(dict.fromkeys([*plan.texts, *(text for _, text in plan.rewards)]))
-            states, pooled = backend.text_encoder(input_ids=tokenize(backend.tokenizer, texts, backend.geometry))
-            check_finite(states, "text_encoder")
-            check_finite(pooled, "text_encoder")
+            states, reward_text = self.encode_texts(plan)
         with timed(result, "encode"):
-            source = backend.vae_encoder(images=np.stack([to_array(request.image) for request in requests]))
+            source = self.backend.vae_encoder(images=np.stack([to_array(edit.image) for edit in edits]))
             check_finite(source, "vae_encoder")
         with timed(result, "condition"):
-            conditions = backend.conditioner(
+            conditions = self.backend.conditioner(
                 timesteps=table.timesteps.astype(np.float32),
-                text_states=states[: len(plan.texts)],
+                text_states=states,
                 reward_scores=np.array([scores for scores, _ in plan.rewards], dtype=np.float32),
-                reward_text=pooled[[texts.index(text) for _, text in plan.rewards]],
+                reward_text=reward_text,
             )
-            laid_out = [
-                backend.layout(conditions=conditions, text=plan.text[g.branches], reward=plan.reward[g.inputs])
-                for g in groups
-            ]
+        with timed(result, "denoise"):
+            generators = [generator(edit.seed) for edit in edits]
+            return self.denoise(conditions, plan, table, source, generators, result, callback)
 
+    def encode_texts(self, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+        """States of the plan's T texts `[T, L, D]`, and pooled states of its R reward texts `[R, D]`."""
+        backend = self.backend
+        texts = list(dict.fromkeys([*plan.texts, *(text for _, text in plan.rewards)]))
+        states, pooled = backend.text_encoder(input_ids=tokenize(backend.tokenizer, texts, backend.geometry))
+        check_finite(states, "text_encoder")
+        check_finite(pooled, "text_encoder")
+        return states[: len(plan.texts)], pooled[[texts.index(text) for _, text in plan.rewards]]
+
+    def denoise(
+        self, conditions: Conditions, plan: Plan, table: SamplerTable, source: np.ndarray,
+        generators: list[np.random.RandomState], result: EditResult, callback: Callback | None,
+    ) -> np.ndarray:  # fmt: skip
+        """Run the loop, on the device where the backend has one there."""
+        steps = len(table.timesteps)
         clock = time.perf_counter()
 
         def on_step(step: int, latents: np.ndarray) -> np.ndarray | None:
@@ -219,13 +182,15 @@ class Engine:
             clock = time.perf_counter()
             return (changed or {}).get("latents")
 
-        with timed(result, "denoise"):
-            noise = [generator(request.seed) for request in requests]
-            if backend.unet_loop:
-                final = denoise_whole(backend.unet_loop, laid_out[0], plan, source, table, noise)
-                result.step_seconds += [(time.perf_counter() - clock) / settings.steps] * settings.steps
-                return final
-            return denoise(backend, laid_out, plan, groups, order, source, table, noise, on_step)
+        if self.backend.device_loop is None:
+            predict = predictor(self.backend, conditions, plan, self.tier, steps)
+            return denoise(predict, plan, table, source, generators, on_step)
+        unet = self.backend.guided_unet(conditions, branch=plan.branch, text=plan.text, reward=plan.reward)
+        final = self.backend.device_loop.denoise(unet, plan, table, source, generators, on_step if callback else None)
+        check_finite(final, "the device loop")
+        if not callback:
+            result.step_seconds += [(time.perf_counter() - clock) / steps] * steps
+        return final
 
     def decode(self, latents: np.ndarray, result: EditResult) -> np.ndarray:
         with timed(result, "decode"):

@@ -1,130 +1,78 @@
-"""The denoising loop. It knows nothing of backends: it calls one object by keywords."""
+"""The denoising loop. It knows nothing of backends and tiers: it calls one function that predicts the noise."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from ..core.errors import MRCError
-from ..kernels.guided_step import guided_step
-from .backends import Backend
 from .noise import normal
 from .plan import Plan
-from .sampling import SamplerTable
-from .schedule import Group, Step
+from .sampling import SamplerTable, sampler_step
+
+Predict = Callable[[int, np.ndarray], np.ndarray]  # step, sample `[P, 8, h, w]` → guided noise `[B, 4, h, w]`
+OnStep = Callable[[int, np.ndarray], np.ndarray | None]
 
 
 def denoise(
-    backend: Backend,
-    conditions: list,
+    predict: Predict,
     plan: Plan,
-    groups: list[Group],
-    order: list[Step],
-    source: np.ndarray,
     table: SamplerTable,
-    states: list[np.random.RandomState],
-    on_step: Callable[[int, np.ndarray], np.ndarray | None],
+    source: np.ndarray,
+    generators: list[np.random.RandomState],
+    on_step: OnStep,
 ) -> np.ndarray:
-    """Denoise B images.
+    """Denoise B images from source latents `[B, 4, h, w]` to final latents `[B, 4, h, w]`, both float32.
 
     Args:
-        conditions: what `backend.layout` returned, one a group.
-        groups, order: what is computed when, from `schedule`.
-        source: `[B, 4, h, w]` float32 source latents.
-        states: B noise generators.
-        on_step: called with the step and the latents `[B, 4, h, w]`; may return others to go on with.
+        generators: one an image, for its initial and fresh noise.
+        on_step: called with the step and the latents after it; may return latents to go on with.
 
-    Returns:
-        Final latents `[B, 4, h, w]` float32.
+    Raises:
+        MRCError: noise that is not finite, or latents of another shape from `on_step`.
     """
-    latents, seen = begin(plan, source, table, states)
-    data = np.zeros_like(latents)
-    sample = np.concatenate([latents[plan.item] * np.float32(table.input_scale[0]), seen], axis=1)
-    itself = np.eye(len(source), dtype=np.float32)  # the graphs apply the guidance
-    deep: list = [None] * len(groups)
-    pull = np.zeros_like(latents)
+    latents, visible = start(plan, table, source, generators)
+    denoised = np.zeros_like(latents)
     steps = len(table.timesteps)
     for step in tqdm(range(steps), desc="edit", unit="step", leave=False, disable=None):
-        parts = []
-        for call in order[step].calls:
-            group = groups[call.group]
-            part, features = backend.unet(
-                conditions=conditions[call.group],
-                step=step,
-                sample=sample if len(group.inputs) == len(sample) else sample[group.inputs],
-                branch=group.branch,
-                guidance=call.guidance,
-                deep=None if call.deep else deep[call.group],
-            )
-            deep[call.group] = features if call.deep else deep[call.group]
-            parts.append(part)
-        noise = parts[0] if len(parts) == 1 else np.sum(parts, axis=0)
+        scaled = latents[plan.image] * np.float32(table.input_scale[step])
+        noise = predict(step, np.concatenate([scaled, visible], axis=1))
         check_finite(noise, f"unet at step {step + 1} of {steps}")
-        if order[step].renews:
-            noise, alone = np.split(noise, 2)
-            pull = noise - alone
-        elif order[step].keeps:
-            noise = noise + pull
-        next_scale = table.input_scale[min(step + 1, steps - 1)]
-        guided_step(
-            noise, itself, latents, data,
-            fresh=draw(states, source.shape) if table.ancestral else None,
-            coefficients=table.coefficients[step],
-            data_coefficients=table.data[step],
-            input_scale=next_scale,
-            item=plan.item,
-            sample=sample,
-        )  # fmt: skip
+        fresh = step_noise(table, generators, source.shape)
+        latents, denoised = sampler_step(table, step, latents, noise, denoised, fresh)
         replaced = on_step(step, latents)
         if replaced is not None:
-            if np.shape(replaced) != source.shape:
-                raise MRCError(f"the callback returned latents {np.shape(replaced)}; give {source.shape}")
-            latents = np.array(replaced, dtype=np.float32)
-            sample[:, : source.shape[1]] = latents[plan.item] * np.float32(next_scale)
+            latents = check_latents(replaced, source.shape)
     return latents
 
 
-def denoise_whole(
-    unet_loop: Callable[..., np.ndarray],
-    conditions: Any,
-    plan: Plan,
-    source: np.ndarray,
-    table: SamplerTable,
-    states: list[np.random.RandomState],
-) -> np.ndarray:
-    """`denoise` in one call of a backend's `unet_loop`; the noise is the same."""
-    latents, seen = begin(plan, source, table, states)
-    fresh = np.zeros((len(table.timesteps), *source.shape), dtype=np.float32)
-    for step in fresh if table.ancestral else ():
-        step[:] = draw(states, source.shape)
-    latents = unet_loop(
-        conditions=conditions,
-        latents=latents,
-        source=seen,
-        item=plan.item,
-        branch=plan.branch,
-        guidance=plan.guidance,
-        table=np.column_stack([table.input_scale, table.coefficients, table.data]).astype(np.float32),
-        fresh=fresh,
-    )
-    check_finite(latents, "unet_loop")
-    return latents
-
-
-def begin(
-    plan: Plan, source: np.ndarray, table: SamplerTable, states: list[np.random.RandomState]
+def start(
+    plan: Plan, table: SamplerTable, source: np.ndarray, generators: list[np.random.RandomState]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Initial latents `[B, 4, h, w]`, and what each input sees of the source, `[P, 4, h, w]`."""
-    latents = draw(states, source.shape) * np.float32(table.initial_scale)
-    return latents, np.where(plan.has_image[:, None, None, None], source[plan.item], np.float32(0))
+    """Initial latents `[B, 4, h, w]`, and the source latents that each input sees, `[P, 4, h, w]`."""
+    latents = draw(generators, source.shape) * np.float32(table.initial_scale)
+    return latents, np.where(plan.sees_image[:, None, None, None], source[plan.image], np.float32(0))
 
 
-def draw(states: list[np.random.RandomState], shape: tuple[int, ...]) -> np.ndarray:
-    """One tensor an image, each from its own generator, so that a batch changes no image."""
-    return np.concatenate([normal(state, (1, *shape[1:])) for state in states])
+def step_noise(
+    table: SamplerTable, generators: list[np.random.RandomState], shape: tuple[int, ...]
+) -> np.ndarray | None:
+    """Fresh noise for a step; None for samplers that add none, which draw nothing either."""
+    return draw(generators, shape) if table.ancestral else None
+
+
+def draw(generators: list[np.random.RandomState], shape: tuple[int, ...]) -> np.ndarray:
+    """One tensor an image, each from its own generator, so that an image is the same in every batch."""
+    return np.concatenate([normal(generator, (1, *shape[1:])) for generator in generators])
 
 
 def check_finite(array: np.ndarray, phase: str) -> None:
     if not np.isfinite(array).all():
         raise MRCError(f"{phase} gave NaN or infinity; export with --dtype float32, or check the checkpoint")
+
+
+def check_latents(latents: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Latents that a callback returned, as float32."""
+    if np.shape(latents) != shape:
+        raise MRCError(f"the callback returned latents {np.shape(latents)}; give {shape}")
+    return np.array(latents, dtype=np.float32)

@@ -1,6 +1,6 @@
 """The export folder's manifest: what is in it, what it was made from, and digests of everything.
 
-Reading it needs no runtime; every file is confirmed by its SHA-256 before anything loads it.
+Reading it needs no runtime. The SHA-256 of every file is checked before anything loads the file.
 """
 
 import json
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
+from ..core.defaults import Defaults
 from ..core.errors import MRCError
 from ..core.files import file_digest
 
@@ -17,7 +18,7 @@ NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the loop must know of a model."""
+    """What the engine must know of a model."""
 
     rewards: bool  # False: a plain InstructPix2Pix model
     latent_channels: int
@@ -33,7 +34,7 @@ class Geometry:
 class Artifact:
     """One graph in one precision for one runtime."""
 
-    role: str
+    role: str  # name of the graph in engine.graphs
     runtime: str  # onnx, tensorrt or tensorrt_rtx
     precision: str
     path: str
@@ -51,17 +52,19 @@ class Manifest:
     checkpoint: str  # digest of the checkpoint folder
     precision: str
     geometry: Geometry
-    scheduler: str  # default sampler of `scheduler/scheduler_config.json`
+    scheduler: str  # sampler of `scheduler/scheduler_config.json`
     artifacts: list[Artifact]
     files: dict[str, str]
     tools: dict[str, str]
+    defaults: Defaults = field(default_factory=Defaults)
     schema: int = SCHEMA
 
-    def artifact(self, role: str, runtime: str, precision: str | None = None) -> Artifact | None:
-        """The artifact of `role` for `runtime`, of the folder's precision unless another is named."""
-        found = [a for a in self.artifacts if (a.role, a.runtime) == (role, runtime)]
-        named = [a for a in found if a.precision == precision]
-        return next(iter(named if precision else found), None)
+    def artifact(self, graph: str, runtime: str, precision: str | None = None) -> Artifact | None:
+        """The artifact of a graph for a runtime: the one of `precision`, or the first listed."""
+        for artifact in self.artifacts:
+            if (artifact.role, artifact.runtime) == (graph, runtime) and precision in (None, artifact.precision):
+                return artifact
+        return None
 
     def write(self, folder: Path) -> None:
         (folder / NAME).write_text(json.dumps(asdict(self), indent=1) + "\n")
@@ -77,11 +80,14 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         value = json.loads(path.read_text())
         if value.get("schema") != SCHEMA:
-            raise MRCError(f"{path} has schema {value.get('schema')}, this mrc reads {SCHEMA}; run mrc-export again")
+            raise MRCError(
+                f"{path} has schema {value.get('schema')}, this mrc-edit reads {SCHEMA}; run mrc-export again"
+            )
         return Manifest(
             **{
                 **value,
                 "geometry": Geometry(**value["geometry"]),
+                "defaults": Defaults(**value.get("defaults", {})),
                 "artifacts": [Artifact(**artifact) for artifact in value["artifacts"]],
             }
         )
@@ -89,7 +95,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise MRCError(f"{path} is damaged ({error}); run mrc-export again") from None
 
 
-def confirmed(folder: Path, manifest: Manifest, paths: Iterable[str]) -> None:
+def check_digests(folder: Path, manifest: Manifest, paths: Iterable[str]) -> None:
     """Check that each of `paths` lies in `folder` and has the digest that the manifest gives it.
 
     Raises:

@@ -1,26 +1,89 @@
-"""What is asked of the engine: the arguments of `Engine.edit`, checked, one `Request` an image."""
+"""The arguments of an edit, declared once, and their checks.
 
+`EditRequest` serves `Engine.edit`, `AsyncEngine.edit` and `mrc-edit`. `check` turns it into one `Edit` an image.
+"""
+
+import math
+import numbers
 import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, TypedDict
 
 import numpy as np
 from PIL import Image
 
 from ..core.errors import MRCError
-from ..core.reward import BEST
-from .backends import Backend
-from .images import fit, load_image
-from .plan import BranchRewards, Reward, check_guidance, check_reward
-from .sampling import sampler_table
+from ..core.reward import BEST, NO_FAULTS, PERSPECTIVES
+from .backends.base import Backend
+from .images import ImageLike, fit, load_image
+from .plan import BranchRewards, Reward
+from .sampling import sampler_of, sampler_table
 
+Scores = Sequence[float]
+BranchScores = Scores | Mapping[str, Scores]
+OutputType = Literal["pil", "np", "latent"]
 OUTPUT_TYPES = ("pil", "np", "latent")
 OTHER_BRANCHES = ("image", "empty")  # those without the instruction: with the source image, and with neither
 
 
+class EditOptions(TypedDict, total=False):
+    """The keywords of `Engine.edit`: the fields of `EditRequest` after image and instruction."""
+
+    reward_scores: Scores | Sequence[Scores]
+    reward_text: str | Sequence[str] | None
+    reward_guidance: BranchScores | Sequence[BranchScores | None] | None
+    reward_guidance_text: str | Sequence[str] | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    image_guidance_scale: float | None
+    scheduler: str | None
+    seed: int | Sequence[int] | None
+    resolution: int | None
+    output_type: OutputType
+
+
 @dataclass(frozen=True)
-class Request:
-    """One edit; the image already has the size that it is edited at."""
+class EditRequest:
+    """What to edit and how. A list holds one value an image and must be as long as the batch.
+
+    Attributes:
+        image: Pillow image, path, or uint8 array `[H, W, 3]`.
+        instruction: what to change; may be empty.
+        reward_scores: following, preserving, quality, each 0 to 5.
+        reward_text: what may go wrong, three texts joined by "; "; None asks for no faults.
+        reward_guidance: scores for the guidance branches without the instruction; low ones steer like a negative
+            prompt (docs/reward_guidance.md). Three scores for both, or `{"image": …, "empty": …}` for one or each;
+            None gives them `reward_scores`, as released.
+        reward_guidance_text: their reward text; None for `reward_text`.
+        num_inference_steps: 1 to 1000; None for the model's own default, as for the next three.
+        guidance_scale: weight of the instruction, from 1.
+        image_guidance_scale: weight of the source image, from 1.
+        scheduler: euler, euler_ancestral, ddim or dpmpp_2m.
+        seed: as for `torch.Generator("cpu").manual_seed`; None draws one and reports it.
+        resolution: pixels of the longer side, about; None for what the model was trained at (512 in the release,
+            128 for `mini`), 0 keeps the image's size.
+        output_type: "pil", "np" or "latent".
+    """
+
+    image: ImageLike | Sequence[ImageLike]
+    instruction: str | Sequence[str]
+    reward_scores: Scores | Sequence[Scores] = BEST
+    reward_text: str | Sequence[str] | None = None
+    reward_guidance: BranchScores | Sequence[BranchScores | None] | None = None
+    reward_guidance_text: str | Sequence[str] | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    image_guidance_scale: float | None = None
+    scheduler: str | None = None
+    seed: int | Sequence[int] | None = None
+    resolution: int | None = None
+    output_type: OutputType = "pil"
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One checked edit; the image already has the size that it is edited at."""
 
     image: Image.Image
     instruction: str
@@ -30,77 +93,88 @@ class Request:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all images of one pass share."""
+    """What all edits of one pass share."""
 
     guidance: tuple[float, float]  # of the instruction, of the source image
     scheduler: str
     steps: int
-    output_type: str
+    output_type: OutputType
 
 
-def check(
-    backend: Backend,
-    *,
-    image: Any,
-    instruction: Any,
-    reward_scores: Any,
-    reward_text: Any,
-    reward_guidance: Any,
-    reward_guidance_text: Any,
-    num_inference_steps: Any,
-    guidance_scale: Any,
-    image_guidance_scale: Any,
-    scheduler: Any,
-    seed: Any,
-    resolution: Any,
-    output_type: Any,
-) -> tuple[list[Request], Settings]:
-    """The arguments of `Engine.edit`, checked: nothing that passes here is refused later.
+def check(backend: Backend, request: EditRequest) -> tuple[list[Edit], Settings]:
+    """A request as one edit an image. Nothing that passes here is refused later.
 
     Raises:
-        MRCError: an argument that cannot be used.
+        MRCError: an argument that cannot be used; `argument` has its name.
     """
-    geometry = backend.geometry
-    size = geometry.resolution if resolution is None else resolution
-    images = [fit(load_image(one), size, geometry.multiple) for one in as_list(image)]
-    instructions = as_list(instruction)
+    settings = check_settings(backend, request)
+    images = check_images(backend, request)
+    instructions = as_list(request.instruction)
     count = max(len(images), len(instructions))
     if not count:
-        raise MRCError("image and instruction are empty lists; give at least one of each")
-    images = spread(images, count, "image")
-    instructions = spread(instructions, count, "instruction")
+        raise MRCError("image and instruction are empty lists; give at least one of each", argument="image")
     for text in instructions:
         if not isinstance(text, str):
-            raise MRCError(f"instruction is {text!r}; give a text")
-    rewards = [
-        branch_rewards(*asked)
-        for asked in zip(
-            spread(each_scores(reward_scores), count, "reward_scores"),
-            spread(as_list(reward_text), count, "reward_text"),
-            spread(each_scores(reward_guidance), count, "reward_guidance"),
-            spread(as_list(reward_guidance_text), count, "reward_guidance_text"),
-            strict=True,
-        )
-    ]
-    if not geometry.rewards and any(reward != check_reward(BEST, None) for asked in rewards for reward in asked):
-        raise MRCError(
-            f"rewards {rewards[0]} were asked of a plain InstructPix2Pix model, which has none; "
-            "leave out reward_scores, reward_text and reward_guidance, or use an MRC checkpoint"
-        )
-    guidance = (
-        check_guidance(guidance_scale, "guidance_scale"),
-        check_guidance(image_guidance_scale, "image_guidance_scale"),
+            raise MRCError(f"instruction is {text!r}; give a text", argument="instruction")
+    rewards = check_rewards(backend, request, count)
+    columns = (
+        spread(images, count, "image"),
+        spread(instructions, count, "instruction"),
+        rewards,
+        check_seeds(request.seed, count),
     )
-    sampler_table(scheduler, backend.scheduler, num_inference_steps)  # refuses what it does not know
-    seeds = check_seeds(seed, count)
-    if output_type not in OUTPUT_TYPES:
-        raise MRCError(f"output_type is {output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}")
-    requests = [Request(*asked) for asked in zip(images, instructions, rewards, seeds, strict=True)]
-    return requests, Settings(guidance, scheduler, num_inference_steps, output_type)
+    return [Edit(*row) for row in zip(*columns, strict=True)], settings
 
 
-def branch_rewards(scores: Any, text: Any, other_scores: Any, other_text: Any) -> BranchRewards:
-    """Rewards of the three branches of one image; None in the other two asks what the first is asked.
+def check_settings(backend: Backend, request: EditRequest) -> Settings:
+    """The settings of a pass, with the model's defaults for what is not given."""
+    defaults = backend.defaults
+    scheduler = (
+        request.scheduler if request.scheduler is not None else defaults.scheduler or sampler_of(backend.scheduler)
+    )
+    steps = defaults.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
+    sampler_table(scheduler, backend.scheduler, steps)  # refuses what it does not know
+    if request.output_type not in OUTPUT_TYPES:
+        raise MRCError(
+            f"output_type is {request.output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}", argument="output_type"
+        )
+    text = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    image = defaults.image_guidance_scale if request.image_guidance_scale is None else request.image_guidance_scale
+    guidance = check_guidance(text, "guidance_scale"), check_guidance(image, "image_guidance_scale")
+    return Settings(guidance, scheduler, steps, request.output_type)
+
+
+def check_images(backend: Backend, request: EditRequest) -> list[Image.Image]:
+    """The images, read and scaled to the size that they are edited at."""
+    geometry = backend.geometry
+    resolution = geometry.resolution if request.resolution is None else request.resolution
+    return [fit(load_image(image), resolution, geometry.multiple) for image in as_list(request.image)]
+
+
+def check_rewards(backend: Backend, request: EditRequest, count: int) -> list[BranchRewards]:
+    """For each image the rewards of its three branches."""
+    columns = [
+        spread(values, count, name)
+        for name, values in {
+            "reward_scores": each_scores(request.reward_scores),
+            "reward_text": as_list(request.reward_text),
+            "reward_guidance": each_scores(request.reward_guidance),
+            "reward_guidance_text": as_list(request.reward_guidance_text),
+        }.items()
+    ]
+    rewards = [branch_rewards(*row) for row in zip(*columns, strict=True)]
+    best = (BEST, NO_FAULTS)
+    if not backend.geometry.rewards and any(reward != best for branches in rewards for reward in branches):
+        raise MRCError(
+            f"rewards {rewards[0]} were given to a plain InstructPix2Pix model, which has none; "
+            "leave out reward_scores, reward_text and reward_guidance, or use an MRC checkpoint",
+            argument="reward_scores",
+        )
+    return rewards
+
+
+def branch_rewards(scores: object, text: object, other_scores: object, other_text: object) -> BranchRewards:
+    """Rewards of the three branches of one image; None in the other two means those of the first.
 
     Args:
         other_scores: three scores for both other branches, or by name of `OTHER_BRANCHES`.
@@ -108,12 +182,14 @@ def branch_rewards(scores: Any, text: Any, other_scores: Any, other_text: Any) -
     reward = check_reward(scores, text)
     by_branch = other_scores if isinstance(other_scores, dict) else dict.fromkeys(OTHER_BRANCHES, other_scores)
     if unknown := set(by_branch) - set(OTHER_BRANCHES):
-        raise MRCError(f"reward_guidance names {unknown}; the branches are {', '.join(OTHER_BRANCHES)}")
+        raise MRCError(
+            f"reward_guidance names {unknown}; the branches are {', '.join(OTHER_BRANCHES)}", argument="reward_guidance"
+        )
 
     def other(branch: str) -> Reward:
-        asked = by_branch.get(branch)
+        given = by_branch.get(branch)
         return check_reward(
-            reward[0] if asked is None else asked,
+            reward[0] if given is None else given,
             reward[1] if other_text is None else other_text,
             "reward_guidance",
             "reward_guidance_text",
@@ -122,10 +198,37 @@ def branch_rewards(scores: Any, text: Any, other_scores: Any, other_text: Any) -
     return reward, other("image"), other("empty")
 
 
-def each_scores(value: Any) -> list:
-    """Scores one an image, or the one that serves all."""
+def check_reward(scores: object, text: object, name: str = "reward_scores", text_name: str = "reward_text") -> Reward:
+    """Three finite scores from 0 to 5 and a text."""
+    if not isinstance(scores, Sequence | np.ndarray) or isinstance(scores, str) or len(scores) != 3:
+        raise MRCError(f"{name} is {scores!r}; give three numbers: {', '.join(PERSPECTIVES)}", argument=name)
+    for perspective, score in zip(PERSPECTIVES, scores, strict=True):
+        if not isinstance(score, numbers.Real) or isinstance(score, bool) or not 0 <= float(score) <= 5:
+            raise MRCError(f"{name} for {perspective} is {score!r}; give a number from 0 to 5", argument=name)
+    if text is not None and not isinstance(text, str):
+        raise MRCError(f"{text_name} is {text!r}; give a text such as {NO_FAULTS!r}", argument=text_name)
+    first, second, third = (float(score) for score in scores)
+    return (first, second, third), NO_FAULTS if text is None else text
+
+
+def check_guidance(value: object, name: str) -> float:
+    if not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 1:
+        raise MRCError(f"{name} is {value!r}; give a number from 1 (no guidance) up", argument=name)
+    return float(value)
+
+
+def check_seeds(seed: object, count: int) -> list[int]:
+    seeds = spread([secrets.randbits(32) for _ in range(count)] if seed is None else as_list(seed), count, "seed")
+    for value in seeds:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or not -(2**63) <= value < 2**64:
+            raise MRCError(f"seed is {value!r}; give a whole number of at most 64 bits, or None", argument="seed")
+    return [int(value) for value in seeds]
+
+
+def each_scores(value: object) -> list:
+    """Scores for each image, or the one value for all."""
     many = isinstance(value, list | tuple | np.ndarray) and len(value) > 0
-    return list(value) if many and isinstance(value[0], list | tuple | dict | np.ndarray | None) else [value]
+    return list(value) if many and isinstance(value[0], list | tuple | dict | np.ndarray | None) else [value]  # type: ignore[index, call-overload]
 
 
 def as_list(value: object) -> list:
@@ -136,13 +239,7 @@ def spread(values: list, count: int, name: str) -> list:
     if len(values) == 1:
         return values * count
     if len(values) != count:
-        raise MRCError(f"{len(values)} values of {name} for a batch of {count}; give one, or one an image")
+        raise MRCError(
+            f"{len(values)} values of {name} for a batch of {count}; give one, or one an image", argument=name
+        )
     return values
-
-
-def check_seeds(seed: object, count: int) -> list[int]:
-    seeds = spread([secrets.randbits(32) for _ in range(count)] if seed is None else as_list(seed), count, "seed")
-    for value in seeds:
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or not -(2**63) <= value < 2**64:
-            raise MRCError(f"seed is {value!r}; give a whole number of at most 64 bits, or None")
-    return [int(value) for value in seeds]

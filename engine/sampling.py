@@ -1,11 +1,11 @@
 """Samplers as tables of linear coefficients, computed in float64 by numpy.
 
 Every step of Euler, Euler ancestral, DDIM (eta 0) and DPM-Solver++(2M) is linear in the latents x,
-the predicted noise ε, fresh noise z, and the previous step's data prediction d:
+the predicted noise ε, fresh noise z, and the previous step's estimate d of the clean latents:
 
     x' = a·x + b·ε + c·d + e·z        then        d = p·x + q·ε
 
-(DPM-Solver++ needs d, not the previous ε: the earlier latents are not in reach of the latter.)
+(DPM-Solver++ needs d: it cannot be recovered from the previous ε without the previous latents.)
 Each function follows the diffusers scheduler of that name, its configuration keys and defaults.
 """
 
@@ -22,10 +22,10 @@ class SamplerTable:
     """One row a step, S steps.
 
     Attributes:
-        timesteps: `[S]`, what the U-Net is told.
+        timesteps: `[S]`, the U-Net's time.
         input_scale: `[S]`, factor on the latents that enter the U-Net.
-        coefficients: `[S, 4]`, of x, ε, d and z.
-        data: `[S, 2]`, p and q.
+        coefficients: `[S, 4]`, factors of x, ε, d and z.
+        denoised: `[S, 2]`, factors of x and ε in d.
         initial_scale: factor on the initial noise.
         ancestral: whether steps draw fresh noise.
     """
@@ -33,9 +33,28 @@ class SamplerTable:
     timesteps: np.ndarray
     input_scale: np.ndarray
     coefficients: np.ndarray
-    data: np.ndarray
+    denoised: np.ndarray
     initial_scale: float
     ancestral: bool = False
+
+
+def sampler_step(
+    table: SamplerTable,
+    step: int,
+    latents: np.ndarray,
+    noise: np.ndarray,
+    denoised: np.ndarray,
+    fresh: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The next latents and the estimate of the clean ones; all arrays are float32 of one shape."""
+    a, b, c, e = table.coefficients[step].astype(np.float32)
+    p, q = table.denoised[step].astype(np.float32)
+    after = a * latents + b * noise
+    if c:
+        after += c * denoised
+    if fresh is not None:
+        after += e * fresh
+    return after, p * latents + q * noise
 
 
 def alphas_cumprod(config: dict) -> np.ndarray:
@@ -91,7 +110,7 @@ def euler_like(config: dict, steps: int, noise_share: Callable) -> SamplerTable:
         timesteps=timesteps,
         input_scale=1 / np.sqrt(here**2 + 1),
         coefficients=np.stack([one, down - here, zero, up], axis=1),
-        data=np.stack([one, -here], axis=1),
+        denoised=np.stack([one, -here], axis=1),
         initial_scale=float(np.sqrt(here.max() ** 2 + 1) if leading else here.max()),
         ancestral=bool(up.any()),
     )
@@ -122,7 +141,7 @@ def ddim(config: dict, steps: int) -> SamplerTable:
         timesteps=timesteps,
         input_scale=np.ones(steps),
         coefficients=np.stack([x, noise, zero, zero], axis=1),
-        data=np.stack([1 / np.sqrt(here), -np.sqrt((1 - here) / here)], axis=1),
+        denoised=np.stack([1 / np.sqrt(here), -np.sqrt((1 - here) / here)], axis=1),
         initial_scale=1.0,
     )
 
@@ -148,7 +167,7 @@ def dpmpp_2m(config: dict, steps: int) -> SamplerTable:
         timesteps=timesteps,
         input_scale=np.ones(steps),
         coefficients=np.array(rows),
-        data=np.stack([p, q], axis=1),
+        denoised=np.stack([p, q], axis=1),
         initial_scale=1.0,
     )
 
@@ -161,6 +180,13 @@ SAMPLERS: dict[str, Callable[[dict, int], SamplerTable]] = {
 }
 
 
+def sampler_of(config: dict) -> str:
+    """The sampler of a `scheduler_config.json`; the released one where we have none of its class."""
+    short = str(config.get("_class_name")).removesuffix("Scheduler").removesuffix("Discrete").lower()
+    names = {name.replace("_", ""): name for name in SAMPLERS} | {"dpmsolvermultistep": "dpmpp_2m"}
+    return names.get(short, "euler_ancestral")
+
+
 def sampler_table(name: str, config: dict, steps: int) -> SamplerTable:
     """The table of sampler `name` for a `scheduler_config.json` and a number of steps.
 
@@ -168,10 +194,12 @@ def sampler_table(name: str, config: dict, steps: int) -> SamplerTable:
         MRCError: an unknown name, or a step count outside 1…num_train_timesteps.
     """
     if not isinstance(name, str) or name not in SAMPLERS:
-        raise MRCError(f"scheduler is {name!r}; choose one of {', '.join(SAMPLERS)}")
+        raise MRCError(f"scheduler is {name!r}; choose one of {', '.join(SAMPLERS)}", argument="scheduler")
     limit = config.get("num_train_timesteps", 1000)
     if not isinstance(steps, int | np.integer) or not 1 <= steps <= limit:
-        raise MRCError(f"num_inference_steps is {steps!r}; give a whole number from 1 to {limit}")
+        raise MRCError(
+            f"num_inference_steps is {steps!r}; give a whole number from 1 to {limit}", argument="num_inference_steps"
+        )
     table = SAMPLERS[name](config, int(steps))
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in NOISE_OF:
@@ -199,4 +227,4 @@ def table_for(prediction: str, table: SamplerTable, config: dict) -> SamplerTabl
         noise = rows[:, 1]
         return np.column_stack([rows[:, 0] + noise * of_input * table.input_scale, noise * of_output, rows[:, 2:]])
 
-    return replace(table, coefficients=rows_for(table.coefficients), data=rows_for(table.data))
+    return replace(table, coefficients=rows_for(table.coefficients), denoised=rows_for(table.denoised))

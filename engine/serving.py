@@ -5,23 +5,17 @@ requests of its batch still have someone who waits for them.
 """
 
 import asyncio
-import inspect
 import math
 import numbers
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Unpack
 
 from ..core.errors import MRCError
 from .engine import EditResult, Engine
 from .images import ImageLike
-from .request import Request, Settings, check
-
-EDIT = inspect.signature(Engine.edit)
-ARGUMENTS = EDIT.replace(
-    parameters=[p for name, p in EDIT.parameters.items() if name not in ("self", "callback_on_step_end")]
-)
+from .request import Edit, EditOptions, EditRequest, Settings, check
 
 
 class QueueFull(MRCError):
@@ -38,16 +32,16 @@ class Abandoned(Exception):
 
 @dataclass(eq=False)
 class Waiting:
-    """A checked request and the future that its caller awaits."""
+    """A checked edit and the future that its caller awaits."""
 
-    request: Request
+    edit: Edit
     settings: Settings
     future: asyncio.Future[EditResult]
 
     @property
     def kind(self) -> tuple:
         """Requests of one kind can be edited in one pass."""
-        return self.settings, self.request.image.size
+        return self.settings, self.edit.image.size
 
 
 class AsyncEngine:
@@ -68,8 +62,6 @@ class AsyncEngine:
         for name, value in (("max_batch", max_batch), ("max_waiting", max_waiting)):
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise MRCError(f"{name} is {value!r}; give a whole number from 1 up")
-        if engine.backend.unet_loop:
-            raise MRCError("requests are cancelled between steps, and here all are one graph; open it without loop")
         self.engine = engine
         self.max_batch = max_batch
         self.max_waiting = max_waiting
@@ -99,7 +91,7 @@ class AsyncEngine:
             self.thread.shutdown()
 
     async def edit(
-        self, image: ImageLike, instruction: str, *, timeout: float | None = None, **arguments: Any
+        self, image: ImageLike, instruction: str, *, timeout: float | None = None, **options: Unpack[EditOptions]
     ) -> EditResult:
         """Edit one image, in a batch with others that are asked for meanwhile.
 
@@ -107,7 +99,7 @@ class AsyncEngine:
 
         Args:
             timeout: seconds from this call to the result; None for no limit.
-            arguments: those of `Engine.edit`, but for `callback_on_step_end`.
+            image, instruction, options: the fields of `EditRequest`, for one image.
 
         Returns:
             What `Engine.edit` returns for the image alone; the timings are those of its batch.
@@ -117,16 +109,15 @@ class AsyncEngine:
         """
         if timeout is not None and (not isinstance(timeout, numbers.Real) or not 0 < timeout < math.inf):
             raise MRCError(f"timeout is {timeout!r}; give seconds, or None for no limit")
-        asked = ARGUMENTS.bind(image, instruction, **arguments)
-        asked.apply_defaults()
+        request = EditRequest(image, instruction, **options)
         if self.worker is None:
             raise closed()
         if self.checking + len(self.waiting) >= self.max_waiting:
             raise QueueFull(f"{self.max_waiting} requests wait already; ask again later, or raise max_waiting")
         try:
             async with asyncio.timeout(timeout):
-                request, settings = await self.check(asked.arguments)
-                waiting = Waiting(request, settings, asyncio.get_running_loop().create_future())
+                edit, settings = await self.check(request)
+                waiting = Waiting(edit, settings, asyncio.get_running_loop().create_future())
                 self.waiting.append(waiting)
                 self.ready.set()
                 try:
@@ -137,18 +128,18 @@ class AsyncEngine:
         except TimeoutError:
             raise TimedOut(f"the edit was not done within {timeout} s; give it more time or fewer steps") from None
 
-    async def check(self, arguments: dict[str, Any]) -> tuple[Request, Settings]:
+    async def check(self, request: EditRequest) -> tuple[Edit, Settings]:
         """Read and check in another thread; nothing that could fail a batch passes."""
         self.checking += 1
         try:
-            requests, settings = await asyncio.to_thread(check, self.engine.backend, **arguments)
+            edits, settings = await asyncio.to_thread(check, self.engine.backend, request)
         finally:
             self.checking -= 1
-        if len(requests) != 1:
-            raise MRCError(f"{len(requests)} edits in one request; call edit once for each")
+        if len(edits) != 1:
+            raise MRCError(f"{len(edits)} edits in one request; call edit once for each", argument="image")
         if self.worker is None:
             raise closed()
-        return requests[0], settings
+        return edits[0], settings
 
     async def serve(self) -> None:
         """Edit batch after batch until closed."""
@@ -180,7 +171,7 @@ class AsyncEngine:
 
         try:
             stop_if_abandoned()
-            result = self.engine.run([waiting.request for waiting in batch], batch[0].settings, stop_if_abandoned)
+            result = self.engine.run([waiting.edit for waiting in batch], batch[0].settings, stop_if_abandoned)
         except Abandoned as error:
             return [error] * len(batch)
         except Exception as error:
@@ -188,8 +179,7 @@ class AsyncEngine:
                 return [error]
             return [outcome for waiting in batch for outcome in self.run([waiting])]
         return [
-            replace(result, images=result.images[i : i + 1], seed=waiting.request.seed)
-            for i, waiting in enumerate(batch)
+            replace(result, images=result.images[i : i + 1], seed=waiting.edit.seed) for i, waiting in enumerate(batch)
         ]
 
 

@@ -1,19 +1,23 @@
 """Inputs of the U-Net from real edits, to calibrate the quantization on."""
 
-import json
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from onnxruntime import OrtValue
 from PIL import Image
 from tqdm import tqdm
 
 from ..core.errors import MRCError
+from ..core.files import read_json
 from ..engine import Engine
+from ..engine.backends.base import Conditions
+from ..engine.backends.graphs import GraphUNet
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 
+REMEDY = "mend or remove it"
 STEPS = 6  # of Euler's method, an edit
-SAMPLES = 3  # of its steps that are kept, spread over the schedule
+SAMPLES = 3  # steps an edit that are recorded, spread over the schedule
 INSTRUCTIONS = (
     "make it look like winter", "turn it into a watercolour painting", "remove the person on the left",
     "change the background to a beach", "make it night", "add a red balloon", "make the walls of wood",
@@ -21,67 +25,83 @@ INSTRUCTIONS = (
 
 
 class Recorder(OnnxRuntimeBackend):
-    """Keeps the feeds of chosen steps."""
+    """Records inputs and deep features of the step graph at chosen steps."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, cached=False)
-        self.wanted: set[int] = set()
+        self.steps: set[int] = set()
         self.samples: list[dict[str, np.ndarray]] = []
 
-    def hold(self, array: np.ndarray) -> Any:
-        return array
+    def guided_unet(
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+    ) -> "RecordingUNet":
+        return RecordingUNet(self, conditions, branch, text, reward)
 
-    def unet(self, *, step: int, **rest: Any) -> tuple[np.ndarray, Any]:
-        self.recording = step in self.wanted
-        return super().unet(step=step, **rest)
 
-    def run(self, role: str, kept: dict | None = None, **feeds: Any) -> list[Any]:
-        outputs = super().run(role, kept, **feeds)
-        if role == "unet" and self.recording:
-            inputs = {name: np.array(value) for name, value in feeds.items()}
-            self.samples.append(inputs | {"deep": outputs[1].numpy().copy()})
-        return outputs
+class RecordingUNet(GraphUNet[OrtValue]):
+    backend: Recorder
+
+    def full(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
+        noise = super().full(step, sample, guidance)
+        if step in self.backend.steps:
+            to_device = self.backend.to_device
+            feeds = self.feeds(step, to_device(sample), to_device(guidance)) | self.deep
+            self.backend.samples.append({name: value.numpy().copy() for name, value in feeds.items()})
+        return noise
+
+
+def check_int8(pictures: Path) -> None:
+    """Check what int8 needs before the slow part.
+
+    Raises:
+        MRCError: a missing package, or no pictures.
+    """
+    missing = [name for name in ("nncf", "openvino") if find_spec(name) is None]
+    if missing:
+        raise MRCError(f"int8 needs {', '.join(missing)}; pip install 'mrc-edit[int8]'")
+    pairs(pictures, 1)
 
 
 def pairs(folder: Path, count: int) -> list[tuple[Path, str]]:
     """Pictures with instructions, spread evenly over a folder.
 
-    It holds pictures, with their instructions in a JSON file `{"picture.jpg": ["instruction", …]}` as Real-Edit
-    has it, or without, for common ones; or it is InstructPix2Pix data, folders with `prompt.json`.
+    The folder holds pictures, with a JSON file of instructions `{"picture.jpg": ["instruction", …]}` as Real-Edit
+    has it, or without one: then common instructions are used. Or it is InstructPix2Pix data, folders with
+    `prompt.json`.
 
     Raises:
         MRCError: no pictures, or an instruction that is no text.
     """
-    found: list[tuple[Path, list]] = []
-    texts: dict[str, Any] = {}
-    for path in sorted(folder.glob("*/prompt.json")):
-        found += [(image, [read(path).get("edit")]) for image in sorted(path.parent.glob("*_0.*"))[:1]]
-    if not found:
-        for path in folder.glob("*.json"):
-            texts |= read(path)
-        endings = Image.registered_extensions()
-        images = sorted(path for path in folder.glob("*") if path.suffix.lower() in endings)
-        found = [(image, texts.get(image.name) or list(INSTRUCTIONS)) for image in images]
-    if not found:
+    listed = instruct_pix2pix(folder) or plain_pictures(folder)
+    if not listed:
         raise MRCError(f"{folder} holds no pictures to calibrate on; give a folder of pictures like those to edit")
     chosen = []
     for i in range(count):
-        image, of = found[i * len(found) // count % len(found)]
-        text = of[i % len(of)] if isinstance(of, list) else of
+        image, instructions = listed[i * len(listed) // count % len(listed)]
+        text = instructions[i % len(instructions)] if isinstance(instructions, list) else instructions
         if not isinstance(text, str):
             raise MRCError(f"the instruction for {image} is {text!r}; give a text")
         chosen.append((image, text.split(": ", 1)[-1]))  # Real-Edit's "1. Local: …"
     return chosen
 
 
-def read(path: Path) -> dict:
-    try:
-        found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise MRCError(f"{path} cannot be read ({error}); mend or remove it") from None
-    if not isinstance(found, dict):
-        raise MRCError(f"{path} holds no object of instructions; mend or remove it")
-    return found
+def instruct_pix2pix(folder: Path) -> list[tuple[Path, list]]:
+    """Source pictures of InstructPix2Pix data with their instructions."""
+    return [
+        (image, [read_json(path, REMEDY).get("edit")])
+        for path in sorted(folder.glob("*/prompt.json"))
+        for image in sorted(path.parent.glob("*_0.*"))[:1]
+    ]
+
+
+def plain_pictures(folder: Path) -> list[tuple[Path, list]]:
+    """Pictures with the instructions that JSON files beside them hold."""
+    texts: dict[str, list] = {}
+    for path in folder.glob("*.json"):
+        texts |= read_json(path, REMEDY)
+    endings = Image.registered_extensions()
+    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in endings)
+    return [(image, texts.get(image.name) or list(INSTRUCTIONS)) for image in images]
 
 
 def record(export: Path, images: Path, edits: int, size: int) -> list[dict[str, np.ndarray]]:
@@ -95,9 +115,9 @@ def record(export: Path, images: Path, edits: int, size: int) -> list[dict[str, 
     resolution = min(size, backend.geometry.resolution)
     with tqdm(pairs(images, edits), desc=f"edits at {resolution}", unit="edit", disable=None) as chosen:
         for i, (image, text) in enumerate(chosen):
-            backend.wanted = {(k * STEPS + i) // SAMPLES % STEPS for k in range(SAMPLES)}
+            backend.steps = {(k * STEPS + i) // SAMPLES % STEPS for k in range(SAMPLES)}
             engine.edit(
-                image, text, num_inference_steps=STEPS, scheduler="euler", seed=i, resolution=resolution,
-                output_type="latent",
+                image, text, num_inference_steps=STEPS, guidance_scale=7.5, image_guidance_scale=1.5,
+                scheduler="euler", seed=i, resolution=resolution, output_type="latent",
             )  # fmt: skip
     return backend.samples

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..core.errors import MRCError, run_command
+from ..core.precision import PRECISIONS
 from ..engine.manifest import Manifest, files_of
 
 
@@ -16,12 +17,11 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("checkpoint", type=Path, help="MRC or InstructPix2Pix checkpoint folder")
     parser.add_argument("out", type=Path, help="export folder to write")
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32")
     parser.add_argument(
-        "--int8", type=Path, metavar="PICTURES", help="also write int8 step graphs, calibrated on edits of this folder"
+        "--dtype", choices=PRECISIONS, default="float32", help="precision inside the graphs (default: float32)"
     )
     parser.add_argument(
-        "--loop", action="store_true", help="also write all steps as one graph, for engines with loop=True"
+        "--int8", type=Path, metavar="PICTURES", help="also write int8 step graphs, calibrated on edits of this folder"
     )
     parser.add_argument("--trt", action="store_true", help="also build a TensorRT engine for every graph")
     for name, size in (("min", 256), ("opt", 512), ("max", 768)):
@@ -52,7 +52,6 @@ def export(args: argparse.Namespace) -> None:
         args.out,
         dtype=args.dtype,
         trt=args.trt,
-        loop=args.loop,
         int8=args.int8,
         sizes=(args.min_size, args.opt_size, args.max_size),
         max_batch=args.max_batch,

@@ -1,35 +1,60 @@
 """A checkpoint folder becomes an export folder, whole and validated, or not at all."""
 
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from ..core.errors import MRCError
 from ..core.files import file_digest, replace_folder
-from ..engine.backends.eager import EagerBackend, geometry
-from ..engine.backends.onnxruntime import OnnxRuntimeBackend
-from ..engine.contract import INPUTS, STEP_ROLES
-from ..engine.manifest import Artifact, Manifest
-from ..engine.sampling import SAMPLERS
+from ..core.precision import PRECISIONS
+from ..engine.backends.eager import EagerBackend, geometry, scheduler_config
+from ..engine.graphs import EACH_STEP, GRAPHS
+from ..engine.manifest import Artifact, Geometry, Manifest
+from ..engine.sampling import sampler_of
 from ..model import load_checkpoint
 from ..model.checkpoint import Checkpoint, checkpoint_digest
-from ..model.graphs import check_injection
+from ..model.step import check_injection
 from . import tensorrt
-from .calibration import pairs
-from .loop import add_loop
-from .trace import graph, trace
-from .validate import cases, differences, outputs, two_steps
-from .widen import widened
+from .calibration import check_int8
+from .trace import trace
+from .validate import cases, eager_outputs, validate
 
-PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 TOOLS = ("mrc-edit", "torch", "diffusers", "transformers", "onnx", "onnxruntime")
+FALLBACK = "vae_decoder_float32"  # in float16 exports, for images that overflow
+
+
+@dataclass(frozen=True)
+class Options:
+    """The checked arguments of `export`."""
+
+    source: Path
+    out: Path
+    dtype: str
+    int8: Path | None
+    tensorrt: str  # flavour and version, empty for no engines
+    sizes: tuple[int, int, int]
+    max_batch: int
+
+
+@dataclass
+class Work:
+    """What the stages of an export share: each reads what earlier ones left here."""
+
+    options: Options
+    folder: Path  # temporary; it takes the place of `options.out` at the end
+    checkpoint: Checkpoint | None = None
+    geometry: Geometry | None = None
+    expected: list[dict[str, np.ndarray]] = field(default_factory=list)
+    artifacts: list[Artifact] = field(default_factory=list)
+    manifest: Manifest | None = None
+
+
+Stage = Callable[[Work], None]
 
 
 def export(
@@ -38,7 +63,6 @@ def export(
     *,
     dtype: str = "float32",
     trt: bool = False,
-    loop: bool = False,
     int8: str | Path | None = None,
     sizes: tuple[int, int, int] = (256, 512, 768),
     max_batch: int = 1,
@@ -48,10 +72,9 @@ def export(
     Args:
         checkpoint_folder: MRC or plain InstructPix2Pix checkpoint.
         out: the export folder; an old one stays until the new one is whole.
-        dtype: float32, float16 or bfloat16, inside the graphs; all inputs and outputs are float32.
-            The conditioner, which runs once an edit, stays in float32, and a float16 export
-            holds a float32 VAE decoder besides, for images that overflow.
-        loop: also write all steps as one graph (docs/loop.md), for the option of that name.
+        dtype: float32, float16 or bfloat16, inside the graphs; all inputs and outputs are float32. The conditioner,
+            which runs once an edit, stays in float32. A float16 export also holds a float32 VAE decoder, for images
+            that overflow.
         int8: folder of pictures like those to be edited; the step graphs are also written in int8, calibrated on
             edits of these (`export.calibration`), for `precision="int8"`.
         sizes: least, best and greatest side in pixels of the TensorRT engines.
@@ -61,59 +84,53 @@ def export(
         MRCError: an unusable checkpoint or argument, rewards after every block, a graph that differs
             from eager, no TensorRT.
     """
-    out = Path(out)
+    source, out = Path(checkpoint_folder), Path(out)
+    check_precision(dtype, int8)
+    check_target(source, out)
+    if int8 is not None:
+        check_int8(Path(int8))
+    flavour = tensorrt.available() if trt else ""
+    options = Options(source, out, dtype, None if int8 is None else Path(int8), flavour, sizes, max_batch)
+    with replace_folder(out) as folder:
+        work = Work(options, folder)
+        with tqdm(stages(options), desc="export", unit="stage", disable=None) as bar:
+            for name, stage in bar:
+                bar.set_description(name)
+                try:
+                    stage(work)
+                except MRCError as error:  # name the user's folder
+                    raise MRCError(str(error).replace(str(folder), str(out))) from None
+    assert work.manifest is not None
+    return work.manifest
+
+
+def stages(options: Options) -> list[tuple[str, Stage]]:
+    """The stages of an export, in order."""
+
+    def tracing(graph: str) -> Stage:
+        return lambda work: trace_graph(work, graph)
+
+    def building(graph: str) -> Stage:
+        return lambda work: add_engine(work, graph)
+
+    return [
+        ("load", load),
+        ("eager reference", reference),
+        *([(FALLBACK, trace_fallback)] if options.dtype == "float16" else []),
+        *((graph, tracing(graph)) for graph in GRAPHS),
+        ("settings", write_settings),
+        ("validate", add_differences),
+        *([("int8", add_int8)] if options.int8 else []),
+        *((f"TensorRT {graph}", building(graph)) for graph in GRAPHS if options.tensorrt),
+        ("write manifest", write_manifest),
+    ]
+
+
+def check_precision(dtype: str, int8: str | Path | None) -> None:
     if dtype not in PRECISIONS:
         raise MRCError(f"dtype is {dtype!r}; choose one of {', '.join(PRECISIONS)}")
     if int8 is not None and dtype != "float32":
         raise MRCError(f"int8 graphs are made from float32 ones and dtype is {dtype!r}; leave out one of the two")
-    check_target(Path(checkpoint_folder), out)
-    stages = 4 + len(INPUTS) * (1 + trt) + loop + (dtype == "float16") + (int8 is not None)
-    with tqdm(total=stages, desc="export", unit="stage", disable=None) as bar:
-
-        @contextmanager
-        def stage(name: str) -> Iterator[None]:
-            bar.set_description(name)
-            yield
-            bar.update()
-
-        with stage("load"):
-            flavour = tensorrt.available() if trt else ""
-            if int8 is not None:
-                check_int8(Path(int8))
-            checkpoint = load_checkpoint(checkpoint_folder)
-            check_injection(checkpoint.unet)
-            shape = geometry(checkpoint)
-            check_sizes(sizes, shape.multiple, max_batch)
-        with stage("eager reference"):
-            eager = EagerBackend(checkpoint)
-            expected = [outputs(eager, case) | (two_steps(eager, case) if loop else {}) for case in cases(shape)]
-        with replace_folder(out) as folder:
-            artifacts = trace_all(checkpoint, dtype, folder, stage)
-            if loop:
-                with stage("unet_loop"):
-                    artifacts.append(add_loop(folder, next(a for a in artifacts if a.role == "unet")))
-            write_settings(checkpoint, folder)
-            manifest = Manifest(
-                checkpoint=checkpoint_digest(checkpoint_folder),
-                precision=dtype,
-                geometry=shape,
-                scheduler=sampler_name(type(checkpoint.scheduler).__name__),
-                artifacts=artifacts,
-                files=digests(folder),
-                tools={tool: version(tool) for tool in TOOLS},
-            )
-            del checkpoint, eager  # 4 GB at full size, which the next stages need
-            with stage("validate"):
-                manifest.write(folder)
-                worst = validate(folder, manifest, expected)
-                manifest = replace(manifest, artifacts=[with_difference(a, worst) for a in artifacts])
-            if int8 is not None:
-                manifest = add_int8(folder, manifest, Path(int8), stage)
-            if trt:
-                manifest = add_engines(folder, manifest, flavour, sizes, max_batch, stage)
-            with stage("write manifest"):
-                manifest.write(folder)
-    return manifest
 
 
 def check_target(checkpoint: Path, out: Path) -> None:
@@ -131,100 +148,109 @@ def check_sizes(sizes: tuple[int, int, int], multiple: int, max_batch: int) -> N
         raise MRCError(f"max_batch is {max_batch}; give a whole number from 1")
 
 
-def sampler_name(class_name: str) -> str:
-    """Our name of a diffusers scheduler class; the released default where we have none."""
-    short = class_name.removesuffix("Scheduler").removesuffix("Discrete").lower()
-    names = {name.replace("_", ""): name for name in SAMPLERS} | {"dpmsolvermultistep": "dpmpp_2m"}
-    return names.get(short, "euler_ancestral")
+def load(work: Work) -> None:
+    work.checkpoint = load_checkpoint(work.options.source)
+    check_injection(work.checkpoint.unet)
+    work.geometry = geometry(work.checkpoint)
+    check_sizes(work.options.sizes, work.geometry.multiple, work.options.max_batch)
 
 
-def trace_all(checkpoint: Checkpoint, dtype: str, folder: Path, stage: Callable) -> list[Artifact]:
-    """Trace every graph; parts are cast to `dtype` when their float32 graphs are done."""
-    artifacts = []
-    fallback = []
-    if dtype == "float16":
-        with stage("vae_decoder float32"):
-            fallback = [trace(checkpoint, "vae_decoder", "float32", folder, "vae_decoder_float32/model.onnx")]
-    for role in sorted(INPUTS, key=lambda role: role != "conditioner"):
-        precision = "float32" if role == "conditioner" else dtype
-        with stage(role):
-            # not module.to: see model.checkpoint.fill
-            torch.nn.Module.to(graph(checkpoint, role), PRECISIONS[precision])
-            artifacts.append(trace(checkpoint, role, precision, folder, f"{role}/model.onnx"))
-    return artifacts + fallback
+def reference(work: Work) -> None:
+    """What the eager pipeline gives for the cases that the graphs are validated on."""
+    assert work.checkpoint is not None
+    backend = EagerBackend(work.checkpoint)
+    work.expected = [eager_outputs(backend, case) for case in cases(backend.geometry)]
 
 
-def write_settings(checkpoint: Checkpoint, folder: Path) -> None:
+def trace_fallback(work: Work) -> None:
+    assert work.checkpoint is not None
+    artifact = trace(work.checkpoint, "vae_decoder", "float32", work.folder, f"{FALLBACK}/model.onnx")
+    work.artifacts.append(artifact)
+
+
+def trace_graph(work: Work, graph: str) -> None:
+    """Trace one graph; the part of the checkpoint is converted to the precision first."""
+    assert work.checkpoint is not None
+    precision = work.options.dtype if GRAPHS[graph].half else "float32"
+    part = getattr(work.checkpoint, GRAPHS[graph].part)
+    torch.nn.Module.to(part, getattr(torch, precision))  # not part.to: see model.checkpoint.fill
+    work.artifacts.append(trace(work.checkpoint, graph, precision, work.folder, f"{graph}/model.onnx"))
+
+
+def write_settings(work: Work) -> None:
+    """Write tokenizer and scheduler, begin the manifest, and release the checkpoint: 4 GB at full size."""
+    checkpoint, folder, options = work.checkpoint, work.folder, work.options
+    assert checkpoint is not None and work.geometry is not None
     (folder / "tokenizer").mkdir()
     checkpoint.tokenizer.backend_tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
     checkpoint.scheduler.save_pretrained(folder / "scheduler")
+    # the fallback comes last: the first artifact of a graph is the one in the export's precision
+    artifacts = sorted(work.artifacts, key=lambda artifact: artifact.path.startswith(FALLBACK))
+    work.manifest = Manifest(
+        checkpoint=checkpoint_digest(options.source),
+        precision=options.dtype,
+        geometry=work.geometry,
+        scheduler=sampler_of(scheduler_config(checkpoint)),
+        artifacts=artifacts,
+        files=digests(folder),
+        tools={tool: version(tool) for tool in TOOLS},
+        defaults=checkpoint.defaults,
+    )
+    work.manifest.write(folder)
+    work.checkpoint = None
+
+
+def add_differences(work: Work) -> None:
+    """Validate what was written; each artifact gets its distance from eager."""
+    manifest = work.manifest
+    assert manifest is not None
+    errors = validate(work.folder, manifest, work.expected)
+    artifacts = [
+        artifact if artifact.path.startswith(FALLBACK) else replace(artifact, difference=errors[artifact.role])
+        for artifact in manifest.artifacts
+    ]
+    work.manifest = replace(manifest, artifacts=artifacts)
+
+
+def add_int8(work: Work) -> None:
+    """The step graphs in int8, each with a report of its layers beside it."""
+    from .quantize import quantize_steps
+
+    manifest, pictures = work.manifest, work.options.int8
+    assert manifest is not None and pictures is not None
+    steps = [artifact for graph in EACH_STEP if (artifact := manifest.artifact(graph, "onnx"))]
+    paths = {a.role: f"{a.role}_int8/model.onnx" for a in steps}
+    errors = quantize_steps(work.folder, {a.role: a.path for a in steps}, paths, pictures)
+    quantized = [replace(a, precision="int8", path=paths[a.role], difference=errors[a.role]) for a in steps]
+    work.manifest = replace(
+        manifest,
+        artifacts=[*manifest.artifacts, *quantized],
+        files=digests(work.folder),
+        tools=manifest.tools | {name: version(name) for name in ("nncf", "openvino")},
+    )
+
+
+def add_engine(work: Work, graph: str) -> None:
+    manifest, options = work.manifest, work.options
+    assert manifest is not None
+    source = manifest.artifact(graph, "onnx")
+    assert source is not None
+    shapes = tensorrt.profile(source, options.sizes, manifest.geometry.vae_scale, options.max_batch)
+    engine = tensorrt.build_engine(work.folder, source, shapes)
+    flavour, number = options.tensorrt.split()
+    work.manifest = replace(
+        manifest,
+        artifacts=[*manifest.artifacts, engine],
+        files=manifest.files | {engine.path: file_digest(work.folder / engine.path)},
+        tools=manifest.tools | {flavour: number},
+    )
+
+
+def write_manifest(work: Work) -> None:
+    assert work.manifest is not None
+    work.manifest.write(work.folder)
 
 
 def digests(folder: Path) -> dict[str, str]:
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json"]
     return {str(path.relative_to(folder)): file_digest(path) for path in paths}
-
-
-def validate(folder: Path, manifest: Manifest, expected: list[dict]) -> dict[str, float]:
-    """Run what was written, with ONNX Runtime; bfloat16 graphs, which it has no kernels for, widened."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix="widened-") as scratch:
-        runnable = folder
-        if manifest.precision == "bfloat16":
-            runnable = Path(scratch)
-            widened(folder, runnable, manifest)
-        backend = OnnxRuntimeBackend(runnable, cached=False)
-        found = [outputs(backend, case) for case in cases(manifest.geometry)]
-        del backend  # before another holds the same weights
-        if manifest.artifact("unet_loop", "onnx"):
-            backend = OnnxRuntimeBackend(runnable, cached=False, loop=True)
-            found = [
-                have | two_steps(backend, case) for have, case in zip(found, cases(manifest.geometry), strict=True)
-            ]
-    return differences(expected, found, manifest.precision, folder)
-
-
-def check_int8(images: Path) -> None:
-    """Refuse before minutes of work what int8 cannot begin with."""
-    missing = [name for name in ("nncf", "openvino") if find_spec(name) is None]
-    if missing:
-        raise MRCError(f"int8 needs {', '.join(missing)}; pip install 'mrc-edit[int8]'")
-    pairs(images, 1)
-
-
-def add_int8(folder: Path, manifest: Manifest, images: Path, stage: Callable) -> Manifest:
-    """The step graphs in int8, each with a report of its layers beside it."""
-    from .quantize import quantize_steps
-
-    with stage("int8"):
-        steps = [artifact for role in STEP_ROLES if (artifact := manifest.artifact(role, "onnx"))]
-        paths = {a.role: f"{a.role}_int8/model.onnx" for a in steps}
-        errors = quantize_steps(folder, {a.role: a.path for a in steps}, paths, images)
-        made = [replace(a, precision="int8", path=paths[a.role], difference=errors[a.role]) for a in steps]
-        tools = {name: version(name) for name in ("nncf", "openvino")}
-        return replace(
-            manifest, artifacts=[*manifest.artifacts, *made], files=digests(folder), tools=manifest.tools | tools
-        )
-
-
-def with_difference(artifact: Artifact, worst: dict[str, float]) -> Artifact:
-    is_fallback = artifact.path.startswith("vae_decoder_float32")
-    return artifact if is_fallback else replace(artifact, difference=worst[artifact.role])
-
-
-def add_engines(
-    folder: Path, manifest: Manifest, flavour: str, sizes: tuple[int, int, int], max_batch: int, stage: Callable
-) -> Manifest:
-    engines = []
-    for role in INPUTS:  # not unet_loop, see docs/loop.md
-        source = manifest.artifact(role, "onnx")
-        assert source is not None
-        with stage(f"TensorRT {role}"):
-            shapes = tensorrt.profile(source, sizes, manifest.geometry.vae_scale, max_batch)
-            engines.append(tensorrt.build_engine(folder, source, shapes))
-    name, number = flavour.split()
-    return replace(
-        manifest,
-        artifacts=[*manifest.artifacts, *engines],
-        files=manifest.files | {engine.path: file_digest(folder / engine.path) for engine in engines},
-        tools=manifest.tools | {name: number},
-    )

@@ -17,14 +17,15 @@ from openvino import opset13 as ops
 from tqdm import tqdm
 
 from ..core.errors import MRCError
+from ..core.fidelity import relative_error
 from .calibration import record
 
 BARE = "/WithoutBiases"  # what OpenVINO adds to the name of a convolution whose bias it takes apart
 CALIBRATION = (6, 256)  # edits, and pixels of the longer side at most
-SENSITIVITY = (1, 64)  # small, as every layer takes a pass of its own
+SENSITIVITY = (1, 64)  # small, since every layer takes a pass of its own
 REPORT = "layers.json"
-LIMIT = 0.2  # of that error, from which something other than rounding is at work
-BUDGET = 0.03  # relative error of the noise that int8 may bring; bfloat16 brings about 0.02
+LIMIT = 0.2  # fail above this relative error: rounding cannot explain more
+BUDGET = 0.03  # relative error of the noise that int8 may cause; bfloat16 causes about 0.02
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def quantize_steps(folder: Path, sources: dict[str, str], targets: dict[str, str
     errors = {}
     samples, small = record(folder, images, *CALIBRATION), record(folder, images, *SENSITIVITY)
     for role, source in sources.items():
-        feeds = small if role == "unet_shallow" else small[1:2]  # which takes seconds with all
+        feeds = small if role == "unet_shallow" else small[1:2]  # one sample: the whole graph is slow
         layers = quantize(folder / source, folder / targets[role], samples, feeds)
         errors[role] = difference(folder / source, folder / targets[role], small)
         if not errors[role] <= LIMIT:  # also true of NaN
@@ -79,22 +80,22 @@ def quantize(
             error of the noise is measured.
 
     Returns:
-        All layers, the greatest error first. Their errors add as squares (each is rounding of its own), so
-        those that spare most error for their work stay in higher precision until the rest is within BUDGET.
+        All layers, the greatest error first. Errors of layers are independent, so their squares add. Layers with
+        the most error for their work stay in higher precision until the rest is within BUDGET.
     """
     read = openvino.Core().read_model
     ranges = activation_ranges(read(source), samples)
-    layers = chosen(measure(read(source), ranges, small))
-    write(source, target, [layer for layer in layers if layer.int8])
+    layers = choose_layers(layer_errors(read(source), ranges, small))
+    write_quantized(source, target, [layer for layer in layers if layer.int8])
     return layers
 
 
 def activation_ranges(model: openvino.Model, feeds: list[dict[str, np.ndarray]]) -> dict[str, tuple[float, float]]:
     """Least and greatest activation that enters each layer with constant weights, by layer."""
-    os.environ.setdefault("NNCF_CI", "1")  # else it reports its use to its makers over the network
+    os.environ.setdefault("NNCF_CI", "1")  # otherwise NNCF reports its use over the network
     import nncf
 
-    wanted = set(layers_of(model))
+    names = set(layers_of(model))
     quantized = nncf.quantize(
         model,
         nncf.Dataset(feeds),
@@ -105,18 +106,18 @@ def activation_ranges(model: openvino.Model, feeds: list[dict[str, np.ndarray]])
             smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1),
         ),
     )
-    found = {}
+    ranges = {}
     for node in quantized.get_ordered_ops():
         name = node.get_friendly_name().removesuffix(BARE)
-        if name not in wanted:
+        if name not in names:
             continue
         quantizer = node.input_value(0).get_node()
         while quantizer.get_type_name() in ("Reshape", "Transpose"):
             quantizer = quantizer.input_value(0).get_node()
         if quantizer.get_type_name() == "FakeQuantize":
             low, high = (quantizer.input_value(i).get_node().get_data() for i in (1, 2))
-            found[name] = (float(low.min()), float(high.max()))
-    return found
+            ranges[name] = (float(low.min()), float(high.max()))
+    return ranges
 
 
 def layers_of(model: openvino.Model) -> dict[str, openvino.Node]:
@@ -139,44 +140,26 @@ def constant(output: openvino.Output) -> np.ndarray | None:
     return None
 
 
-def measure(
+def layer_errors(
     model: openvino.Model, ranges: dict[str, tuple[float, float]], feeds: list[dict[str, np.ndarray]]
 ) -> list[Layer]:
-    """How far each layer, alone in int8, moves the noise.
+    """The error of the noise that each layer causes alone in int8.
 
-    Every layer gets a twin with quantized inputs, and a switch between the two that is an input of the model,
-    so that one compiled model measures them all.
+    Every layer gets a twin with quantized inputs, and a switch between the two that is an input of the model:
+    one compiled model serves all layers.
     """
     names = [port.any_name for port in model.inputs]
     feeds = [{name: feed[name] for name in names} for feed in feeds]
     model.reshape({name: list(array.shape) for name, array in feeds[0].items()})
-    found = {name: node for name, node in layers_of(model).items() if name in ranges}
-    switches = ops.parameter([len(found)], np.float32, "switches")
+    nodes = {name: node for name, node in layers_of(model).items() if name in ranges}
+    switches = ops.parameter([len(nodes)], np.float32, "switches")
     switches.output(0).tensor.set_names({"switches"})
-    layers = []
-    for i, (name, node) in enumerate(found.items()):
-        low, high = ranges[name]
-        weight = constant(node.input_value(1))
-        assert weight is not None
-        attributes = node.get_attributes()
-        convolution = node.get_type_name() == "Convolution"
-        axis = 0 if convolution or attributes["transpose_b"] else weight.ndim - 1
-        values, scale = int8_weight(weight, axis)
-        bounds = [ops.constant(np.float32(value)) for value in (low, high, low, high)]
-        x, w = ops.fake_quantize(node.input_value(0), *bounds, 256), ops.constant(values * scale)
-        if convolution:
-            form = (attributes[key] for key in ("strides", "pads_begin", "pads_end", "dilations", "auto_pad"))
-            twin = ops.convolution(x, w, *form)
-        else:
-            twin = ops.matmul(x, w, attributes["transpose_a"], attributes["transpose_b"])
-        consumers = node.output(0).get_target_inputs()
-        switch = ops.gather(switches, ops.constant(i), ops.constant(0))
-        mixed = ops.add(node, ops.multiply(switch, ops.subtract(twin, node)))
-        for consumer in consumers:
-            consumer.replace_source_output(mixed.output(0))
-        positions = np.prod(list(node.get_output_shape(0))) // weight.shape[axis]
-        shape = "×".join(map(str, weight.shape))
-        layers.append(Layer(name, shape, low, high, int(positions * weight.size)))
+    layers = [
+        add_twin(
+            node, Layer(name, "", *ranges[name], operations=0), ops.gather(switches, ops.constant(i), ops.constant(0))
+        )
+        for i, (name, node) in enumerate(nodes.items())
+    ]
     twins = openvino.Model(model.get_results()[:1], [*model.get_parameters(), switches], "twins")
     request = openvino.Core().compile_model(twins, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
 
@@ -187,12 +170,35 @@ def measure(
     exact = [noise(np.zeros(len(layers), np.float32), feed) for feed in feeds]
     errors = []
     for switched in tqdm(np.eye(len(layers), dtype=np.float32), desc="sensitivity", unit="layer", disable=None):
-        moved = [noise(switched, feed) - true for feed, true in zip(feeds, exact, strict=True)]
-        errors.append(max(float(np.linalg.norm(m) / np.linalg.norm(t)) for m, t in zip(moved, exact, strict=True)))
+        actual = [noise(switched, feed) for feed in feeds]
+        errors.append(max(map(relative_error, actual, exact)))
     return [replace(layer, error=error) for layer, error in zip(layers, errors, strict=True)]
 
 
-def chosen(layers: list[Layer]) -> list[Layer]:
+def add_twin(node: openvino.Node, layer: Layer, switch: openvino.Node) -> Layer:
+    """Replace `node` by a mix of itself (switch 0) and its twin in int8 (switch 1); return the layer described."""
+    weight = constant(node.input_value(1))
+    assert weight is not None
+    attributes = node.get_attributes()
+    convolution = node.get_type_name() == "Convolution"
+    axis = 0 if convolution or attributes["transpose_b"] else weight.ndim - 1
+    values, scale = int8_weight(weight, axis)
+    bounds = [ops.constant(np.float32(value)) for value in (layer.low, layer.high) * 2]
+    x, w = ops.fake_quantize(node.input_value(0), *bounds, 256), ops.constant(values * scale)
+    if convolution:
+        form = (attributes[key] for key in ("strides", "pads_begin", "pads_end", "dilations", "auto_pad"))
+        twin = ops.convolution(x, w, *form)
+    else:
+        twin = ops.matmul(x, w, attributes["transpose_a"], attributes["transpose_b"])
+    consumers = node.output(0).get_target_inputs()
+    mixed = ops.add(node, ops.multiply(switch, ops.subtract(twin, node)))
+    for consumer in consumers:
+        consumer.replace_source_output(mixed.output(0))
+    positions = np.prod(list(node.get_output_shape(0))) // weight.shape[axis]
+    return replace(layer, weight="×".join(map(str, weight.shape)), operations=int(positions * weight.size))
+
+
+def choose_layers(layers: list[Layer]) -> list[Layer]:
     """Which layers become int8, the greatest error first."""
     total = sum(layer.error**2 for layer in layers)
     spared = set()
@@ -212,8 +218,7 @@ def difference(source: Path, target: Path, feeds: list[dict[str, np.ndarray]]) -
         names = [port.any_name for port in model.inputs]
         compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         noises.append([compiled({name: feed[name] for name in names})[0].copy() for feed in feeds])
-    pairs = zip(*noises, strict=True)
-    return max(float(np.linalg.norm(found - true) / np.linalg.norm(true)) for true, found in pairs)
+    return max(relative_error(actual, expected) for expected, actual in zip(*noises, strict=True))
 
 
 def int8_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
@@ -223,12 +228,12 @@ def int8_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
     return np.round(weight / scale).astype(np.int8), scale.astype(np.float32)
 
 
-def write(source: Path, target: Path, layers: list[Layer]) -> None:
+def write_quantized(source: Path, target: Path, layers: list[Layer]) -> None:
     """`source` with Q/DQ pairs before the inputs of `layers`, at `target`."""
     model = ir.load(source)
     graph = model.graph
     by_name = {layer.name: layer for layer in layers}
-    made: dict[tuple, ir.Value] = {}
+    rounded: dict[tuple, ir.Value] = {}
     for node in list(graph):
         if node.name not in by_name:
             continue
@@ -236,10 +241,10 @@ def write(source: Path, target: Path, layers: list[Layer]) -> None:
         x, weight = node.inputs[:2]
         assert x is not None and weight is not None
         key = (x.name, layer.low, layer.high)
-        if key not in made:
-            made[key] = activation(graph, node, x, layer)
-        node.replace_input_with(0, made[key])
-        node.replace_input_with(1, stored(graph, node, weight))
+        if key not in rounded:
+            rounded[key] = activation(graph, node, x, layer)
+        node.replace_input_with(0, rounded[key])
+        node.replace_input_with(1, int8_initializer(graph, node, weight))
     RemoveUnusedNodesPass()(model)
     target.parent.mkdir(parents=True)
     ir.save(model, target, external_data=f"{target.name}.data")
@@ -257,13 +262,13 @@ def activation(graph: ir.Graph, node: ir.Node, x: ir.Value, layer: Layer) -> ir.
     return back.outputs[0]
 
 
-def stored(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> ir.Value:
+def int8_initializer(graph: ir.Graph, node: ir.Node, weight: ir.Value) -> ir.Value:
     """An int8 initializer with the values of `weight`, and its way back to float32, before `node`."""
     axis = 0 if node.op_type == "Conv" else 1
     cast = weight.producer()
-    held = weight if cast is None else cast.inputs[0]
-    assert held is not None and held.const_value is not None
-    values, scale = int8_weight(held.const_value.numpy().astype(np.float32), axis)
+    stored = weight if cast is None else cast.inputs[0]
+    assert stored is not None and stored.const_value is not None
+    values, scale = int8_weight(stored.const_value.numpy().astype(np.float32), axis)
     inputs = [initializer(graph, f"{node.name}_{k}", v) for k, v in (("int8", values), ("scales", scale.ravel()))]
     back = ir.node("DequantizeLinear", inputs, {"axis": axis}, name=f"{node.name}_weight")
     graph.insert_before(node, back)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..core.errors import MRCError
-from ..engine.contract import DYNAMIC
+from ..engine.graphs import DYNAMIC
 from ..engine.manifest import Artifact
 
 RTX_LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")
@@ -25,18 +25,18 @@ def profile(artifact: Artifact, sizes: tuple[int, int, int], scale: int, max_bat
     least, best, greatest = sizes
     ranges = {
         "batch": (1, 1, max_batch),
-        "texts": (1, 3, 3 * max_batch + 1),  # instructions, the empty one, reward texts of two kinds
+        "texts": (1, 3, 3 * max_batch + 1),  # instructions, the empty text, two reward texts an image
         "rewards": (1, 1, 3 * max_batch),  # one a branch, with reward guidance
         "steps": (1, 30, 1000),
         "inputs": (1, 2, 3 * max_batch),
         "branches": (1, 3, 3 * max_batch),
-        "guided": (1, 1, 2 * max_batch),  # with and without guidance, where a tier keeps the difference
+        "guided": (1, 1, 2 * max_batch),  # guided and unguided, where a tier reuses the delta
         "height": sizes,
         "width": sizes,
         "rows": (least // scale, best // scale, greatest // scale),
         "columns": (least // scale, best // scale, greatest // scale),
     }
-    assert ranges.keys() == DYNAMIC
+    assert ranges.keys() == DYNAMIC.keys()
     return {
         name: {
             bound: [ranges[dim][i] if isinstance(dim, str) else dim for dim in dims]

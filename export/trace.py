@@ -6,39 +6,24 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 from onnxscript.optimizer import fold_constants
 
-from ..engine.contract import DYNAMIC, INTEGERS, io
+from ..engine.graphs import DYNAMIC, GRAPHS, INTEGERS, Dims, dtype, shapes
 from ..engine.manifest import Artifact
 from ..model import Checkpoint
-from ..model.graphs import (
-    SHALLOW,
-    Conditioner,
-    TextEncoder,
-    UNetShallow,
-    UNetStep,
-    VaeDecoder,
-    VaeEncoder,
-    cross_attentions,
-    resnets,
-)
+from ..model.graphs import graph_module
+from ..model.layers import cross_attentions, resnets
 from ..model.rewards import HEADS
 
 OPSET = 23  # the first that keeps GroupNormalization and Attention whole in half precision
-# Sizes of the traced example. All differ, so that no two dynamic dimensions are taken for one.
-EXAMPLE = {
-    "batch": 2, "guided": 2, "texts": 3, "rewards": 4, "steps": 5, "inputs": 4, "branches": 6,
-    "height": 128, "width": 192, "rows": 16, "columns": 24,
-}  # fmt: skip
 
 
 def constants(checkpoint: Checkpoint) -> dict[str, int]:
-    """The contract's dimensions that are constants of the model."""
+    """The dimensions of `engine.graphs` that are constants of the model."""
     unet = checkpoint.unet
     return {
         "length": checkpoint.text_encoder.config.max_position_embeddings,
@@ -48,47 +33,25 @@ def constants(checkpoint: Checkpoint) -> dict[str, int]:
         "channels": unet.config.block_out_channels[0],
         "heads": HEADS,
         "time_channels": sum(resnet.out_channels for resnet in resnets(unet)),
-        "deep_channels": unet.up_blocks[-1].resnets[-SHALLOW].in_channels - unet.config.block_out_channels[0],
+        "deep_channels": unet.up_blocks[-1].resnets[-1].in_channels - unet.config.block_out_channels[0],
         "key_channels": 2 * sum(attention.inner_dim for attention in cross_attentions(unet)),
     }
 
 
-def graph(checkpoint: Checkpoint, role: str) -> torch.nn.Module:
-    """The module that graph `role` traces; it shares the checkpoint's parameters."""
-    match role:
-        case "text_encoder":
-            return TextEncoder(checkpoint.text_encoder)
-        case "vae_encoder":
-            return VaeEncoder(checkpoint.vae)
-        case "vae_decoder":
-            return VaeDecoder(checkpoint.vae)
-        case "conditioner":
-            return Conditioner(checkpoint.unet)
-        case "unet_shallow":
-            return UNetShallow(checkpoint.unet)
-        case _:
-            return UNetStep(checkpoint.unet)
-
-
 @torch.no_grad()
-def trace(checkpoint: Checkpoint, role: str, precision: str, folder: Path, path: str) -> Artifact:
-    """Write graph `role` to `folder / path` (with its weights beside it) and describe it."""
+def trace(checkpoint: Checkpoint, graph: str, precision: str, folder: Path, path: str) -> Artifact:
+    """Write a graph to `folder / path` (with its weights beside it) and describe it."""
+    row = GRAPHS[graph]
     constant = constants(checkpoint)
-    inputs, outputs = io(role, checkpoint.unet.rewards)
-    sizes = EXAMPLE | constant
-    example: list[torch.Tensor] = []
-    dynamic: list[Any] = []
-    for name, dims in inputs.items():
-        shape = [sizes[dim] if isinstance(dim, str) else dim for dim in dims]
-        example.append(torch.zeros(shape, dtype=torch.int64) if name in INTEGERS else torch.rand(shape))
-        dynamic.append({i: torch.export.Dim.DYNAMIC for i, dim in enumerate(dims) if dim in DYNAMIC})
-    if role.startswith("unet") and checkpoint.unet.rewards:  # forward(…, *folded)
-        fixed = len(inputs) - 4
-        dynamic = [*dynamic[:fixed], tuple(dynamic[fixed:])]
+    inputs, outputs = shapes(graph, checkpoint.unet.rewards)
+    example = [example_input(name, dims, constant) for name, dims in inputs.items()]
+    dynamic = [
+        {i: torch.export.Dim.DYNAMIC for i, dim in enumerate(dims) if dim in DYNAMIC} for dims in inputs.values()
+    ]
     (folder / path).parent.mkdir(parents=True)
     with quiet_exporter():
         program = torch.onnx.export(
-            graph(checkpoint, role).eval(),
+            graph_module(row.module, getattr(checkpoint, row.part)).eval(),
             tuple(example),
             dynamo=True,
             opset_version=OPSET,
@@ -97,19 +60,24 @@ def trace(checkpoint: Checkpoint, role: str, precision: str, folder: Path, path:
             output_names=list(outputs),
             verbose=False,
         )
+        assert program is not None
         fold_constants(program.model, output_size_limit=sys.maxsize, should_fold=slices_weight)
         strip_notes(program.model)
         if precision == "float32":
             store_halves(program.model)
         program.save(folder / path, external_data=True)
+    return Artifact(graph, "onnx", precision, path, described(inputs, constant), described(outputs, constant))
 
-    def described(side: dict) -> dict[str, list]:
-        return {
-            name: ["int64" if name in INTEGERS else "float32", *(constant.get(dim, dim) for dim in dims)]
-            for name, dims in side.items()
-        }
 
-    return Artifact(role, "onnx", precision, path, described(inputs), described(outputs))
+def described(side: dict[str, Dims], constant: dict[str, int]) -> dict[str, list]:
+    """Inputs or outputs as the manifest has them: dtype and dimensions, constants as numbers."""
+    return {name: [dtype(name), *(constant.get(str(dim), dim) for dim in dims)] for name, dims in side.items()}
+
+
+def example_input(name: str, dims: Dims, constant: dict[str, int]) -> torch.Tensor:
+    """A tensor of the example's shape, to trace with."""
+    shape = [(DYNAMIC | constant)[dim] if isinstance(dim, str) else dim for dim in dims]
+    return torch.zeros(shape, dtype=torch.int64) if name in INTEGERS else torch.rand(shape)
 
 
 def slices_weight(node: ir.Node) -> bool | None:

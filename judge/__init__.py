@@ -1,4 +1,4 @@
-"""Scores an edit on the three perspectives."""
+"""Judges: score an edit on the three perspectives."""
 
 from .reward import Judge, Reward
 

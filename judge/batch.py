@@ -1,4 +1,4 @@
-"""Many items judged at a time."""
+"""Judge many items in parallel."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,22 +13,22 @@ from .spending import Spending
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Reward | str)
-AHEAD = 64  # items a thread that may be judged before the first one is done
+AHEAD = 64  # items a thread that may be ahead of the oldest unfinished one
 
 
 def judge_all(
     score: Callable[[T], R], items: Sequence[T], concurrency: int, spending: Spending, name: str = "judge"
 ) -> Iterator[R]:
-    """`score` of every item, in their order, `concurrency` at a time; a text says why an item cannot be judged.
+    """`score` of every item in order, `concurrency` at a time; a text is the reason why an item cannot be judged.
 
-    An item has one request under way at a time, so `concurrency` is also the limit of requests. Shows what
-    was used so far, stored replies included, and an estimate of the whole.
+    An item has one request in flight at a time, so `concurrency` also limits the requests in flight. The progress
+    bar shows the tokens so far, those of stored replies included, and an estimate of the total.
 
     Raises:
-        MRCError: what `score` raises; nothing more is asked for then, and replies under way are waited for.
+        MRCError: what `score` raises; then no more requests are sent, and replies in flight are awaited.
     """
 
-    def judged(item: T) -> R:
+    def judge_one(item: T) -> R:
         spending.check()
         try:
             return score(item)
@@ -40,10 +40,10 @@ def judge_all(
     used = 0
     with ThreadPoolExecutor(concurrency) as pool, tqdm(total=len(items), desc=name, unit="item", disable=None) as bar:
         try:
-            left = iter(items)
-            for done, _ in enumerate(items, start=1):  # the bar counts nothing where it is not shown
-                while len(waiting) < AHEAD * concurrency and (item := next(left, None)) is not None:
-                    waiting.append(pool.submit(judged, item))
+            remaining = iter(items)
+            for done, _ in enumerate(items, start=1):  # a hidden bar does not count
+                while len(waiting) < AHEAD * concurrency and (item := next(remaining, None)) is not None:
+                    waiting.append(pool.submit(judge_one, item))
                 reward = waiting.popleft().result()
                 used += reward.tokens if isinstance(reward, Reward) else 0
                 bar.update()

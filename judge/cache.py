@@ -1,13 +1,13 @@
-"""Replies on disk, a file each, whole or not there: what was answered once is never asked again.
+"""Replies on disk, one file each, written whole: an answered question is not sent again.
 
-FOLDER/ab/abcdef….json    {"model", "text", "tokens"}, by the SHA-256 of what was asked
+FOLDER/ab/abcdef….json    {"model", "text", "tokens"}, by the SHA-256 of the question
 """
 
 import json
 from pathlib import Path
 
 from ..core.errors import MRCError
-from ..core.files import write_file
+from ..core.files import read_json, write_file
 from .reply import Reply
 
 
@@ -16,18 +16,24 @@ def path_of(folder: Path, key: str) -> Path:
 
 
 def load(folder: Path, key: str) -> Reply | None:
-    """The reply, or None if there is none yet."""
+    """The stored reply; None if there is none yet.
+
+    Raises:
+        MRCError: a damaged file.
+    """
     path = path_of(folder, key)
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        return Reply(str(entry["text"]), entry["tokens"])
-    except FileNotFoundError:
+    if not path.is_file():
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise MRCError(f"{path} is no stored reply ({error!r}); delete it, and it will be asked for again") from None
+    remedy = "delete it, and the question is sent again"
+    entry = read_json(path, remedy)
+    try:
+        return Reply(str(entry["text"]), entry["tokens"])
+    except KeyError as error:
+        raise MRCError(f"{path} is no stored reply, it has no {error}; {remedy}") from None
 
 
 def store(folder: Path, key: str, model: str, reply: Reply) -> None:
+    """Write the reply whole or not at all."""
     path = path_of(folder, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps({"model": model, "text": reply.text, "tokens": reply.tokens}))

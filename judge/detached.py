@@ -1,8 +1,7 @@
-"""A run whose requests outlive it: they are paid for, so their replies are kept even if it is killed.
+"""A worker process that outlives its command: requests cost money, so their replies are stored even after a kill.
 
-The command that the user sees starts a process of its own that does the work, and holds a pipe to it. If
-the command ends, however it ends, the pipe closes; the process then sends nothing more, stores the replies
-that are under way, and ends too. The next run waits for that.
+The command starts a worker process and keeps a pipe to it. When the command ends, in whatever way, the pipe
+closes; the worker then sends no more requests, stores the replies in flight, and ends. The next run waits for it.
 """
 
 import fcntl
@@ -17,7 +16,7 @@ from .spending import Spending
 
 
 def run_detached(module: str, argument: str) -> int:
-    """Run `python -m module argument` in a session of its own; returns its exit status."""
+    """Run `python -m module argument` in a new session; returns its exit status."""
     with subprocess.Popen(
         [sys.executable, "-P", "-m", module, argument], stdin=subprocess.PIPE, start_new_session=True
     ) as process:
@@ -26,28 +25,28 @@ def run_detached(module: str, argument: str) -> int:
             return process.wait()
         except KeyboardInterrupt:
             process.stdin.close()
-            print("stopping: the replies under way are waited for", file=sys.stderr)
+            print("stopping: waiting for the replies in flight", file=sys.stderr)
             process.wait()
             return 130
 
 
 def stop_with_parent(spending: Spending) -> None:
-    """In that process: stop when the pipe closes."""
+    """In the worker process: stop when the pipe closes."""
 
     def watch() -> None:
         sys.stdin.read()
-        spending.stop("the run was ended; run it again to go on")
+        spending.stop("the command has ended; run it again to go on")
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other run works in `folder`, and keep others waiting."""
+    """Wait until no other run works in `folder`, and let later runs wait."""
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for the run that is still at work in {folder}", file=sys.stderr)
+            print(f"waiting for the run that still works in {folder}", file=sys.stderr)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -1,7 +1,7 @@
-"""Any server that speaks OpenAI chat completions, through the `openai` client.
+"""Any server with OpenAI chat completions, through the `openai` client.
 
-The key is read from OPENAI_API_KEY and goes into the client alone: where a server repeats it, in a reply
-or an error, it is blotted out.
+The key is read from OPENAI_API_KEY and given to the client alone: where a server repeats it, in a reply
+or an error, it is replaced by "[key]".
 """
 
 import email.utils
@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,18 +20,19 @@ import openai
 from tqdm import tqdm
 
 from ..core.errors import MRCError
-from .questions import SCHEMA
+from .questions import SCHEMA, Message
 from .reply import Reply
 from .spending import Spending
 
+Options = dict[str, object]
 ATTEMPTS = 6  # requests for one reply, while the server is busy, broken or silent
-LONGEST_WAIT = 600.0  # seconds between two of them; a server that asks for more is given up
+LONGEST_WAIT = 600.0  # seconds between two attempts; no retry where a server asks for more
 SILENCE = 20  # questions in a row without a reply after which the run ends
-LONGEST_FAULT = 200  # characters of a server's error that are repeated
-SECRET = 8  # characters from which a key is one; local servers are given "EMPTY" and the like
-BUSY = {408, 409, 425, 429}  # besides 5xx
+LONGEST_FAULT = 200  # characters of a server's error in our message
+SECRET = 8  # shortest key that is secret; local servers take "EMPTY" and the like
+BUSY = {408, 409, 425, 429}  # statuses to retry, besides 5xx
 # Left out one by one where a server refuses them
-OPTIONS = {
+OPTIONS: Options = {
     "temperature": 0,
     "max_tokens": 4000,
     "response_format": {
@@ -41,7 +43,7 @@ OPTIONS = {
 
 
 class NoReply(MRCError):
-    """The server gave no reply to this question, however often it was asked."""
+    """The server did not reply to this question in any attempt."""
 
 
 class Endpoint:
@@ -69,17 +71,17 @@ class Endpoint:
             timeout=timeout,
             max_retries=0,  # `ask` is the one that retries
         )
-        self.options: dict[str, Any] = OPTIONS
+        self.options = OPTIONS
         self.unanswered = 0  # questions in a row
         self.lock = threading.Lock()
 
-    def ask(self, messages: list[dict[str, Any]]) -> Reply:
-        """The model's reply.
+    def ask(self, messages: list[Message]) -> Reply:
+        """The model's reply, after retries where the server is busy or broken.
 
         Raises:
-            NoReply: it gave none to this question.
-            Stopped: nothing more may be asked for.
-            MRCError: the server refuses the key or does not know the model, or has stopped answering.
+            NoReply: all attempts failed.
+            Stopped: the run may send no more requests.
+            MRCError: the server refuses the key or does not know the model, or no longer answers any question.
         """
         options, attempts = self.options, 0
         while True:
@@ -88,7 +90,7 @@ class Endpoint:
             try:
                 reply = self.request(messages, options)
             except openai.APIStatusError as error:
-                fault, status = self.blotted(error)[:LONGEST_FAULT], error.status_code
+                fault, status = self.without_key(error)[:LONGEST_FAULT], error.status_code
                 if status in (401, 403):
                     raise MRCError(f"the server refuses access (HTTP {status}); check OPENAI_API_KEY") from None
                 if status == 404:
@@ -102,12 +104,15 @@ class Endpoint:
                 wait = retry_after(error.response.headers)
             except (openai.APIConnectionError, httpx2.HTTPError, TimeoutError) as error:
                 cause = error.__cause__ or error
-                fault = f"{type(cause).__name__}, {self.blotted(cause)}"
+                fault = f"{type(cause).__name__}, {self.without_key(cause)}"
             except ValueError as error:
-                fault = f"what came is no chat completion ({self.blotted(error)})"
+                fault = f"the response is no chat completion ({self.without_key(error)})"
             else:
                 if left_out := self.options.keys() - options.keys():
-                    tqdm.write(f"the judge's server takes no {', '.join(sorted(left_out))}: left out", file=sys.stderr)
+                    tqdm.write(
+                        f"the judge's server does not accept {', '.join(sorted(left_out))}; left out from now on",
+                        file=sys.stderr,
+                    )
                 self.options, self.unanswered = options, 0
                 return reply
             attempts += 1
@@ -116,20 +121,21 @@ class Endpoint:
             self.spending.wait(max(wait, self.backoff * 2 ** (attempts - 1) * random.uniform(0.5, 1)))
 
     def silence(self, fault: str) -> MRCError:
-        """What to raise for a question without a reply: after many in a row the run ends."""
+        """The error for a question without a reply; after `SILENCE` of them in a row one that ends the run."""
         with self.lock:
             self.unanswered += 1
         if self.unanswered < SILENCE:
             return NoReply(fault)
         return MRCError(
-            f"{SILENCE} questions in a row had no reply, the last: {fault}; see to the server and run it again: "
-            "what was answered is kept"
+            f"{SILENCE} questions in a row had no reply, the last: {fault}; check the server and run it again: "
+            "replies so far are stored"
         )
 
-    def request(self, messages: list[dict[str, Any]], options: dict[str, Any]) -> Reply:
-        """One request. The client's time-out is between two bytes; a reply that trickles in is cut off here."""
+    def request(self, messages: list[Message], options: Options) -> Reply:
+        """One request. The client's time-out is between two bytes; the deadline here is for the whole reply."""
         deadline = time.monotonic() + self.timeout
         body = b""
+        # its overloads want each option as an argument of its own type
         create: Any = self.client.chat.completions.with_streaming_response.create
         with create(model=self.model, messages=messages, **options) as response:
             for piece in response.iter_bytes():
@@ -144,14 +150,19 @@ class Endpoint:
             raise ValueError(repr(error)) from None
         if not isinstance(text, str) or not isinstance(tokens, int | None):
             raise ValueError(f"content {type(text).__name__}, total_tokens {type(tokens).__name__}")
-        return Reply(self.blotted(text), tokens)
+        return Reply(self.without_key(text), tokens)
 
-    def blotted(self, value: object) -> str:
+    def without_key(self, value: object) -> str:
         text = str(value)
         return text.replace(self.key, "[key]") if len(self.key) >= SECRET else text
 
 
 def check_access(base_url: str | None, key: str) -> None:
+    """Check server and key without repeating the key.
+
+    Raises:
+        MRCError: no key and no server, or one that cannot be valid.
+    """
     if base_url is None and not key:
         raise MRCError(
             "there is no OPENAI_API_KEY in the environment; set it, or give the --base-url of a local server"
@@ -164,8 +175,8 @@ def check_access(base_url: str | None, key: str) -> None:
             raise MRCError("--base-url must be like http://localhost:8000/v1, without a name or password in it")
 
 
-def retry_after(headers: Any) -> float:
-    """Seconds that the server asks to wait: Retry-After in seconds or as a date; 0 if it does not say."""
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that the server asks to wait: Retry-After in seconds or as a date; 0 without it."""
     value = headers.get("Retry-After", "")
     try:
         return max(0.0, float(value))

@@ -1,4 +1,4 @@
-"""What a vision-language model is asked: a question a perspective, in the words of `prompts/`."""
+"""The questions to a vision-language model: one a perspective, in the words of `prompts/`."""
 
 import base64
 import hashlib
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
-from typing import Any
+from typing import TypedDict
 
 from PIL import Image
 
 from ..core.reward import PERSPECTIVES
 
-VERSION = 1  # of the prompts; goes up with every change of them
+VERSION = 1  # of the prompts; raise it with every change of them
 
-# What structured output is held to. The failure comes first, so that the score can rest on it
+# Of structured output. The failure comes first, so that the model reasons before it scores
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -29,8 +29,15 @@ SCHEMA = {
 }
 
 
+class Message(TypedDict):
+    """Of OpenAI chat completions."""
+
+    role: str
+    content: str | list[dict[str, object]]
+
+
 class Picture:
-    """An RGB image; how it is sent and what it is known by are made when they are first needed."""
+    """An RGB image with the URL it is sent as and the digest that identifies it, both computed when needed."""
 
     def __init__(self, image: Image.Image) -> None:
         self.image = image.convert("RGB")
@@ -43,20 +50,19 @@ class Picture:
 
     @cached_property
     def digest(self) -> str:
-        """Of size and pixels: the same whatever Pillow's PNG encoder does."""
+        """SHA-256 of size and pixels, independent of the PNG encoder."""
         return hashlib.sha256(repr(self.image.size).encode() + self.image.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Question:
-    """The prompt of a perspective, and the texts and pictures that it is about."""
+    """The prompt of a perspective, and the texts and pictures to judge."""
 
     prompt: str
     parts: Sequence[str | Picture]
 
-    def messages(self) -> list[dict[str, Any]]:
-        """As OpenAI chat completions take it."""
-        content = [
+    def messages(self) -> list[Message]:
+        content: list[dict[str, object]] = [
             {"type": "text", "text": part}
             if isinstance(part, str)
             else {"type": "image_url", "image_url": {"url": part.url}}
@@ -73,19 +79,20 @@ class Question:
 
 @cache
 def text(name: str) -> str:
+    """A file of `prompts/`."""
     return (files(__package__) / "prompts" / f"{name}.txt").read_text(encoding="utf-8").strip()
 
 
 def questions(source: Image.Image, edited: Image.Image, instruction: str) -> list[Question]:
-    """A question a perspective, in their order; quality is asked of the edited image alone."""
+    """One question a perspective, in order; the one on quality shows the edited image alone."""
     before, after = Picture(source), Picture(edited)
     pair = (f"Instruction: {instruction}", "Source image:", before, "Edited image:", after)
     shown = dict.fromkeys(PERSPECTIVES, pair) | {"quality": (after,)}
     return [Question(f"{text(name)}\n\n{text('answer')}", shown[name]) for name in PERSPECTIVES]
 
 
-def repeated(question: Question, unusable: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The question's messages, and after replies that could not be used those, and what was wrong with each."""
+def repeated(question: Question, unusable: Sequence[tuple[str, str]]) -> list[Message]:
+    """The question's messages, followed by each unusable reply and what was wrong with it."""
     messages = question.messages()
     for reply, fault in unusable:
         messages += [

@@ -1,11 +1,11 @@
-"""What a judge says of one edit."""
+"""A judge's reward of one edit."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 from PIL import Image
 
-# Of one perspective; None stands for a reply that stayed unusable
+# Of one perspective; None where no reply was usable
 Score = int | None
 
 
@@ -13,19 +13,19 @@ Score = int | None
 class Reward:
     """A judged edit; every tuple is in the order of `mrc_edit.core.reward.PERSPECTIVES`.
 
-    Where a perspective's reply stayed unusable its score, verdict and text are None and `failures` says why.
+    A perspective without a usable reply has None as score, verdict and text, and the reason in `failures`.
     """
 
     scores: tuple[Score, Score, Score]  # 0–5
     verdicts: tuple[bool | None, bool | None, bool | None]  # is the edit right in this perspective?
     texts: tuple[str | None, str | None, str | None]  # what went wrong, "None" if nothing did
     failures: tuple[str | None, str | None, str | None] = (None, None, None)
-    tokens: int = 0  # asked for and answered, all three requests and their repeats
-    replies: tuple[str, ...] = ()  # raw, the last of every perspective
+    tokens: int = 0  # of all requests and replies, repeats included
+    replies: tuple[str, ...] = ()  # the last raw reply of every perspective
 
     @property
     def usable(self) -> bool:
-        """Whether all three perspectives were judged."""
+        """Whether all three perspectives have a score."""
         return all(score is not None for score in self.scores)
 
 

@@ -1,4 +1,4 @@
-"""What a run has asked for so far, and when it must stop."""
+"""The requests and tokens of a run, and when it must stop."""
 
 import threading
 
@@ -6,14 +6,14 @@ from ..core.errors import MRCError
 
 
 class Stopped(MRCError):
-    """Nothing more may be asked for in this run; what was answered is kept."""
+    """This run may send no more requests; its replies so far are stored."""
 
 
 class Spending:
-    """Requests sent and tokens used by this run, with limits; shared by its threads.
+    """Requests and tokens of this run, with limits; shared by its threads.
 
-    Requests never exceed `max_requests`. Tokens are known when a reply is there: those of the requests
-    that are under way when `max_tokens` is reached come on top.
+    Requests never exceed `max_requests`. Tokens are known only after a reply: requests in flight may exceed
+    `max_tokens`.
     """
 
     def __init__(self, max_requests: int | None = None, max_tokens: int | None = None) -> None:
@@ -27,10 +27,10 @@ class Spending:
         self.lock = threading.Lock()
 
     def request(self) -> None:
-        """Count a request that is about to be sent.
+        """Count a request before it is sent.
 
         Raises:
-            Stopped: it must not be.
+            Stopped: a limit is reached or the run was stopped; do not send it.
         """
         self.check()
         with self.lock:
@@ -39,27 +39,33 @@ class Spending:
                 ("--max-tokens", self.tokens, self.max_tokens),
             ):
                 if limit is not None and spent >= limit:
-                    raise Stopped(f"{name} {limit} is reached; run it again to go on with as much")
+                    raise Stopped(
+                        f"{name} {limit} is reached; run the command again to go on, with the same limit again"
+                    )
             self.requests += 1
 
     def check(self) -> None:
-        """Raise Stopped once the run was stopped."""
+        """Raise Stopped if the run was stopped."""
         if self.stopped.is_set():
             raise Stopped(self.reason)
 
     def reply(self, tokens: int | None) -> None:
-        """Count the tokens of a reply."""
+        """Count the tokens of a reply.
+
+        Raises:
+            MRCError: they are unknown, and the run has a limit of tokens.
+        """
         if tokens is None and self.max_tokens is not None:
-            raise MRCError("the server does not say how many tokens it used; limit the run by --max-requests instead")
+            raise MRCError("the server does not report its tokens; limit the run by --max-requests instead")
         with self.lock:
             self.tokens += tokens or 0
 
     def stop(self, reason: str) -> None:
-        """No thread may send another request; the first reason is what they say."""
+        """Let no thread send another request; the first reason becomes their error."""
         with self.lock:
             self.reason = self.reason or reason
             self.stopped.set()
 
     def wait(self, seconds: float) -> None:
-        """Sleep, but not longer than the run."""
+        """Sleep, but wake when the run is stopped."""
         self.stopped.wait(seconds)

@@ -18,12 +18,12 @@ from .reply import Answer, Reply, read_answer
 from .reward import Reward
 
 T = TypeVar("T")
-ASKS = 3  # replies to one question, until one can be used
+ASKS = 3  # attempts to get a usable reply to a question
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one question ended."""
+    """The result of one question: an answer, or the reason why there is none."""
 
     answer: Answer | None
     failure: str | None
@@ -32,15 +32,15 @@ class Outcome:
 
 
 class VisionJudge:
-    """See `Judge`. Every reply is stored in `folder` as it arrives, and a stored one is not asked for again.
+    """See `Judge`. Every reply is stored in `folder` as it arrives; a question with a stored reply is not sent again.
 
-    A perspective whose replies stay unusable, or that gets none, is a failure in the reward. Unusable replies
-    are stored like others; where there was no reply the next run asks again.
+    A perspective without a usable reply is a failure in the reward. Unusable replies are stored like others;
+    a question without any reply is sent again by the next run.
     """
 
     def __init__(self, endpoint: Endpoint, folder: Path) -> None:
         self.endpoint, self.folder = endpoint, folder
-        self.asking: dict[str, threading.Lock] = {}  # equal questions at the same time are asked once
+        self.asking: dict[str, threading.Lock] = {}  # equal questions at the same time are sent once
 
     def score(self, source: Image.Image, edited: Image.Image, instruction: str) -> Reward:
         outcomes = [self.outcome(question) for question in questions(source, edited, instruction)]
@@ -55,7 +55,7 @@ class VisionJudge:
         )
 
     def outcome(self, question: Question) -> Outcome:
-        """Ask until a reply can be used."""
+        """Ask until a reply is usable, at most `ASKS` times."""
         unusable: list[tuple[str, str]] = []  # replies, and what was wrong with them
         tokens = 0
         while len(unusable) < ASKS:
@@ -72,7 +72,7 @@ class VisionJudge:
         return Outcome(None, f"unusable: {fault}", tokens, reply_text)
 
     def reply(self, question: Question, unusable: list[tuple[str, str]]) -> Reply:
-        """The stored reply, or the model's, stored; `unusable` are those that it gave before."""
+        """The stored reply, or else the model's, which is then stored; `unusable` are its earlier replies."""
         asked = [question.key, self.endpoint.model, *(text for text, _ in unusable)]
         key = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
         with self.asking.setdefault(key, threading.Lock()):
@@ -85,5 +85,6 @@ class VisionJudge:
 
 
 def three(values: Iterable[T]) -> tuple[T, T, T]:
+    """A tuple whose length the type checker knows."""
     first, second, third = values
     return first, second, third

@@ -1,5 +1,5 @@
 """The operators worth a kernel: one folder each, with a plain reference beside every fast version.
 
-Native CPU kernels live in one shared library, built by CMake from `csrc/` and bound by ctypes, so
-that importing them needs numpy and nothing else.
+They serve the `torch` backend. The native CPU kernels are one shared library, which CMake builds from `csrc/`
+if it finds a C++ compiler and ctypes loads.
 """

@@ -1,6 +1,7 @@
-"""The shared library of native CPU kernels."""
+"""The shared library of native CPU kernels, which the build makes where it has a C++ compiler."""
 
 import ctypes
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +12,7 @@ LIBRARY = "libmrc_kernels.so"
 
 
 def find(name: str) -> Path | None:
-    """A shared library that the build put into this package."""
+    """The path of a shared library that the build put into this package, None without it."""
     return next((path for folder in folders if (path := Path(folder) / name).is_file()), None)
 
 
@@ -20,25 +21,33 @@ def library() -> ctypes.CDLL:
     """Load the library once.
 
     Raises:
-        MRCError: it was not built, which `pip install` does.
+        MRCError: it was not built, or cannot be loaded.
     """
     path = find(LIBRARY)
     if path is None:
-        raise MRCError(f"{LIBRARY} is in none of {list(folders)}; run `pip install .` to build the native kernels")
-    return ctypes.CDLL(str(path))
+        raise MRCError(f"{LIBRARY} was not built; install a C++ compiler (g++ or clang) and run pip install again")
+    try:
+        return ctypes.CDLL(str(path))
+    except OSError as error:
+        raise MRCError(f"{LIBRARY} cannot be loaded: {error}") from error
 
 
-def pointer(array) -> ctypes.c_void_p | None:
-    """Address of a C-contiguous array's first element, None for None."""
-    # `array.ctypes` builds objects on the way, and a step asks ten times
-    return None if array is None else ctypes.c_void_p(array.__array_interface__["data"][0])
+@cache
+def ready() -> bool:
+    """Whether the library can be used; the first call warns if not."""
+    try:
+        library()
+    except MRCError as error:
+        warnings.warn(f"{error}; until then PyTorch's own operators do its work", stacklevel=2)
+        return False
+    return True
 
 
 STATUS = {1: "a size does not fit", 2: "a pointer is missing", 3: "there is not enough memory"}
 
 
 def check(status: int, name: str) -> None:
-    """Raise for what a kernel returned.
+    """Raise for the code that a kernel returned.
 
     Raises:
         ValueError: it was not zero.

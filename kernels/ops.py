@@ -1,12 +1,11 @@
 """The operators as PyTorch sees them, and the one place that chooses what computes them.
 
-CUDA tensors go to the pack compiled ahead of time where it was built, and what it has not to Triton where
-that is installed; CPU tensors go to the native library; all others, and what a kernel does not take, to the
-reference. `MRC_REFERENCE_KERNELS=1` or `reference_kernels()` sends everything to the reference.
+CUDA tensors go to the pack if it was built, and to Triton where the pack has no kernel; CPU tensors go to the native
+library if it was built. The reference computes everything else. `MRC_REFERENCE_KERNELS=1` or `reference_kernels()`
+sends everything to the reference.
 
-The operators are `torch.ops.mrc.reward_block` and `torch.ops.mrc.group_norm_silu`, with shapes for
-tracing, autocast, and gradients through the reference, and `torch.ops.mrc.guided_step`, which works in
-place and has none. Arrays need no PyTorch for that one: `kernels.guided_step`.
+`torch.ops.mrc.reward_block` and `torch.ops.mrc.group_norm_silu` have shapes for tracing, autocast, and gradients
+through the reference. `torch.ops.mrc.sampler_step` works in place and has no gradient.
 """
 
 import os
@@ -21,11 +20,9 @@ from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from .feature_maps import TYPES, layout
+from . import native, pack
+from .feature_maps import FLOATS, layout
 from .group_norm_silu import reference as group_norm_reference
-from .guided_step import guided_step as guided_native
-from .guided_step.reference import guided_step as guided_reference
-from .pack import NotInPack, ready
 from .reward_block import reference as reward_reference
 
 SWITCH = "MRC_REFERENCE_KERNELS"
@@ -34,7 +31,7 @@ forced = os.environ.get(SWITCH, "") not in ("", "0")
 
 @contextmanager
 def reference_kernels() -> Iterator[None]:
-    """Everything inside is computed by the references."""
+    """The references compute every operator inside."""
     global forced
     before, forced = forced, True
     try:
@@ -43,108 +40,96 @@ def reference_kernels() -> Iterator[None]:
         forced = before
 
 
-def chosen(hidden: Tensor, fits: bool = True, packed: bool = True) -> str:
-    """Which module of an operator's folder computes on `hidden`.
+def chosen(tensor: Tensor, fits: bool = True, packed: bool = True) -> str:
+    """Name of the module in an operator's folder that computes on `tensor`.
 
-    `fits` says that its kernels take the shape, `packed` that the pack may have it.
+    `fits`: the kernels take these arguments. `packed`: the pack may compute; False after it declined.
     """
-    if forced or not fits or hidden.dtype not in TYPES or not hidden.numel():
+    if forced or not fits or tensor.dtype not in FLOATS or not tensor.numel():
         return "reference"
-    if hidden.device.type == "cpu":
-        return "native"
-    if hidden.device.type == "cuda" and packed and ready():
+    if tensor.device.type == "cpu":
+        return "native" if native.ready() else "reference"
+    if tensor.device.type == "cuda" and packed and pack.ready():
         return "pack"
-    return "triton_kernel" if hidden.device.type == "cuda" and find_spec("triton") else "reference"
+    return "triton_kernel" if tensor.device.type == "cuda" and find_spec("triton") else "reference"
 
 
-def compute(name: str, where: str, *arguments: Any) -> Any:
-    return getattr(import_module(f".{name}.{where}", __package__), name)(*arguments)
+def compute(name: str, fits: bool, tensor: Tensor, *rest: object) -> Any:
+    """Call operator `name` in the module that is chosen for `tensor`, its first argument."""
 
+    def call(module: str) -> Any:
+        return getattr(import_module(f".{name}.{module}", __package__), name)(tensor, *rest)
 
-def mapped(name: str, fits: bool, hidden: Tensor, *rest: Any) -> Tensor:
-    """A feature map from a feature map, in its layout."""
     try:
-        output = compute(name, chosen(hidden, fits), hidden, *rest)
-    except NotInPack:
-        output = compute(name, chosen(hidden, fits, packed=False), hidden, *rest)
-    return output.contiguous(memory_format=layout(hidden))
+        return call(chosen(tensor, fits))
+    except pack.NotInPack:
+        return call(chosen(tensor, fits, packed=False))
 
 
 @torch.library.custom_op("mrc::reward_block", mutates_args=())
 def reward_block(
     hidden: Tensor, gate: Tensor, gate_bias: Tensor, base: Tensor, update: Tensor, weights: list[Tensor], groups: int
 ) -> Tensor:
-    """See `reward_block.reference`."""
+    """See `reward_block.reference`; the output has the layout of `hidden`."""
     fits = hidden.shape[1] % 32 == 0
-    return mapped("reward_block", fits, hidden, gate, gate_bias, base, update, weights, groups)
+    output = compute("reward_block", fits, hidden, gate, gate_bias, base, update, weights, groups)
+    return output.contiguous(memory_format=layout(hidden))
 
 
 @torch.library.custom_op("mrc::group_norm_silu", mutates_args=())
 def group_norm_silu(
     hidden: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, offset: Tensor | None, silu: bool
 ) -> Tensor:
-    """See `group_norm_silu.reference`."""
-    return mapped("group_norm_silu", True, hidden, weight, bias, groups, eps, offset, silu)
+    """See `group_norm_silu.reference`; the output has the layout of `hidden`."""
+    output = compute("group_norm_silu", True, hidden, weight, bias, groups, eps, offset, silu)
+    return output.contiguous(memory_format=layout(hidden))
 
 
-@torch.library.custom_op("mrc::guided_step", mutates_args=("latents", "data", "sample"))
-def guided_step(
-    noise: Tensor, guidance: Tensor, latents: Tensor, data: Tensor, fresh: Tensor | None, coefficients: Tensor,
-    data_coefficients: Tensor, input_scale: Tensor, item: Tensor, sample: Tensor,
+@torch.library.custom_op("mrc::sampler_step", mutates_args=("latents", "denoised", "sample"))
+def sampler_step(
+    noise: Tensor, latents: Tensor, denoised: Tensor, fresh_noise: Tensor | None, coefficients: Tensor,
+    denoised_coefficients: Tensor, input_scale: Tensor, item: Tensor, sample: Tensor,
 ) -> None:  # fmt: skip
-    """`kernels.guided_step` on tensors of one device, in place; `input_scale` has one value.
-
-    Off the GPU all but `item` is contiguous float32.
-    """
-    before = (noise, guidance, latents, data, fresh, coefficients, data_coefficients)
-    where = chosen(noise)
-    if where == "pack":
-        try:
-            return compute("guided_step", where, *before, input_scale, item, sample)
-        except NotInPack:
-            where = chosen(noise, packed=False)
-    if where == "triton_kernel":
-        return compute("guided_step", where, *before, input_scale, item, sample)
-    arrays: list[Any] = [None if tensor is None else tensor.numpy(force=True) for tensor in before]
-    arrays += [float(input_scale), item.numpy(force=True), sample.numpy(force=True)]
-    if where == "native":
-        return guided_native(*arrays)
-    for tensor, array in zip((latents, data, sample), guided_reference(*arrays), strict=True):
-        tensor.copy_(torch.from_numpy(array))
+    """See `sampler_step.reference`; latents, denoised, fresh noise and sample are contiguous."""
+    fits = noise.device.type != "cpu"  # there the reference is as fast as a kernel
+    compute(
+        "sampler_step", fits, noise, latents, denoised, fresh_noise, coefficients, denoised_coefficients, input_scale,
+        item, sample,
+    )  # fmt: skip
 
 
-@guided_step.register_fake
-def _(*arguments: Any) -> None:
+@sampler_step.register_fake
+def _(*arguments: object) -> None:
     return None
 
 
 def register(operator: CustomOpDef, reference: Callable[..., Tensor]) -> None:
-    """Shapes for tracing, gradients through the reference, and autocast: the feature map takes autocast's type."""
+    """Shapes for tracing, gradients through the reference, and autocast, which casts the feature map."""
 
-    def shape(hidden: Tensor, *rest: Any) -> Tensor:
+    def shape(hidden: Tensor, *rest: object) -> Tensor:
         return torch.empty_like(hidden, memory_format=layout(hidden))
 
-    def keep(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        leaves, ctx.form = tree_flatten(inputs)
-        ctx.tensors = [isinstance(leaf, Tensor) for leaf in leaves]
+    def save(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        leaves, ctx.structure = tree_flatten(inputs)
+        ctx.is_tensor = [isinstance(leaf, Tensor) for leaf in leaves]
         ctx.others = [leaf for leaf in leaves if not isinstance(leaf, Tensor)]
         ctx.save_for_backward(*(leaf for leaf in leaves if isinstance(leaf, Tensor)))
 
     def backward(ctx: Any, gradient: Tensor) -> tuple:
-        saved, others = iter(ctx.saved_tensors), iter(ctx.others)
-        leaves = [next(saved).detach() if tensor else next(others) for tensor in ctx.tensors]
-        wanted = [leaf.requires_grad_() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        tensors, others = iter(ctx.saved_tensors), iter(ctx.others)
+        leaves = [next(tensors).detach() if is_tensor else next(others) for is_tensor in ctx.is_tensor]
+        sources = [leaf.requires_grad_() for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         with torch.enable_grad():
-            result = reference(*tree_unflatten(leaves, ctx.form))
-        found = iter(torch.autograd.grad(result, wanted, gradient.to(result.dtype)))
-        gradients = [next(found) if isinstance(leaf, Tensor) and leaf.requires_grad else None for leaf in leaves]
-        return tuple(tree_unflatten(gradients, ctx.form))
+            output = reference(*tree_unflatten(leaves, ctx.structure))
+        results = iter(torch.autograd.grad(output, sources, gradient.to(output.dtype)))
+        gradients = [next(results) if isinstance(leaf, Tensor) and leaf.requires_grad else None for leaf in leaves]
+        return tuple(tree_unflatten(gradients, ctx.structure))
 
     operator.register_fake(shape)
-    operator.register_autograd(backward, setup_context=keep)
+    operator.register_autograd(backward, setup_context=save)
     for device in ("cpu", "cuda"):
 
-        def cast(hidden: Tensor, *rest: Any, device: str = device) -> Tensor:
+        def cast(hidden: Tensor, *rest: object, device: str = device) -> Tensor:
             with torch.amp.autocast(device, enabled=False):
                 return operator(hidden.to(torch.get_autocast_dtype(device)), *rest)
 

@@ -3,17 +3,15 @@
 import ctypes
 import warnings
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..core.errors import MRCError
-from .feature_maps import TYPES, layout
 from .native import find
 
 LIBRARY = "libmrc_cuda.so"
-DECLINED = (16, 17)  # MRC_CUDA_NOT_IN_PACK, MRC_CUDA_BAD_POINTER: for Triton
+DECLINED = (16, 17)  # MRC_CUDA_NOT_IN_PACK, MRC_CUDA_BAD_POINTER: Triton takes these
 
 
 class NotInPack(MRCError):
@@ -37,6 +35,7 @@ def library() -> ctypes.CDLL:
 
 
 def meaning(status: int) -> str:
+    """The library's text for one of its codes."""
     return library().mrc_cuda_error_string(status).decode()
 
 
@@ -51,7 +50,7 @@ def problem() -> str | None:
 
 @cache
 def ready() -> bool:
-    """Whether the pack can be used; warns where it was built and cannot."""
+    """Whether the pack can be used; the first call warns if it was built and cannot."""
     if find(LIBRARY) is None:
         return False
     if why := problem():
@@ -59,50 +58,12 @@ def ready() -> bool:
     return not why
 
 
-class FeatureMaps(ctypes.Structure):
-    """`mrc_cuda_feature_maps`."""
-
-    _fields_ = (
-        ("input", ctypes.c_void_p),
-        ("output", ctypes.c_void_p),
-        ("count", ctypes.c_int64),
-        ("channels", ctypes.c_int64),
-        ("positions", ctypes.c_int64),
-        ("type", ctypes.c_int32),
-        ("groups", ctypes.c_int32),
-        ("epsilon", ctypes.c_float),
-        ("scale", ctypes.c_void_p),
-        ("shift", ctypes.c_void_p),
-    )
-
-
-def feature_maps(
-    hidden: Tensor, output: Tensor, groups: int, epsilon: float, scale: Tensor, shift: Tensor
-) -> FeatureMaps:
-    """The structure over `hidden` and `output` `[N, C, h, w]`, channels last, all of one type.
-
-    Raises:
-        NotInPack: `hidden` is not channels last.
-    """
-    if layout(hidden) is not torch.channels_last:
-        raise NotInPack(f"hidden {tuple(hidden.shape)} is not channels last")
-    count, channels, height, width = hidden.shape
-    return FeatureMaps(
-        hidden.data_ptr(), output.data_ptr(), count, channels, height * width,
-        TYPES[hidden.dtype], groups, epsilon, scale.data_ptr(), shift.data_ptr(),
-    )  # fmt: skip
-
-
-def pointer(tensor: Tensor | None) -> ctypes.c_void_p | None:
-    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
-
-
-def run(name: str, tensor: Tensor, *arguments: Any) -> None:
+def run(name: str, tensor: Tensor, *arguments: object) -> None:
     """Call a function of the library on the device of `tensor` and its current stream.
 
     Raises:
         NotInPack: it has no kernel for these arguments.
-        MRCError: anything else that failed.
+        MRCError: it failed for another reason.
     """
     with torch.cuda.device_of(tensor):
         stream = ctypes.c_void_p(torch.cuda.current_stream(tensor.device).cuda_stream)

@@ -1,6 +1,6 @@
 """Read and write checkpoints in the released folder layout: safetensors only, strict on every tensor.
 
-    model_index.json  scheduler/  tokenizer/  text_encoder/  unet/  vae/
+    model_index.json  scheduler/  tokenizer/  text_encoder/  unet/  vae/  defaults.json (ours, where it differs)
 
 Keys written by older libraries load: `text_model.` prefixes in the text encoder, `query`/`key`/
 `value`/`proj_attn` in the VAE's attention.
@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,8 +23,9 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ..core.defaults import Defaults, read_defaults, write_defaults
 from ..core.errors import MRCError
-from ..core.files import file_digest, replace_folder
+from ..core.files import file_digest, read_json, replace_folder
 from .rewards import BLOCK_KEYS, REWARD_KEYS
 from .unet import MRCUNet
 
@@ -36,6 +37,7 @@ WEIGHTS = {
     "text_encoder": "model.safetensors",
 }
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+REMEDY = "the checkpoint is incomplete or damaged, restore the original file"
 VAE_OLD_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
@@ -48,6 +50,7 @@ class Checkpoint:
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     scheduler: diffusers.SchedulerMixin
+    defaults: Defaults = field(default_factory=Defaults)
 
 
 def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> Checkpoint:
@@ -77,8 +80,8 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> C
         }
         fill(text_encoder, text_state, dtype, folder / "text_encoder")
         progress.update()
-    scheduler = load_scheduler(folder / "scheduler")
-    return Checkpoint(unet, vae, text_encoder, load_tokenizer(folder / "tokenizer"), scheduler)
+    tokenizer, scheduler = load_tokenizer(folder / "tokenizer"), load_scheduler(folder / "scheduler")
+    return Checkpoint(unet, vae, text_encoder, tokenizer, scheduler, read_defaults(folder))
 
 
 def load_unet(folder: Path, dtype: torch.dtype) -> MRCUNet:
@@ -114,20 +117,8 @@ def built(folder: Path, make: Callable[[dict], Module]) -> Module:
         raise MRCError(f"{folder}/config.json describes no model ({reason}); restore the original file") from None
 
 
-def read_json(path: Path) -> dict:
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise MRCError(f"{path} is missing; the checkpoint folder is incomplete") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise MRCError(f"{path} is not JSON ({error}); restore it from the original checkpoint") from None
-    if not isinstance(value, dict):
-        raise MRCError(f"{path} holds a {type(value).__name__}, not an object; restore it from the original")
-    return value
-
-
 def read_config(folder: Path) -> dict:
-    return read_json(folder / "config.json")
+    return read_json(folder / "config.json", REMEDY)
 
 
 def read_weights(checkpoint: Path, part: str) -> dict[str, torch.Tensor]:
@@ -192,7 +183,7 @@ def fill(module: Module, state: dict[str, torch.Tensor], dtype: torch.dtype, fol
 
 
 def load_scheduler(folder: Path) -> diffusers.SchedulerMixin:
-    config = read_json(folder / "scheduler_config.json")
+    config = read_json(folder / "scheduler_config.json", REMEDY)
     name = config.get("_class_name")
     if not (isinstance(name, str) and name.endswith("Scheduler") and hasattr(diffusers, name)):
         raise MRCError(f"{folder}: _class_name is {name!r}, not a diffusers scheduler; restore the original file")
@@ -244,6 +235,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
             "vae": ["diffusers", "AutoencoderKL"],
         }
         (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+        write_defaults(out, checkpoint.defaults)
 
 
 def write_weights(state: dict[str, torch.Tensor], path: Path) -> None:

@@ -46,23 +46,31 @@ def seeded_checkpoint(rewards: bool = True) -> Checkpoint:
         scaling_factor=0.18215,
         sample_size=256,
     )
-    text_encoder = CLIPTextModel(
+    text_encoder = small_text_encoder(tokenizer, TEXT_WIDTH, layers=2, feed_forward=2 * TEXT_WIDTH, length=77)
+    scheduler = EulerAncestralDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+    return Checkpoint(seeded(unet), seeded(vae), seeded(text_encoder), tokenizer, scheduler)
+
+
+def small_text_encoder(
+    tokenizer: CLIPTokenizer, width: int, layers: int, feed_forward: int, length: int
+) -> CLIPTextModel:
+    """An untrained CLIP text encoder of four heads for texts of `length` tokens."""
+    return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=2 * TEXT_WIDTH,
-            num_hidden_layers=2,
+            hidden_size=width,
+            intermediate_size=feed_forward,
+            num_hidden_layers=layers,
             num_attention_heads=4,
-            projection_dim=TEXT_WIDTH,
+            projection_dim=width,
+            max_position_embeddings=length,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    scheduler = EulerAncestralDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
-    )
-    return Checkpoint(seeded(unet), seeded(vae), seeded(text_encoder), tokenizer, scheduler)
 
 
 @torch.no_grad()

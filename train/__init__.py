@@ -1,1 +1,1 @@
-"""Triplets and rewards to a checkpoint folder. Empty in this version."""
+"""Training: triplets and rewards -> checkpoint folder."""

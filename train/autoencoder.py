@@ -3,8 +3,8 @@
     python -m mrc_edit.train.autoencoder OUT --photographs DIR --steps 700
 
 Stable Diffusion's architecture at a hundredth of its size and 4× down instead of 8×: at 128 pixels
-an object is then ten latents wide and keeps its outline. It starts where the first three latents are
-the picture averaged over 4×4 pixels and learns the rest, which takes minutes instead of hours.
+an object is ten latents wide, enough for its outline. Training starts from weights whose first three latents
+are the picture averaged over 4×4 pixels, and so takes minutes instead of hours.
 """
 
 import argparse
@@ -39,14 +39,15 @@ CONFIG = {
 }
 CROP = 64  # pixels
 BATCH = 32
+HELD_OUT = 64  # pictures that measure the trained VAE
 ANCHOR, LINEAR = 8.0, 4.0  # see `start_at_averages`
-KL_WEIGHT = 3e-6  # as Stable Diffusion's VAE: latents stay bounded, not normal
+KL_WEIGHT = 3e-6  # small, as in Stable Diffusion's VAE: bounds the latents without making them normal
 
 
-class Pictures(Dataset):
-    """Endless pictures by index: photographs, scenes, tones and styles, some with artifacts.
+class Pictures(Dataset[torch.Tensor]):
+    """Endless pictures by index: crops of photographs and edited scenes, some with artifacts.
 
-    Crops, float32 `[3, crop, crop]` in -1…1.
+    Float32 `[3, crop, crop]` in -1…1.
     """
 
     def __init__(self, photographs: list[np.ndarray], seed: int, crop: int) -> None:
@@ -69,11 +70,11 @@ class Pictures(Dataset):
 
 @torch.no_grad()
 def start_at_averages(vae: AutoencoderKL) -> None:
-    """Weights with which the first three latents are colours averaged over each latent's pixels, without noise.
+    """Set weights with which the first three latents are the colours averaged over a latent's pixels, without noise.
 
-    The first three channels of every layer carry colours unchanged, residual branches start at zero.
+    The first three channels of every layer pass colours on unchanged; residual branches start at zero.
     GroupNorm would divide a picture by its own contrast: a constant channel in each group, `ANCHOR`,
-    makes the divisor nearly constant. SiLU is the identity some way up from zero: `LINEAR` shifts
+    makes the divisor nearly constant. SiLU is close to the identity well above zero: `LINEAR` shifts
     colours there.
     """
     encoder, decoder = vae.encoder, vae.decoder
@@ -83,7 +84,7 @@ def start_at_averages(vae: AutoencoderKL) -> None:
         resnet.conv2.weight.zero_()
         resnet.conv2.bias.zero_()
     downsamplers = [block.downsamplers[0].conv for block in encoder.down_blocks[:-1]]
-    through = [
+    passing = [  # convolutions that pass colours on
         encoder.conv_in,
         decoder.conv_in,
         encoder.conv_out,
@@ -91,9 +92,9 @@ def start_at_averages(vae: AutoencoderKL) -> None:
         vae.quant_conv,
         vae.post_quant_conv,
     ]
-    through += [resnet.conv_shortcut for resnet in residuals if resnet.conv_shortcut is not None]
-    through += [block.upsamplers[0].conv for block in decoder.up_blocks[:-1]]
-    for conv in (*through, *downsamplers):
+    passing += [resnet.conv_shortcut for resnet in residuals if resnet.conv_shortcut is not None]
+    passing += [block.upsamplers[0].conv for block in decoder.up_blocks[:-1]]
+    for conv in (*passing, *downsamplers):
         conv.weight[:3] = 0
         conv.bias[:3] = 0
         centre = conv.kernel_size[0] // 2
@@ -115,46 +116,49 @@ def start_at_averages(vae: AutoencoderKL) -> None:
 
 
 def train(out: Path, photographs: Path | None, steps: int, seed: int) -> None:
-    """Train for `steps` batches and write the new VAE folder `out`."""
+    """Train for `steps` batches and write the new VAE folder `out`.
+
+    Raises:
+        MRCError: `out` exists, or `photographs` cannot be used.
+    """
     if out.exists():
         raise MRCError(f"{out} exists already; give a folder that does not")
     torch.manual_seed(seed)
     vae = AutoencoderKL(**CONFIG).to(memory_format=torch.channels_last)
     start_at_averages(vae)
     optimizer = torch.optim.AdamW(vae.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=1e-4)
-    averaged = EMAModel(vae.parameters(), decay=0.998, use_ema_warmup=True, power=0.75)
-    every = load_photographs(photographs)
-    pictures = Pictures(every, seed, CROP)
-    loader = DataLoader(pictures, BATCH, sampler=range(steps * BATCH), num_workers=1)
+    average = EMAModel(vae.parameters(), decay=0.998, use_ema_warmup=True, power=0.75)
+    loaded = load_photographs(photographs)
+    loader = DataLoader(Pictures(loaded, seed, CROP), BATCH, sampler=range(steps * BATCH), num_workers=1)
     bar = tqdm(loader, desc="autoencoder", disable=None)
     for step, batch in enumerate(bar):
-        left = 1 - step / steps
+        remaining = 1 - step / steps
         for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * min(1.0, 3 * left, (step + 1) / 50)  # constant, then linear to zero
+            group["lr"] = 1e-3 * min(1.0, 3 * remaining, (step + 1) / 50)  # warm-up, constant, then linear to zero
         with torch.autocast("cpu", torch.bfloat16):
             batch = batch.to(memory_format=torch.channels_last)
             moments = vae.encode(batch).latent_dist
-            found = vae.decode(moments.sample()).sample
-        found = found.float()
-        coarse = F.l1_loss(F.avg_pool2d(found, 4), F.avg_pool2d(batch, 4))
-        loss = F.l1_loss(found, batch) + coarse + KL_WEIGHT * moments.kl().float().mean()
+            decoded = vae.decode(moments.sample()).sample
+        decoded = decoded.float()
+        coarse = F.l1_loss(F.avg_pool2d(decoded, 4), F.avg_pool2d(batch, 4))
+        loss = F.l1_loss(decoded, batch) + coarse + KL_WEIGHT * moments.kl().float().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
-        averaged.step(vae.parameters())
+        average.step(vae.parameters())
         bar.set_postfix(loss=f"{loss.item():.4f}")
-    averaged.copy_to(vae.parameters())
-    write(vae, Pictures(every, seed, SIZE), out, {"steps": steps, "seed": seed})
+    average.copy_to(vae.parameters())
+    write(vae, Pictures(loaded, seed, SIZE), out, {"steps": steps, "seed": seed})
 
 
 @torch.no_grad()
 def write(vae: AutoencoderKL, pictures: Pictures, out: Path, record: dict) -> None:
-    """The VAE folder, with the scaling factor that gives its latents a standard deviation of one."""
-    batch = torch.stack([pictures[10**9 + i] for i in range(64)])  # never trained on
+    """Write the VAE folder, with the scaling factor that gives its latents a standard deviation of one."""
+    batch = torch.stack([pictures[10**9 + i] for i in range(HELD_OUT)])  # never trained on
     latents = vae.encode(batch).latent_dist.mode()
-    found = vae.decode(latents).sample.clamp(-1, 1)
-    psnr = -10 * torch.log10(F.mse_loss(found, batch) / 4).item()
+    decoded = vae.decode(latents).sample.clamp(-1, 1)
+    psnr = -10 * torch.log10(F.mse_loss(decoded, batch) / 4).item()
     vae.register_to_config(scaling_factor=1 / latents.std().item())
     with replace_folder(out) as folder:
         vae.save_config(folder)
@@ -165,9 +169,9 @@ def write(vae: AutoencoderKL, pictures: Pictures, out: Path, record: dict) -> No
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mrc_edit.train.autoencoder", description="Train a small VAE.")
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--photographs", type=Path, help="folder of pictures besides scikit-image's")
-    parser.add_argument("--steps", type=int, default=700)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--photographs", type=Path, help="folder of photographs besides scikit-image's (default: none)")
+    parser.add_argument("--steps", type=int, default=700, help="batches to train (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and pictures (default: %(default)s)")
     args = parser.parse_args()
     sys.exit(run_command(lambda: train(args.out, args.photographs, args.steps, args.seed)))
 

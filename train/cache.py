@@ -4,7 +4,7 @@
     edited.npy [N, 2, 4, h, w] float16 mean and standard deviation of the edited image, scaled
     scores.npy [N, 3] float32          only if the data has rewards
     texts.json                         ids, instructions, reward texts, broken samples
-    key.json                           what it was made from
+    key.json                           data, size, precision and VAE it was computed from
 
 Cached images are centre crops without flips.
 """
@@ -12,6 +12,7 @@ Cached images are centre crops without flips.
 import hashlib
 import json
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -20,15 +21,26 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..core.errors import MRCError
-from ..core.files import replace_folder
+from ..core.files import read_json, replace_folder
 from .data import Triplets
-from .data.batches import check_broken, fit_pair, step_indices
+from .data.batches import LoadedBatch, check_broken, fit_pair, step_indices
+from .data.triplet import Scores
 
 ENCODE_BATCH = 32
+REMEDY = "remove the cache, the next run builds it again"
 
 
-class Pairs(Dataset):
-    """Item i: fitted source and edited image and the texts, or the message of a broken sample."""
+class Record(TypedDict):
+    """What `texts.json` and `scores.npy` say of a triplet."""
+
+    id: str
+    instruction: str
+    scores: Scores | None
+    reward_text: str | None
+
+
+class Samples(Dataset[tuple[np.ndarray, Record] | str]):
+    """Item i: images `[2, 3, size, size]` in -1…1, source and edited, and the record; or a broken sample's message."""
 
     def __init__(self, triplets: Triplets, size: int) -> None:
         self.triplets, self.size = triplets, size
@@ -36,14 +48,13 @@ class Pairs(Dataset):
     def __len__(self) -> int:
         return len(self.triplets)
 
-    def __getitem__(self, index: int) -> dict:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Record] | str:
         try:
             triplet = self.triplets[index]
         except MRCError as error:
-            return {"broken": str(error)}
-        source, edited = fit_pair(triplet.source, triplet.edited, self.size, flip=False, crop=(0.5, 0.5))
-        return {
-            "images": np.stack([source, edited]),
+            return str(error)
+        images = np.stack(fit_pair(triplet.source, triplet.edited, self.size, flip=False, crop=(0.5, 0.5)))
+        return images, {
             "id": triplet.id,
             "instruction": triplet.instruction,
             "scores": triplet.scores,
@@ -55,43 +66,54 @@ class Pairs(Dataset):
 def build_cache(
     triplets: Triplets, vae: AutoencoderKL, folder: Path, size: int, key: dict, workers: int, broken_limit: int
 ) -> None:
-    """Write the cache whole or not at all; up to `broken_limit` broken samples are left out and named in texts.json.
+    """Write the cache whole or not at all. Up to `broken_limit` broken samples are left out; texts.json names them.
 
     Raises:
         MRCError: more broken samples than that, or none that can be read.
     """
-    kept: list[dict] = []
+    records: list[Record] = []
     broken = set[str]()
     sources, edits = [], []
-    loader = DataLoader(Pairs(triplets, size), ENCODE_BATCH, num_workers=workers, collate_fn=list)
+    loader = DataLoader(Samples(triplets, size), ENCODE_BATCH, num_workers=workers, collate_fn=list)
     for items in tqdm(loader, desc="cache latents", unit="batch", disable=None):
-        check_broken(broken, (item["broken"] for item in items if "broken" in item), broken_limit)
-        items = [item for item in items if "broken" not in item]
-        if not items:
+        check_broken(broken, (item for item in items if isinstance(item, str)), broken_limit)
+        readable = [item for item in items if not isinstance(item, str)]
+        if not readable:
             continue
-        images = torch.from_numpy(np.concatenate([item.pop("images") for item in items])).to(vae.device)
-        posterior = vae.encode(images).latent_dist
-        scale = vae.config.scaling_factor
-        sources.append(posterior.mode()[0::2].half().cpu().numpy())
-        mean_std = torch.stack([posterior.mean[1::2], posterior.std[1::2]], dim=1) * scale
-        edits.append(mean_std.half().cpu().numpy())
-        kept += items
-    if not kept:
+        source, edited = encode(vae, np.concatenate([images for images, _ in readable]))
+        sources.append(source)
+        edits.append(edited)
+        records += [record for _, record in readable]
+    if not records:
         raise MRCError(f"no sample of the data can be read; one says: {min(broken, default='it is empty')}")
     with replace_folder(folder) as out:
         np.save(out / "source.npy", np.concatenate(sources))
         np.save(out / "edited.npy", np.concatenate(edits))
-        if all(item["scores"] is not None for item in kept):
-            np.save(out / "scores.npy", np.array([item["scores"] for item in kept], dtype=np.float32))
-        texts = {name: [item[name] for item in kept] for name in ("id", "instruction", "reward_text")}
-        (out / "texts.json").write_text(json.dumps(texts | {"broken": sorted(broken)}))
+        if all(record["scores"] is not None for record in records):
+            np.save(out / "scores.npy", np.array([record["scores"] for record in records], dtype=np.float32))
+        texts: dict[str, list] = {
+            "id": [record["id"] for record in records],
+            "instruction": [record["instruction"] for record in records],
+            "reward_text": [record["reward_text"] for record in records],
+            "broken": sorted(broken),
+        }
+        (out / "texts.json").write_text(json.dumps(texts))
         (out / "key.json").write_text(json.dumps(key))
 
 
-class CachedBatches(Dataset):
-    """As `StepBatches`, from a cache: `source` and `edited` are latents, `edited` with mean and deviation.
+def encode(vae: AutoencoderKL, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Source latents `[B, 4, h, w]` and moments of the edited latents `[B, 2, 4, h, w]`, float16, of images
+    `[2 · B, 3, H, W]`, source and edited in turn."""
+    posterior = vae.encode(torch.from_numpy(images).to(vae.device)).latent_dist
+    source = posterior.mode()[0::2]
+    moments = torch.stack([posterior.mean[1::2], posterior.std[1::2]], dim=1) * vae.config.scaling_factor
+    return source.half().cpu().numpy(), moments.half().cpu().numpy()
 
-    With `least_score` only of triplets whose three scores are all at least that.
+
+class CachedBatches(Dataset[LoadedBatch]):
+    """As `StepBatches`, from a cache.
+
+    With `least_score` only triplets whose three scores are all at least that.
 
     Raises:
         MRCError: no triplet has such scores.
@@ -103,7 +125,7 @@ class CachedBatches(Dataset):
         self.source = np.load(folder / "source.npy", mmap_mode="r")
         self.edited = np.load(folder / "edited.npy", mmap_mode="r")
         self.scores = np.load(folder / "scores.npy") if (folder / "scores.npy").is_file() else None
-        self.texts = json.loads((folder / "texts.json").read_text())
+        self.texts = read_json(folder / "texts.json", REMEDY)
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.rows = np.arange(len(self.source))
         if least_score is not None:
@@ -113,7 +135,7 @@ class CachedBatches(Dataset):
         if not len(self.rows):
             raise MRCError(f"no triplet of the cache {folder} has three scores of {least_score} or more; give less")
 
-    def __getitem__(self, step: int) -> dict:
+    def __getitem__(self, step: int) -> LoadedBatch:
         share = self.batch_size // self.world_size
         indices = self.rows[step_indices(step, self.batch_size, len(self.rows), self.seed)]
         indices = indices[self.rank * share : (self.rank + 1) * share]
@@ -132,22 +154,26 @@ class CachedBatches(Dataset):
 
 def cached_texts(folder: Path) -> set[str]:
     """Every instruction and reward text of a cache."""
-    texts = json.loads((folder / "texts.json").read_text())
+    texts = read_json(folder / "texts.json", REMEDY)
     return set(texts["instruction"]) | {text for text in texts["reward_text"] if text is not None}
 
 
 def cache_key(
     data: str, rewards: str | None, drawn: tuple | None, size: int, vae: AutoencoderKL, precision: str
 ) -> dict:
-    """What a cache was made from; `drawn` is what else decides the samples of a drawn world, `precision` what the VAE
-    computed in."""
+    """Everything that decides a cache's numbers.
+
+    Args:
+        drawn: what else decides the samples of the miniature world.
+        precision: of the VAE's arithmetic.
+    """
     drawn_from = drawn and list(drawn)
     return {"data": data, "rewards": rewards, "drawn": drawn_from, "size": size, "precision": precision,
             "vae": weights_digest(vae)}  # fmt: skip
 
 
 def weights_digest(module: torch.nn.Module) -> str:
-    """SHA-256 of a module's weights as float32: the same for a float16 file of weights that are float16 numbers."""
+    """SHA-256 of a module's weights as float32, so that a float16 copy of float16 numbers has the same digest."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode() + tensor.float().cpu().contiguous().numpy().tobytes())
@@ -155,16 +181,16 @@ def weights_digest(module: torch.nn.Module) -> str:
 
 
 def open_cache(folder: Path, key: dict) -> bool:
-    """Whether `folder` is a cache made from the same things.
+    """Whether `folder` is there; then it is a cache with this key.
 
     Raises:
-        MRCError: it was made from something else, or is a folder of other things.
+        MRCError: it is a cache with another key, or no cache.
     """
     if not (folder / "key.json").is_file():
         if folder.exists():
             raise MRCError(f"--cache is {folder}, which is no cache; give a folder that does not exist yet")
         return False
-    found = json.loads((folder / "key.json").read_text())
-    if found != key:
-        raise MRCError(f"the cache {folder} was made from {found}, this run has {key}; give another --cache folder")
+    cached = read_json(folder / "key.json", REMEDY)
+    if cached != key:
+        raise MRCError(f"the cache {folder} was made from {cached}, this run has {key}; give another --cache folder")
     return True

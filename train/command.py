@@ -3,9 +3,9 @@
 import argparse
 import sys
 import types
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import get_args, get_type_hints
 
 from ..core.errors import MRCError, run_command
 from .config import PRESETS, TrainConfig, preset
@@ -21,30 +21,46 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "init", nargs="?", help="checkpoint folder to start from; leave it out to make `mini` from nothing"
     )
-    parser.add_argument("--preset", help=f"settings to start from: {', '.join(PRESETS)}")
-    parser.add_argument("--resume", help="'latest' or the step of a state in OUT")
-    hints = get_type_hints(TrainConfig)
+    parser.add_argument("--preset", help=f"settings to start from: {', '.join(PRESETS)} (default: none)")
+    parser.add_argument(
+        "--resume", help="go on with a saved state of OUT: 'latest' or the number of its step (default: none)"
+    )
+    hints = get_type_hints(TrainConfig, include_extras=True)
     for field in fields(TrainConfig):
-        if field.name == "init":
-            continue
-        hint = hints[field.name]
-        kind = next(a for a in get_args(hint) if a is not type(None)) if isinstance(hint, types.UnionType) else hint
-        flag = "--" + field.name.replace("_", "-")
-        shown = "" if field.default is MISSING or field.default is None else f"default {field.default}"
-        extra: dict[str, Any] = {"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}
-        parser.add_argument(flag, default=argparse.SUPPRESS, help=shown, **extra)
+        if field.name != "init":
+            hint, text = get_args(hints[field.name])
+            add_flag(parser, field, hint, text)
     return parser
 
 
+def add_flag(parser: argparse.ArgumentParser, field: Field, hint: type | types.UnionType, text: str) -> None:
+    """The flag of a field: its type or type | None, its help, and its default as a part of the help."""
+    flag = "--" + field.name.replace("_", "-")
+    help_text = f"{text} ({default_text(field.default)})"
+    kind = next(part for part in (*get_args(hint), hint) if part is not types.NoneType)
+    if kind is bool:
+        parser.add_argument(flag, default=argparse.SUPPRESS, help=help_text, action=argparse.BooleanOptionalAction)
+    else:
+        parser.add_argument(flag, default=argparse.SUPPRESS, help=help_text, type=kind)
+
+
+def default_text(default: object) -> str:
+    if default is MISSING:
+        return "required, unless a preset sets it"
+    if isinstance(default, bool):
+        return f"default: {'yes' if default else 'no'}"
+    return f"default: {'none' if default is None else default}"
+
+
 def main(arguments: list[str] | None = None) -> None:
-    given = vars(parser().parse_args(arguments))
-    name, resume = given.pop("preset"), given.pop("resume")
+    flags = vars(parser().parse_args(arguments))
+    name, resume = flags.pop("preset"), flags.pop("resume")
 
     def run() -> None:
-        if given["init"] is None and name == "mini":
-            print(make_mini(given))
+        if flags["init"] is None and name == "mini":
+            print(make_mini(flags))
             return
-        settings = (preset(name) if name else {}) | given
+        settings = (preset(name) if name else {}) | flags
         missing = [field for field in ("data", "out") if field not in settings]
         if settings["init"] is None:
             raise MRCError("give the checkpoint folder to start from; only --preset mini can start from nothing")
@@ -58,15 +74,19 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(run_command(run))
 
 
-def make_mini(given: dict) -> Path:
-    """The whole recipe of the shipped checkpoint."""
-    if "out" not in given:
+def make_mini(flags: dict) -> Path:
+    """The whole recipe of the shipped checkpoint.
+
+    Raises:
+        MRCError: no --out, or a setting that the recipe sets.
+    """
+    if "out" not in flags:
         raise MRCError("give --out; see mrc-train --help")
-    if fixed := sorted(given.keys() - {"init", "out", "photographs", "seed"}):
+    if fixed := sorted(flags.keys() - {"init", "out", "photographs", "seed"}):
         raise MRCError(
             f"without a checkpoint to start from, --preset mini sets {', '.join(fixed)} itself; "
             "give a checkpoint, or only --out, --photographs and --seed"
         )
     from .miniature.recipe import reproduce
 
-    return reproduce(Path(given["out"]), given.get("photographs"), given.get("seed", 0))
+    return reproduce(Path(flags["out"]), flags.get("photographs"), flags.get("seed", 0))

@@ -1,92 +1,92 @@
-"""Everything a training run is told, once."""
+"""All settings of a training run."""
 
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from ..core.errors import MRCError
+
+CHOICES: dict[str, tuple[int | str, ...]] = {
+    "stage": (1, 2),
+    "reward_injection": ("time", "blocks"),
+    "lr_schedule": ("constant", "cosine"),
+    "mixed_precision": ("no", "bf16", "fp16"),
+}
+AT_LEAST_ONE = ("batch_size", "accumulation", "steps", "checkpoint_every", "checkpoints_total_limit", "lora_rank")
+AT_LEAST_ZERO = ("seed", "workers", "warmup", "validate_every", "broken_limit")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One run of `mrc-train`. Defaults are InstructPix2Pix's where a preset says nothing else.
+    """One run of `mrc-train`: one flag a field, with the field's text as its help.
 
-    Attributes:
-        init: checkpoint folder to start from.
-        data: what `open_triplets` reads, or `miniature:N` for N triplets of the miniature world.
-        rewards: RewardEdit JSON over InstructPix2Pix folders.
-        least_score: train only on triplets whose three scores are all at least this; needs `cache`, which has
-            every score beforehand.
-        out: the run's folder; the trained checkpoint is `out/checkpoint`.
-        stage: 1 trains an editor without rewards, 2 one with them.
-        batch_size: triplets an optimizer step, over all processes and accumulated passes.
-        accumulation: forward passes an optimizer step.
-        conditioning_dropout: width of each of three bands of one random number: no text, no text and
-            no image, no image (InstructPix2Pix §3.2.1).
-        reward_dropout: probability that a triplet's reward is hidden (scores 2.5, no text).
-        min_snr_gamma: weight timesteps by min(SNR, gamma)/SNR (arXiv 2303.09556); None for equal weights.
-        shard: share parameters, gradients and moments out over the processes (FSDP) instead of copying them (DDP).
-        change_weight: how often the mean loss over the changed positions is added to the mean over all. An
-            object of the miniature world is a fourteenth of a picture and of its loss;
-            without this its edits are learned last.
-        timestep_power: timestep t is drawn with a probability proportional to t to the (power - 1); above 1
-            the noisy steps, where an edit is decided, come more often.
-        lora_rank: train low-rank updates of the attention matrices alone; they are merged at the end.
-        validate_every: steps between pictures of edits with the averaged weights; 0 for none.
-        broken_limit: distinct broken samples that are skipped before the run stops.
+    Defaults are InstructPix2Pix's where a preset says nothing else.
+
+    Raises:
+        MRCError: a value out of range, or settings that exclude each other.
     """
 
-    init: str
-    data: str
-    out: str
-    rewards: str | None = None
-    least_score: int | None = None
-    photographs: str | None = None
-    stage: int = 2
-    reward_injection: str = "time"
-    resolution: int = 256
-    augment: bool = True
-    batch_size: int = 32
-    accumulation: int = 1
-    steps: int = 1000
-    learning_rate: float = 5e-5
-    lr_schedule: str = "constant"
-    warmup: int = 0
-    beta1: float = 0.9
-    beta2: float = 0.999
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.9999
-    conditioning_dropout: float = 0.05
-    reward_dropout: float = 0.0
-    min_snr_gamma: float | None = None
-    change_weight: float = 0.0
-    timestep_power: float = 1.0
-    mixed_precision: str = "no"
-    gradient_checkpointing: bool = False
-    shard: bool = False
-    train_text_encoder: bool = False
-    lora_rank: int | None = None
-    cache: str | None = None
-    workers: int = 1
-    seed: int = 0
-    checkpoint_every: int = 500
-    checkpoints_total_limit: int = 3
-    validate_every: int = 500
-    broken_limit: int = 100
-    tracker: str = "tensorboard"
+    init: Annotated[str, "checkpoint folder to start from"]
+    data: Annotated[str, "data set, or miniature:N for N triplets of the miniature world"]
+    out: Annotated[str, "folder of the run; the trained checkpoint is OUT/checkpoint"]
+    rewards: Annotated[str | None, "RewardEdit JSON for a data set of InstructPix2Pix folders"] = None
+    least_score: Annotated[
+        int | None, "train only on triplets whose three scores are all at least this, 0 to 5; needs --cache"
+    ] = None
+    photographs: Annotated[str | None, "folder of photographs as backgrounds of the miniature world"] = None
+    stage: Annotated[int, "1 trains an editor without rewards, 2 one with rewards"] = 2
+    reward_injection: Annotated[
+        str, "where rewards enter the U-Net in stage 2: time (as released) or blocks (after every block too)"
+    ] = "time"
+    resolution: Annotated[int, "pixels of a side of the square crops, a multiple of 8"] = 256
+    augment: Annotated[bool, "random crops and flips"] = True
+    batch_size: Annotated[int, "triplets of an optimizer step, over all processes and passes"] = 32
+    accumulation: Annotated[int, "forward passes of an optimizer step; more passes need less memory"] = 1
+    steps: Annotated[int, "optimizer steps"] = 1000
+    learning_rate: Annotated[float, "highest learning rate of AdamW"] = 5e-5
+    lr_schedule: Annotated[str, "learning rate after the warm-up: constant or cosine (down to a hundredth)"] = (
+        "constant"
+    )
+    warmup: Annotated[int, "steps in which the learning rate rises linearly"] = 0
+    beta1: Annotated[float, "AdamW's decay of the gradient's mean"] = 0.9
+    beta2: Annotated[float, "AdamW's decay of the squared gradient's mean"] = 0.999
+    weight_decay: Annotated[float, "AdamW's weight decay"] = 0.01
+    max_grad_norm: Annotated[float, "clip the gradient to this norm"] = 1.0
+    ema_decay: Annotated[float, "decay of the averaged weights, which are the result"] = 0.9999
+    conditioning_dropout: Annotated[
+        float, "probability to hide the text, again to hide text and image, and again to hide the image, at most 1/3"
+    ] = 0.05  # InstructPix2Pix §3.2.1
+    reward_dropout: Annotated[float, "probability to hide the reward: scores 2.5, no text"] = 0.0
+    min_snr_gamma: Annotated[
+        float | None, "weight timesteps by min(SNR, gamma)/SNR (arXiv 2303.09556); none weights all alike"
+    ] = None
+    change_weight: Annotated[
+        float, "factor of the mean loss over the edited positions, added to the mean over all: for small edits"
+    ] = 0.0  # an object of the miniature world fills a fourteenth of a picture: without this it is learned last
+    timestep_power: Annotated[
+        float, "draw timestep t with a probability proportional to t to the (power - 1): above 1 noisy ones more often"
+    ] = 1.0  # an edit is decided in the noisy steps
+    mixed_precision: Annotated[str, "number format of the arithmetic: no (float32), bf16, or fp16 (on GPUs)"] = "no"
+    gradient_checkpointing: Annotated[bool, "recompute activations in the backward pass, for less memory"] = False
+    shard: Annotated[bool, "share weights, gradients and moments out over the processes (FSDP)"] = False
+    train_text_encoder: Annotated[bool, "train the text encoder too, at a tenth of the learning rate"] = False
+    lora_rank: Annotated[
+        int | None, "train only the reward modules and low-rank updates of the attention, merged at the end"
+    ] = None
+    cache: Annotated[str | None, "folder for latents and text states, computed once; needs --no-augment"] = None
+    workers: Annotated[int, "processes that load data; 0 loads in the training process"] = 1
+    seed: Annotated[int, "of all random numbers, and of the miniature world"] = 0
+    checkpoint_every: Annotated[int, "steps between two saved states"] = 500
+    checkpoints_total_limit: Annotated[int, "number of saved states that stay on the disk"] = 3
+    validate_every: Annotated[int, "steps between two pictures of edits; 0 for none"] = 500
+    broken_limit: Annotated[int, "stop when more different samples than this cannot be read"] = 100
+    tracker: Annotated[str, "accelerate's experiment tracker; an empty text for none"] = "tensorboard"
 
     def __post_init__(self) -> None:
-        choices = {
-            "stage": (1, 2),
-            "reward_injection": ("time", "blocks"),
-            "lr_schedule": ("constant", "cosine"),
-            "mixed_precision": ("no", "bf16", "fp16"),
-        }
-        for name, allowed in choices.items():
+        for name, allowed in CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 raise MRCError(f"{name} is {value!r}; choose one of {', '.join(map(str, allowed))}")
-        positive = ("batch_size", "accumulation", "steps", "checkpoint_every", "checkpoints_total_limit", "lora_rank")
-        for name in (*positive, "seed", "workers", "warmup", "validate_every", "broken_limit"):
-            least = 1 if name in positive else 0
+        for name in (*AT_LEAST_ONE, *AT_LEAST_ZERO):
+            least = 1 if name in AT_LEAST_ONE else 0
             if (value := getattr(self, name)) is not None and value < least:
                 raise MRCError(f"{name} is {value}; give a whole number from {least} up")
         if not 0 <= 3 * self.conditioning_dropout <= 1 or not 0 <= self.reward_dropout <= 1:

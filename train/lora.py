@@ -11,7 +11,7 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 def add_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> None:
-    """Put adapters of `rank` beside every attention matrix; they and the reward modules require gradients."""
+    """Add adapters of `rank` to every attention matrix; they and the reward modules require gradients."""
     torch.manual_seed(seed)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(TARGETS)), unet)
     for name, parameter in unet.named_parameters():
@@ -19,7 +19,7 @@ def add_lora(unet: UNet2DConditionModel, rank: int, seed: int) -> None:
 
 
 def merge_lora(unet: UNet2DConditionModel, rank: int | None) -> None:
-    """Add the adapters to the matrices they stand beside, in place, and take them out; nothing without `rank`."""
+    """Add the adapters to the attention matrices, in place, and remove them; nothing without `rank`."""
     if not rank:
         return
     for name, module in list(unet.named_modules()):

@@ -1,12 +1,13 @@
-"""The training objective: one denoising loss of a batch, its randomness drawn by sample.
+"""The training objective: the denoising loss of a batch, with random numbers drawn sample by sample.
 
 Every random number but the reward layer's dropout comes from (seed, position of the sample in the
-run), so that a batch gives the same loss however many processes share it, and a resumed run goes on
+run), so a batch gives the same loss however many processes share it, and a resumed run goes on
 exactly.
 
 Shapes: B samples, latents h×w, text length L, text width D.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,9 +20,38 @@ from transformers import CLIPTextModel
 from ..core.errors import MRCError
 from ..model.unet import MRCUNet
 
-HIDDEN_SCORES = (2.5, 2.5, 2.5)  # what a dropped reward is replaced with, and an empty text
-AROUND = 2  # latents around a change that count with it
-CHANGED = 0.5  # a scaled latent that differs by this much was edited; the VAE scales them to a deviation of 1
+HIDDEN_SCORES = (2.5, 2.5, 2.5)  # replace the scores of a hidden reward; an empty text replaces its text
+AROUND = 2  # latents around a change that count as changed
+CHANGED = 0.5  # a scaled latent that differs by more was edited; scaled latents have a standard deviation of 1
+
+
+@dataclass(frozen=True)
+class RewardBatch:
+    """Scores `[B, 3]`, 0–5, and reward texts as for `Editor`; `empty_text` is one text."""
+
+    scores: Tensor
+    text: Tensor
+    empty_text: Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch on the device; texts as for `Editor`.
+
+    Attributes:
+        source: latents `[B, 4, h, w]`, unscaled.
+        edited: latents `[B, 4, h, w]`, scaled.
+        changed: `[B, h, w]` of `changed_positions`.
+        empty_text: one empty instruction.
+        reward: in stage 2.
+    """
+
+    source: Tensor
+    edited: Tensor
+    changed: Tensor
+    text: Tensor
+    empty_text: Tensor
+    reward: RewardBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -39,12 +69,12 @@ class Draws:
 def draw(seed: int, positions: Tensor, shape: tuple[int, ...], timesteps: int, power: float = 1.0) -> Draws:
     """Random numbers of the samples at `positions` `[B]`; `shape` is one latent's.
 
-    Timestep t of `timesteps` comes with a probability proportional to t to the (`power` - 1): evenly at 1.
+    The probability of timestep t of `timesteps` is proportional to t to the (`power` - 1): uniform at 1.
     """
     rngs = [np.random.default_rng([seed, 1, int(position)]) for position in positions]
 
-    def stack(one) -> Tensor:
-        return torch.from_numpy(np.stack([one(rng) for rng in rngs]))
+    def stack(draw_one: Callable[[np.random.Generator], np.ndarray | float]) -> Tensor:
+        return torch.from_numpy(np.stack([draw_one(rng) for rng in rngs]))
 
     return Draws(
         noise=stack(lambda rng: rng.standard_normal(shape, dtype=np.float32)),
@@ -56,7 +86,7 @@ def draw(seed: int, positions: Tensor, shape: tuple[int, ...], timesteps: int, p
 
 
 class Editor(nn.Module):
-    """Text encoder and U-Net as one module, so that data parallelism sees all that may be trained."""
+    """Text encoder and U-Net in one module, so that data parallelism sees all trained weights."""
 
     def __init__(self, unet: MRCUNet, text_encoder: CLIPTextModel) -> None:
         super().__init__()
@@ -66,8 +96,10 @@ class Editor(nn.Module):
     def forward(
         self, sample: Tensor, timesteps: Tensor, text: Tensor, scores: Tensor | None, reward_text: Tensor | None
     ) -> Tensor:
-        """Noise of `sample` `[B, 8, h, w]`, scores `[B, 3]`. Texts are token ids `[B, L]`, or already
-        states `[B, L, D]` and for rewards pooled `[B, D]`."""
+        """The U-Net's prediction `[B, 4, h, w]` for `sample` `[B, 8, h, w]` and scores `[B, 3]`.
+
+        Texts are token ids `[B, L]`, or encoded: text states `[B, L, D]`, reward texts pooled `[B, D]`.
+        """
         states = text if text.is_floating_point() else self.text_encoder(text).last_hidden_state
         if reward_text is None:
             return self.unet(sample, timesteps, states)
@@ -85,18 +117,19 @@ def dropped(draws: Draws, dropout: float) -> tuple[Tensor, Tensor]:
 
 
 def snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float | None) -> Tensor:
-    """Weights `[B]` of min-SNR for what the model predicts; ones without gamma."""
+    """Min-SNR weights `[B]` for the scheduler's prediction type; ones without gamma."""
     if gamma is None:
         return torch.ones(len(timesteps), device=timesteps.device)
     alphas = schedule.alphas_cumprod.to(timesteps.device)[timesteps]
     snr = alphas / (1 - alphas)
-    of_error = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}  # error of x₀ to this one's
-    return snr.clamp(max=gamma) / of_error[schedule.config.prediction_type]
+    # squared error of the prediction over that of the clean latents
+    ratio = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}
+    return snr.clamp(max=gamma) / ratio[schedule.config.prediction_type]
 
 
 def changed_positions(source: Tensor, edited: Tensor) -> Tensor:
-    """Where an edit changed its picture, and two latents around: 0 or 1 `[B, h, w]` of scaled latents
-    `[B, 4, h, w]`. With what lies around and between, or a pattern would be learned as its second colour."""
+    """1 where an edit changed the picture, and `AROUND` latents around, else 0: `[B, h, w]` of scaled latents
+    `[B, 4, h, w]`. The gaps of a pattern count too, else the model would learn one plain colour."""
     changed = ((edited - source).abs().amax(1) > CHANGED).float()
     return F.max_pool2d(changed, 2 * AROUND + 1, stride=1, padding=AROUND)
 
@@ -106,8 +139,8 @@ def mean_where(errors: Tensor, positions: Tensor) -> Tensor:
     return (errors * positions).sum((1, 2)) / positions.sum((1, 2)).clamp(min=1)
 
 
-def predicted(schedule: DDPMScheduler, edited: Tensor, draws: Draws) -> Tensor:
-    """What the model shall predict `[B, 4, h, w]`: noise, velocity or the edited latents themselves."""
+def prediction_target(schedule: DDPMScheduler, edited: Tensor, draws: Draws) -> Tensor:
+    """The model's target `[B, 4, h, w]`: noise, velocity or the edited latents."""
     match schedule.config.prediction_type:
         case "epsilon":
             return draws.noise
@@ -120,9 +153,9 @@ def predicted(schedule: DDPMScheduler, edited: Tensor, draws: Draws) -> Tensor:
 
 
 def sample_losses(
-    editor: nn.Module,
+    editor: Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor],
     schedule: DDPMScheduler,
-    batch: dict,
+    batch: Batch,
     draws: Draws,
     *,
     conditioning_dropout: float,
@@ -133,22 +166,27 @@ def sample_losses(
     """Loss of every sample `[B]`.
 
     Args:
-        batch: source `[B, 4, h, w]` unscaled; edited `[B, 4, h, w]` scaled; text and empty_text as for
-            `Editor`, the latter for one sample; changed `[B, h, w]` of `changed_positions`; for stage 2
-            also scores `[B, 3]`, reward_text, empty_reward.
-        change_weight: how often the mean over the changed positions is added to the mean over all.
+        editor: an `Editor`, perhaps wrapped.
+        change_weight: factor of the mean over the changed positions, which is added to the mean over all.
     """
     no_text, no_image = dropped(draws, conditioning_dropout)
-    noisy = schedule.add_noise(batch["edited"], draws.noise, draws.timesteps)
-    source = torch.where(no_image[:, None, None, None], 0.0, batch["source"])
-    text = torch.where(no_text.view(-1, *[1] * (batch["text"].ndim - 1)), batch["empty_text"], batch["text"])
-    scores, reward_text = batch.get("scores"), batch.get("reward_text")
-    if scores is not None and reward_dropout:
-        hidden = (draws.reward < reward_dropout)[:, None]
-        scores = torch.where(hidden, torch.tensor(HIDDEN_SCORES, device=scores.device), scores)
-        reward_text = torch.where(hidden, batch["empty_reward"], reward_text)
-    found = editor(torch.cat([noisy, source], dim=1), draws.timesteps, text, scores, reward_text)
-    target = predicted(schedule, batch["edited"], draws)
-    errors = F.mse_loss(found.float(), target, reduction="none").mean(1)
-    losses = errors.mean((1, 2)) + change_weight * mean_where(errors, batch["changed"])
+    noisy = schedule.add_noise(batch.edited, draws.noise, draws.timesteps)
+    source = torch.where(no_image[:, None, None, None], 0.0, batch.source)
+    text = torch.where(no_text.view(-1, *[1] * (batch.text.ndim - 1)), batch.empty_text, batch.text)
+    scores, reward_text = visible_reward(batch.reward, draws, reward_dropout)
+    prediction = editor(torch.cat([noisy, source], dim=1), draws.timesteps, text, scores, reward_text)
+    target = prediction_target(schedule, batch.edited, draws)
+    errors = F.mse_loss(prediction.float(), target, reduction="none").mean(1)
+    losses = errors.mean((1, 2)) + change_weight * mean_where(errors, batch.changed)
     return losses * snr_weights(schedule, draws.timesteps, min_snr_gamma)
+
+
+def visible_reward(reward: RewardBatch | None, draws: Draws, dropout: float) -> tuple[Tensor | None, Tensor | None]:
+    """Scores and reward texts, those of samples hidden by dropout replaced; None without rewards."""
+    if reward is None:
+        return None, None
+    if not dropout:
+        return reward.scores, reward.text
+    hidden = (draws.reward < dropout)[:, None]
+    scores = torch.where(hidden, torch.tensor(HIDDEN_SCORES, device=reward.scores.device), reward.scores)
+    return scores, torch.where(hidden, reward.empty_text, reward.text)

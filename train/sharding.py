@@ -1,7 +1,6 @@
-"""Parameters, gradients and optimizer moments shared out over the processes (FSDP2, torch's `fully_shard`).
+"""Parameters, gradients and optimizer moments sharded over the processes (FSDP2, torch's `fully_shard`).
 
-accelerate's own FSDP runs on accelerators alone; torch's runs on two CPU processes as well, where it
-is tested.
+accelerate's own FSDP needs an accelerator; torch's also runs on CPU processes, where it is tested.
 """
 
 import torch
@@ -15,11 +14,11 @@ from .objective import Editor
 
 
 def shard(editor: Editor, device: torch.device) -> None:
-    """Shard in place: one group a U-Net block, one for the rest of the U-Net, one for the text encoder."""
+    """Shard in place: one group for each U-Net block, one for the rest of the U-Net, one for the text encoder."""
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    unet = editor.unet
-    for module in (*unet.down_blocks, unet.mid_block, *unet.up_blocks, unet, editor.text_encoder):
-        # torch would keep the outermost group whole after a forward pass, with the weights of that moment
+    down, middle, up = (editor.unet.get_submodule(name) for name in ("down_blocks", "mid_block", "up_blocks"))
+    for module in (*down.children(), middle, *up.children(), editor.unet, editor.text_encoder):
+        # by default torch leaves the outermost group gathered after a forward pass, with weights that then go stale
         sharded = fully_shard(module, mesh=mesh, reshard_after_forward=True)
         assert isinstance(sharded, FSDPModule)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo has no averaging reduction
@@ -31,7 +30,7 @@ def gathered(tensor: Tensor) -> Tensor:
 
 
 def shared_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor on the parameter's device, sharded as the parameter is."""
+    """A whole tensor on the parameter's device, sharded like the parameter."""
     if isinstance(parameter, DTensor):
         return distribute_tensor(tensor.to(parameter.device), parameter.device_mesh, parameter.placements)
     return tensor.to(parameter.device)

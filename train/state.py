@@ -3,22 +3,28 @@
     OUT/states/000500/state.safetensors   weights, averages, optimizer moments
     OUT/states/000500/state.json          step, settings, loss curve
 
-All random numbers are functions of (seed, position), or of (seed, step, process) for the reward
-layer's dropout, so no generator's state is kept.
+All random numbers are functions of (seed, position), or of (seed, step, process) for the dropout of the
+reward layer, so no generator's state is stored.
 """
 
 import json
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
+from torch import Tensor, nn
 
 from ..core.errors import MRCError
-from ..core.files import replace_folder
+from ..core.files import read_json, replace_folder
 from ..model.checkpoint import write_weights
-from .sharding import shared_like
+from .config import TrainConfig
+from .sharding import gathered, shared_like
 
 # Settings that may change between a run and its continuation
 RESUMABLE = (
@@ -27,15 +33,73 @@ RESUMABLE = (
 )  # fmt: skip
 
 
-def save_state(out: Path, step: int, tensors: dict[str, torch.Tensor], record: dict, keep: int) -> Path:
-    """Write the state of `step` whole or not at all, then drop all but the last `keep` states."""
-    folder = out / "states" / f"{step:08d}"
-    with replace_folder(folder) as partial:
+@dataclass
+class TrainState:
+    """All that changes while a run trains.
+
+    Attributes:
+        trained: the parameters that are trained, in a fixed order.
+        average: their exponential moving average.
+        optimizer: AdamW over them.
+        step: number of finished optimizer steps.
+        curve: for each of them [step, loss, seconds].
+        broken: messages of the samples that could not be read.
+    """
+
+    trained: list[nn.Parameter]
+    average: EMAModel
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    curve: list[list[float]] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+
+    def finish_step(self, loss: float, seconds: float) -> None:
+        self.curve.append([self.step, round(loss, 6), round(seconds, 4)])
+        self.step += 1
+
+    def mean_losses(self, count: int) -> list[list[float]]:
+        """[first step, mean loss] of every `count` steps."""
+        return [[self.curve[i][0], round(mean_loss(self.curve[i : i + count]), 5)]
+                for i in range(0, len(self.curve), count)]  # fmt: skip
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights, averages and optimizer moments, whole; all processes must call it."""
+        tensors: dict[str, Tensor] = {f"weights.{i}": parameter for i, parameter in enumerate(self.trained)}
+        tensors |= {f"average.{i}": average for i, average in enumerate(self.average.shadow_params)}
+        tensors |= optimizer_tensors(self.optimizer)
+        return {name: gathered(tensor) for name, tensor in tensors.items()}
+
+    @torch.no_grad()
+    def restore(self, tensors: dict[str, Tensor], record: dict) -> None:
+        """Take up what `load_state` read."""
+        self.step, self.curve, self.broken = record["step"], record["curve"], set(record["broken"])
+        for i, parameter in enumerate(self.trained):
+            parameter.copy_(shared_like(tensors[f"weights.{i}"], parameter))
+        self.average.shadow_params = [shared_like(tensors[f"average.{i}"], p) for i, p in enumerate(self.trained)]
+        self.average.optimization_step = self.step
+        restore_optimizer(self.optimizer, tensors)
+
+
+def mean_loss(rows: list[list[float]]) -> float:
+    """Of rows of the loss curve."""
+    return float(np.mean([loss for _, loss, _ in rows]))
+
+
+def save_state(config: TrainConfig, accelerator: Accelerator, state: TrainState) -> None:
+    """Write the state whole or not at all, then remove all but the last `checkpoints_total_limit`.
+
+    All processes must call it; the first one writes.
+    """
+    tensors = state.tensors()
+    if not accelerator.is_main_process:
+        return
+    record = {"config": config.record(), "curve": state.curve, "broken": sorted(state.broken), "step": state.step}
+    out = Path(config.out)
+    with replace_folder(out / "states" / f"{state.step:08d}") as partial:
         write_weights(tensors, partial / "state.safetensors")
-        (partial / "state.json").write_text(json.dumps(record | {"step": step}))
-    for old in list_states(out)[:-keep]:
+        (partial / "state.json").write_text(json.dumps(record))
+    for old in list_states(out)[: -config.checkpoints_total_limit]:
         shutil.rmtree(old)
-    return folder
 
 
 def list_states(out: Path) -> list[Path]:
@@ -43,7 +107,7 @@ def list_states(out: Path) -> list[Path]:
     return sorted(p for p in (out / "states").glob("[0-9]*") if (p / "state.json").is_file())
 
 
-def load_state(out: Path, which: str, config: dict) -> tuple[dict[str, torch.Tensor], dict] | None:
+def load_state(out: Path, which: str, config: dict) -> tuple[dict[str, Tensor], dict] | None:
     """Tensors and record of a state; `which` is "latest" (None if there is none) or a step.
 
     Raises:
@@ -55,16 +119,17 @@ def load_state(out: Path, which: str, config: dict) -> tuple[dict[str, torch.Ten
             return None
         folder = states[-1]
     else:
-        named = [state for state in states if which.isdigit() and int(state.name) == int(which)]
-        if not named:
+        matching = [state for state in states if which.isdigit() and int(state.name) == int(which)]
+        if not matching:
             have = ", ".join(str(int(state.name)) for state in states) or "none"
             raise MRCError(f"{out} has no state of step {which!r} (it has: {have}); give one of them or 'latest'")
-        folder = named[0]
+        folder = matching[0]
+    remedy = f"remove {folder} to resume from the state before"
     try:
         tensors = safetensors.torch.load_file(folder / "state.safetensors")
-        record = json.loads((folder / "state.json").read_text())
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise MRCError(f"{folder} cannot be read ({error}); remove it to resume from the one before") from None
+    except (OSError, SafetensorError) as error:
+        raise MRCError(f"{folder} cannot be read ({error}); {remedy}") from None
+    record = read_json(folder / "state.json", remedy)
     changed = [name for name, value in record["config"].items() if name not in RESUMABLE and config[name] != value]
     if changed:
         values = ", ".join(f"{name} {record['config'][name]!r} → {config[name]!r}" for name in changed)
@@ -72,14 +137,15 @@ def load_state(out: Path, which: str, config: dict) -> tuple[dict[str, torch.Ten
     return tensors, record
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """AdamW's moments by parameter number."""
     state = optimizer.state_dict()["state"]
     return {f"optimizer.{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    entries: dict[int, dict[str, torch.Tensor]] = {}
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give the optimizer the moments that `optimizer_tensors` named."""
+    entries: dict[int, dict[str, Tensor]] = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for key, value in tensors.items():
         if key.startswith("optimizer."):

@@ -1,6 +1,6 @@
-"""Texts to the states of a frozen text encoder, computed once.
+"""The states of a frozen text encoder for all texts of a data set, computed once: a folder of arrays.
 
-states.npy [U, L, D] float16   one row a text, every position
+states.npy [U, L, D] float16   one row a text, all positions
 pooled.npy [U, D] float16
 texts.json                     the U texts in order
 """
@@ -22,7 +22,7 @@ ENCODE_BATCH = 32
 
 @torch.no_grad()
 def build_text_states(checkpoint: Checkpoint, texts: set[str], folder: Path) -> None:
-    """Encode every text, and the empty one that conditioning dropout needs; whole or not at all."""
+    """Encode every text, and the empty one that conditioning dropout needs. The folder appears whole or not at all."""
     rows = sorted(texts | {""})
     encoder = checkpoint.text_encoder
     length, width = encoder.config.max_position_embeddings, encoder.config.hidden_size
@@ -41,7 +41,7 @@ def build_text_states(checkpoint: Checkpoint, texts: set[str], folder: Path) -> 
 
 
 class TextStates:
-    """What `build_text_states` wrote, by text."""
+    """The folder that `build_text_states` wrote, looked up by text."""
 
     def __init__(self, folder: Path) -> None:
         self.states_array = np.load(folder / "states.npy", mmap_mode="r")

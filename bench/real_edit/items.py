@@ -9,8 +9,8 @@ from pathlib import Path
 
 from ...core.errors import MRCError
 from ...core.files import file_digest
+from ...core.kinds import KINDS as TYPES
 
-TYPES = ("local", "remove", "add", "texture", "background", "global", "style")
 # "3. Add: …"; two images of the full set write "3. Add Edit: …"
 ENTRY = re.compile(rf"\s*(?:\d+\s*\.)?\s*({'|'.join(TYPES)})(?:\s+edit)?\s*:\s*(\S.*)", re.IGNORECASE | re.DOTALL)
 

@@ -10,10 +10,11 @@ from ...core.errors import MRCError
 from ...model import Checkpoint, load_checkpoint
 from ...model.pipeline import decode_latents, encode_image
 from ..manifest import Geometry
+from .base import Backend, Conditions, GuidedUNet
 
 
 def geometry(checkpoint: Checkpoint) -> Geometry:
-    """What the loop must know of `checkpoint`."""
+    """What the engine must know of `checkpoint`."""
     vae_scale = 2 ** (len(checkpoint.vae.config.block_out_channels) - 1)
     return Geometry(
         rewards=checkpoint.unet.rewards,
@@ -27,22 +28,26 @@ def geometry(checkpoint: Checkpoint) -> Geometry:
     )
 
 
+def scheduler_config(checkpoint: Checkpoint) -> dict:
+    return {**checkpoint.scheduler.config, "_class_name": type(checkpoint.scheduler).__name__}
+
+
 def load(folder: Path, precision: str | None = None) -> "EagerBackend":
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
     return EagerBackend(load_checkpoint(folder))
 
 
-class EagerBackend:
-    """The `Backend` protocol over a loaded checkpoint."""
+class EagerBackend(Backend):
+    """The backend over a loaded checkpoint."""
 
-    shallow = False
-    unet_loop = None
+    precision = "float32"
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
         self.geometry = geometry(checkpoint)
-        self.scheduler = dict(checkpoint.scheduler.config)
+        self.defaults = checkpoint.defaults
+        self.scheduler = scheduler_config(checkpoint)
         self.tokenizer: Tokenizer = checkpoint.tokenizer.backend_tokenizer
 
     @torch.inference_mode()
@@ -58,21 +63,40 @@ class EagerBackend:
     def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
         return decode_latents(self.checkpoint, torch.from_numpy(latents)).numpy()
 
-    def conditioner(self, *, timesteps, text_states, reward_scores, reward_text) -> dict[str, np.ndarray]:
+    def conditioner(
+        self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray
+    ) -> Conditions:
         rewards = {"reward_scores": reward_scores, "reward_text_embeds": reward_text} if self.geometry.rewards else {}
         return {"timesteps": timesteps, "encoder_hidden_states": text_states, **rewards}
 
-    def layout(self, *, conditions, text, reward) -> dict[str, torch.Tensor]:
-        rows = {"timesteps": slice(None), "encoder_hidden_states": text}
-        return {name: torch.from_numpy(array[rows.get(name, reward)]) for name, array in conditions.items()}
+    def guided_unet(
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+    ) -> "EagerUNet":
+        timesteps, states = conditions["timesteps"], conditions["encoder_hidden_states"][text]
+        rewards: dict[str, torch.Tensor] = {
+            name: torch.from_numpy(conditions[name][reward[branch]])
+            for name in ("reward_scores", "reward_text_embeds")
+            if name in conditions
+        }
+        return EagerUNet(self.checkpoint, branch, torch.from_numpy(timesteps), torch.from_numpy(states), rewards)
+
+
+class EagerUNet(GuidedUNet):
+    """The plain U-Net with the text states `[N, L, D]` and rewards of N branches."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        branch: np.ndarray,
+        timesteps: torch.Tensor,
+        states: torch.Tensor,
+        rewards: dict[str, torch.Tensor],
+    ) -> None:
+        self.checkpoint, self.branch, self.timesteps = checkpoint, branch, timesteps
+        self.states, self.rewards = states, rewards
 
     @torch.inference_mode()
-    def unet(self, *, conditions, step, sample, branch, guidance, deep=None) -> tuple[np.ndarray, None]:
-        rewards = {name: conditions[name][branch] for name in conditions if name.startswith("reward_")}
-        noise = self.checkpoint.unet(
-            torch.from_numpy(sample[branch]),
-            conditions["timesteps"][step],
-            conditions["encoder_hidden_states"],
-            **rewards,
-        )
-        return np.tensordot(guidance, noise.numpy(), 1), None
+    def full(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
+        branches = torch.from_numpy(sample[self.branch])
+        noise = self.checkpoint.unet(branches, self.timesteps[step], self.states, **self.rewards)
+        return np.tensordot(guidance, noise.numpy(), 1)

@@ -1,4 +1,4 @@
-"""What the backends that read an export folder share: the manifest, confirmed files, settings."""
+"""What the backends that read an export folder share: the manifest, files with the right digest, settings."""
 
 import json
 import os
@@ -7,26 +7,18 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ...core.errors import MRCError
-from ..contract import INPUTS, STEP_ROLES
-from ..manifest import Artifact, confirmed, files_of, read_manifest
-from .graphs import GraphBackend
+from ..graphs import EACH_STEP
+from ..manifest import Artifact, check_digests, files_of, read_manifest
+from .graphs import GraphBackend, Value
 
 
-class ExportBackend(GraphBackend):
-    """An open export folder.
+class ExportBackend(GraphBackend[Value]):
+    """An open export folder. With precision "int8" the step graphs are the quantized ones, all others as exported."""
 
-    With precision "int8" the step graphs are the quantized ones, all others the export's own. With `loop` all
-    steps are one graph, in place of the step graphs.
-    """
-
-    def __init__(self, folder: Path, precision: str | None = None, loop: bool = False) -> None:
+    def __init__(self, folder: Path, precision: str | None = None) -> None:
         self.folder = folder
-        self.unet_loop = self.steps if loop else None
-        self.roles = [role for role in INPUTS if role not in STEP_ROLES] + ["unet_loop"] if loop else list(INPUTS)
         self.manifest = read_manifest(folder)
-        self.geometry = self.manifest.geometry
-        if loop and precision == "int8":
-            raise MRCError("all steps in one graph are not made in int8; leave out loop or precision")
+        self.geometry, self.defaults = self.manifest.geometry, self.manifest.defaults
         if precision not in (None, "int8", self.manifest.precision):
             raise MRCError(
                 f"precision is {precision!r} and {folder} is a {self.manifest.precision} export; "
@@ -34,29 +26,29 @@ class ExportBackend(GraphBackend):
             )
         self.precision = precision or self.manifest.precision
         settings = [name for name in self.manifest.files if name.startswith(("tokenizer/", "scheduler/"))]
-        confirmed(folder, self.manifest, {*settings, "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"})
+        check_digests(folder, self.manifest, {*settings, "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"})
         self.scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
 
-    def artifact(self, role: str) -> Artifact:
-        """The ONNX graph of a role."""
-        quantized = "int8" if self.precision == "int8" and role in STEP_ROLES else None
-        artifact = self.manifest.artifact(role, "onnx", quantized)
+    def artifact(self, graph: str) -> Artifact:
+        """The ONNX file of a graph."""
+        quantized = "int8" if self.precision == "int8" and graph in EACH_STEP else None
+        artifact = self.manifest.artifact(graph, "onnx", quantized)
         if artifact is None:
-            flag = " with --int8" if quantized else " with --loop" if role == "unet_loop" else ""
-            raise MRCError(f"{self.folder} has no {quantized or 'ONNX'} graph {role!r}; run mrc-export again{flag}")
+            flag = " with --int8" if quantized else ""
+            raise MRCError(f"{self.folder} has no {quantized or 'ONNX'} graph {graph!r}; run mrc-export again{flag}")
         return artifact
 
-    def confirm(self, artifact: Artifact) -> Path:
-        """Path of an artifact whose files are what was exported."""
-        confirmed(self.folder, self.manifest, [artifact.path, *files_of(self.manifest, artifact)])
+    def checked_path(self, artifact: Artifact) -> Path:
+        """Path of an artifact, after checking that its files are those that were exported."""
+        check_digests(self.folder, self.manifest, [artifact.path, *files_of(self.manifest, artifact)])
         return self.folder / artifact.path
 
 
 def cache_folder() -> Path:
-    """Where graphs prepared for this machine are kept: `MRC_CACHE`, or mrc in the user's cache folder.
+    """Where graphs optimized for this machine are stored: `MRC_CACHE`, or mrc in the user's cache folder.
 
-    Not in the export folder, which may be read-only and is what its manifest says, no more.
+    Not in the export folder, which may be read-only and holds what its manifest lists, no more.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("MRC_CACHE") or Path(home) / "mrc")

@@ -1,73 +1,92 @@
-"""What every backend that runs the graphs of `engine.contract` shares: which rows go into which."""
+"""What all backends that run the graphs of `engine.graphs` share: which rows go into which graph."""
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 import numpy as np
 
-from ..contract import FOLDED
-from ..manifest import Geometry
+from ..graphs import FOLDED
+from .base import Backend, Conditions, GuidedUNet
+
+Value = TypeVar("Value")  # the runtime's own array, on the device
+Feeds = dict[str, Value]
+Runner = Callable[[Feeds], Feeds]
 
 
-class GraphBackend:
-    """The `Backend` protocol over `run` and `hold`, which a runtime provides."""
+class GraphBackend(Backend, Generic[Value]):
+    """A backend over `runner`, `to_device` and `to_numpy`, which a runtime provides."""
 
-    geometry: Geometry
-    shallow = True
-    unet_loop: Callable[..., np.ndarray] | None = None
+    reuses_features = True
 
-    def run(self, role: str, kept: dict | None = None, **feeds: Any) -> list[Any]:
-        """Outputs of a graph, in the contract's order, from arrays or held values.
+    @abstractmethod
+    def runner(self, graph: str) -> Runner:
+        """A function that runs a graph, inputs and outputs by name.
 
-        With `kept` what the run prepares stays in it for the next one, whose outputs may overwrite these.
+        It owns its buffers: a call may overwrite the outputs of the call before with the same shapes.
         """
-        raise NotImplementedError
 
-    def hold(self, array: np.ndarray) -> Any:
-        """`array` where the graphs compute, for inputs that many runs have in common."""
-        return array
+    @abstractmethod
+    def to_device(self, array: np.ndarray) -> Value: ...
+
+    @abstractmethod
+    def to_numpy(self, value: Value) -> np.ndarray: ...
+
+    def run(self, graph: str, **arrays: np.ndarray) -> Conditions:
+        """Run a graph once."""
+        outputs = self.runner(graph)({name: self.to_device(array) for name, array in arrays.items()})
+        return {name: self.to_numpy(value) for name, value in outputs.items()}
 
     def text_encoder(self, *, input_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        states, pooled = self.run("text_encoder", input_ids=input_ids)
-        return states, pooled
+        outputs = self.run("text_encoder", input_ids=input_ids)
+        return outputs["states"], outputs["pooled"]
 
     def vae_encoder(self, *, images: np.ndarray) -> np.ndarray:
-        return self.run("vae_encoder", images=images)[0]
+        return self.run("vae_encoder", images=images)["latents"]
 
     def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
-        return self.run("vae_decoder", latents=latents)[0]
+        return self.run("vae_decoder", latents=latents)["images"]
 
-    def conditioner(self, *, timesteps, text_states, reward_scores, reward_text) -> dict[str, np.ndarray]:
+    def conditioner(
+        self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray
+    ) -> Conditions:
         rewards = {"reward_scores": reward_scores, "reward_text": reward_text} if self.geometry.rewards else {}
-        time_bias, text_kv, *folded = self.run("conditioner", timesteps=timesteps, text_states=text_states, **rewards)
-        return {"time_bias": time_bias, "text_kv": text_kv, **dict(zip(FOLDED, folded, strict=False))}
+        return self.run("conditioner", timesteps=timesteps, text_states=text_states, **rewards)
 
-    def layout(self, *, conditions: dict[str, np.ndarray], text: np.ndarray, reward: np.ndarray) -> dict[str, Any]:
-        row = reward if self.geometry.rewards else np.zeros_like(reward)
-        biases = conditions["time_bias"][:, row]
-        return {
-            "time_bias": self.hold(biases) if self.unet_loop else [self.hold(step) for step in biases],
-            "text_kv": self.hold(conditions["text_kv"][text]),
-            **{name: self.hold(conditions[name][row]) for name in FOLDED if name in conditions},
-            "kept": {},
+    def guided_unet(
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+    ) -> "GraphUNet[Value]":
+        return GraphUNet(self, conditions, branch, text, reward)
+
+
+class GraphUNet(GuidedUNet, Generic[Value]):
+    """The step graphs with the conditions of some branches on the device."""
+
+    def __init__(
+        self, backend: GraphBackend[Value], conditions: Conditions, branch: np.ndarray, text: np.ndarray,
+        reward: np.ndarray,
+    ) -> None:  # fmt: skip
+        self.backend = backend
+        row = reward if backend.geometry.rewards else np.zeros_like(reward)
+        self.time_bias = [backend.to_device(step) for step in conditions["time_bias"][:, row]]
+        self.constant = {
+            "branch": backend.to_device(branch),
+            "text_kv": backend.to_device(conditions["text_kv"][text]),
+            **{name: backend.to_device(conditions[name][row]) for name in FOLDED if name in conditions},
         }
+        self.run_full, self.run_shallow = backend.runner("unet"), backend.runner("unet_shallow")
+        self.deep: Feeds = {}
 
-    def unet(self, *, conditions, step, sample, branch, guidance, deep=None) -> tuple[np.ndarray, np.ndarray | None]:
-        feeds = {
-            "sample": sample,
-            "branch": branch,
-            "guidance": guidance,
-            "time_bias": conditions["time_bias"][step],
-            "text_kv": conditions["text_kv"],
-            **({} if deep is None else {"deep": deep}),
-            **{name: conditions[name] for name in FOLDED if name in conditions},
-        }
-        if deep is not None:
-            return self.run("unet_shallow", conditions["kept"], **feeds)[0], None
-        noise, deep = self.run("unet", conditions["kept"], **feeds)
-        return noise, deep
+    def feeds(self, step: int, sample: Value, guidance: Value) -> Feeds:
+        return {"sample": sample, "guidance": guidance, "time_bias": self.time_bias[step], **self.constant}
 
-    def steps(self, *, conditions: dict[str, Any], **feeds: Any) -> np.ndarray:
-        """All steps in one call, with the other inputs of `contract.LOOP` → final latents `[B, 4, h, w]`."""
-        feeds |= {name: value for name, value in conditions.items() if name != "kept"}
-        return self.run("unet_loop", **feeds)[0]
+    def full(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
+        to_device = self.backend.to_device
+        outputs = self.run_full(self.feeds(step, to_device(sample), to_device(guidance)))
+        self.deep = {"deep": outputs["deep"]}
+        return self.backend.to_numpy(outputs["noise"])
+
+    def shallow(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
+        to_device = self.backend.to_device
+        outputs = self.run_shallow(self.feeds(step, to_device(sample), to_device(guidance)) | self.deep)
+        return self.backend.to_numpy(outputs["noise"])

@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from ...core.errors import MRCError
 from ...core.files import file_digest, replace_folder
+from ..graphs import GRAPHS
 from ..manifest import Artifact, files_of
 from .exported import ExportBackend, cache_folder
 
@@ -20,11 +20,16 @@ PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first that 
 LARGE = 64 << 20  # bytes of weights from which an optimized graph is worth its place on disk
 
 
-def load(folder: Path, precision: str | None = None, **options: Any) -> "OnnxRuntimeBackend":
-    return OnnxRuntimeBackend(folder, precision, **options)
+def load(
+    folder: Path,
+    precision: str | None = None,
+    provider: str | None = None,
+    provider_options: Mapping[str, object] | None = None,
+) -> "OnnxRuntimeBackend":
+    return OnnxRuntimeBackend(folder, precision, provider, provider_options)
 
 
-class OnnxRuntimeBackend(ExportBackend):
+class OnnxRuntimeBackend(ExportBackend[OrtValue]):
     """One session a graph, with inputs and outputs bound."""
 
     def __init__(
@@ -32,11 +37,10 @@ class OnnxRuntimeBackend(ExportBackend):
         folder: Path,
         precision: str | None = None,
         provider: str | None = None,
-        provider_options: Mapping[str, Any] | None = None,
-        loop: bool = False,
+        provider_options: Mapping[str, object] | None = None,
         cached: bool = True,
     ) -> None:
-        super().__init__(folder, precision, loop)
+        super().__init__(folder, precision)
         self.cached = cached
         if provider is None:
             if provider_options:
@@ -45,15 +49,15 @@ class OnnxRuntimeBackend(ExportBackend):
             provider = next(name for name in PREFERRED if name in available)
         self.provider, self.options = provider, {k: str(v) for k, v in (provider_options or {}).items()}
         self.device = "cuda" if provider.startswith(("CUDA", "Tensorrt", "NvTensorRT")) else "cpu"
-        with tqdm(self.roles, desc="load export", leave=False, disable=None) as roles:
-            self.sessions = {role: self.session(self.artifact(role)) for role in roles}
+        with tqdm(GRAPHS, desc="load export", leave=False, disable=None) as names:
+            self.sessions = {name: self.session(self.artifact(name)) for name in names}
 
     def session(self, artifact: Artifact) -> onnxruntime.InferenceSession:
         """Open a graph: the one optimized earlier for this machine if there is one."""
         files = [artifact.path, *files_of(self.manifest, artifact)]
         size = sum((self.folder / name).stat().st_size for name in files if (self.folder / name).is_file())
         if not self.cached or self.provider != "CPUExecutionProvider" or size < LARGE:
-            return self.open(artifact, self.confirm(artifact), onnxruntime.SessionOptions())
+            return self.open(artifact, self.checked_path(artifact), onnxruntime.SessionOptions())
         digests = "".join(self.manifest.files.get(name, "") for name in files)
         key = hashlib.sha256((onnxruntime.__version__ + cpu() + digests).encode()).hexdigest()[:16]
         place = cache_folder() / f"onnxruntime-{artifact.role}-{artifact.precision}-{key}"
@@ -65,7 +69,7 @@ class OnnxRuntimeBackend(ExportBackend):
                     "session.optimized_model_external_initializers_file_name", "model.onnx.data"
                 )
                 options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
-                self.open(artifact, self.confirm(artifact), options)
+                self.open(artifact, self.checked_path(artifact), options)
                 digest = {path.name: file_digest(path) for path in new.iterdir()}
                 (new / "digests.json").write_text(json.dumps(digest))
             options = onnxruntime.SessionOptions()
@@ -100,31 +104,14 @@ class OnnxRuntimeBackend(ExportBackend):
                 reason = f"ONNX Runtime's CPU provider has no bfloat16 convolution ({reason})"
             raise MRCError(f"ONNX Runtime refuses {artifact.path}: {reason}; export again, or in float32") from None
 
-    def hold(self, array: np.ndarray) -> OrtValue:
+    def to_device(self, array: np.ndarray) -> OrtValue:
         return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device, 0)
 
-    def run(self, role: str, kept: dict | None = None, **feeds: Any) -> list[Any]:
-        session = self.sessions[role]
-        binding = session.io_binding()
-        # named, as a binding does not keep the arrays of what is bound to it
-        held = {
-            name: value if isinstance(value, OrtValue) else OrtValue.ortvalue_from_numpy(np.ascontiguousarray(value))
-            for name, value in feeds.items()
-        }
-        for name, value in held.items():
-            binding.bind_ortvalue_input(name, value)
-        names = [output.name for output in session.get_outputs()]
-        shapes = (role, *(tuple(value.shape()) for value in held.values()))
-        for name, value in zip(names, (kept or {}).get(shapes, [None] * len(names)), strict=True):
-            if value is None:
-                binding.bind_output(name, self.device if name == "deep" else "cpu")
-            else:
-                binding.bind_ortvalue_output(name, value)
-        session.run_with_iobinding(binding)
-        outputs = binding.get_outputs()
-        if kept is not None:
-            kept[shapes] = outputs
-        return [value if name == "deep" else value.numpy() for name, value in zip(names, outputs, strict=True)]
+    def to_numpy(self, value: OrtValue) -> np.ndarray:
+        return value.numpy()
+
+    def runner(self, graph: str) -> "SessionRunner":
+        return SessionRunner(self.sessions[graph], self.device)
 
     def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
         images = super().vae_decoder(latents=latents)
@@ -133,6 +120,31 @@ class OnnxRuntimeBackend(ExportBackend):
             self.sessions["vae_decoder"] = self.session(fallback)
             images = super().vae_decoder(latents=latents)
         return images
+
+
+class SessionRunner:
+    """Runs a session into buffers of its own, one set for each set of input shapes."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, device: str) -> None:
+        self.session = session
+        self.names = [output.name for output in session.get_outputs()]
+        self.devices = {name: device if name == "deep" else "cpu" for name in self.names}  # deep features stay
+        self.outputs: dict[tuple, dict[str, OrtValue]] = {}
+
+    def __call__(self, feeds: dict[str, OrtValue]) -> dict[str, OrtValue]:
+        binding = self.session.io_binding()
+        for name, value in feeds.items():
+            binding.bind_ortvalue_input(name, value)
+        shapes = tuple(tuple(value.shape()) for value in feeds.values())
+        buffers = self.outputs.get(shapes, {})
+        for name, device in self.devices.items():
+            if name in buffers:
+                binding.bind_ortvalue_output(name, buffers[name])
+            else:
+                binding.bind_output(name, device)
+        self.session.run_with_iobinding(binding)
+        self.outputs[shapes] = dict(zip(self.names, binding.get_outputs(), strict=True))
+        return self.outputs[shapes]
 
 
 def intact(place: Path) -> bool:

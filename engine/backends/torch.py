@@ -1,8 +1,7 @@
-"""PyTorch made fast: the step graph over the kernels, channels last, on CUDA captured as a CUDA graph."""
+"""PyTorch made fast: the step graph over the kernels, channels last, on CUDA recorded as a CUDA graph."""
 
 import copy
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,14 +9,17 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ...core.errors import MRCError
+from ...core.precision import HALVES, PRECISIONS
 from ...kernels import ops
 from ...model import Checkpoint, load_checkpoint
-from ...model.graphs import Conditioner, TextEncoder, UNetShallow, UNetStep, VaeDecoder, VaeEncoder
-from ..contract import FOLDED
-from .eager import geometry
-from .graphs import GraphBackend
-
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from ...model.graphs import graph_module
+from ..graphs import EACH_STEP, GRAPHS
+from ..loop import OnStep, check_latents, start, step_noise
+from ..plan import Plan
+from ..sampling import SamplerTable
+from .base import DeviceLoop, GuidedUNet
+from .eager import geometry, scheduler_config
+from .graphs import Feeds, GraphBackend, GraphUNet, Runner
 
 
 def load(folder: Path, precision: str | None = None, loop: bool = False) -> "TorchBackend":
@@ -29,62 +31,89 @@ def load(folder: Path, precision: str | None = None, loop: bool = False) -> "Tor
     return TorchBackend(load_checkpoint(folder), device, precision or "float32", loop)
 
 
-class TorchBackend(GraphBackend):
-    """One module a graph on one device; the conditioner, which runs once an edit, in float32.
+class TorchBackend(GraphBackend[Tensor]):
+    """One module a graph on one device; graphs that may not be half stay in float32.
 
-    With `loop` latents stay on the device from the first step to the last.
+    With `loop` the latents stay on the device from the first step to the last.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: str, precision: str, loop: bool = False) -> None:
-        self.unet_loop = self.steps if loop else None
         self.precision = precision
-        self.geometry = geometry(checkpoint)
-        self.scheduler = dict(checkpoint.scheduler.config)
+        self.geometry, self.defaults = geometry(checkpoint), checkpoint.defaults
+        self.scheduler = scheduler_config(checkpoint)
         self.tokenizer: Tokenizer = checkpoint.tokenizer.backend_tokenizer
         self.device = torch.device(device)
+        self.device_loop = TorchLoop(self.device) if loop else None
         for module in (checkpoint.unet, checkpoint.vae):
             module.to(self.device, memory_format=torch.channels_last)
         checkpoint.text_encoder.to(self.device)
-        conditioner = Conditioner(checkpoint.unet)
-        if precision != "float32":
-            conditioner = copy.deepcopy(conditioner)  # before its weights are rounded
-            for module in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder):
-                nn.Module.to(module, PRECISIONS[precision])  # not module.to: see model.checkpoint.fill
-        steps = (UNetStep(checkpoint.unet, fused=True), UNetShallow(checkpoint.unet, fused=True))
-        step, shallow = map(Captured, steps) if self.device.type == "cuda" else steps
-        self.graphs: dict[str, nn.Module] = {
-            "text_encoder": TextEncoder(checkpoint.text_encoder),
-            "vae_encoder": VaeEncoder(checkpoint.vae),
-            "vae_decoder": VaeDecoder(checkpoint.vae),
-            "conditioner": conditioner,
-            "unet": step,
-            "unet_shallow": shallow,
-        }
+        parts = {name: getattr(checkpoint, graph.part) for name, graph in GRAPHS.items()}
+        self.graphs: dict[str, nn.Module] = {}
+        if precision in HALVES:  # copied before their weights are rounded
+            self.graphs = {
+                name: copy.deepcopy(graph_module(graph.module, parts[name]))
+                for name, graph in GRAPHS.items()
+                if not graph.half
+            }
+            for part in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder):
+                nn.Module.to(part, getattr(torch, precision))  # not module.to: see model.checkpoint.fill
+        for name in GRAPHS.keys() - self.graphs.keys():
+            module = graph_module(GRAPHS[name].module, parts[name], fused=True)
+            self.graphs[name] = Captured(module) if name in EACH_STEP and self.device.type == "cuda" else module
 
-    def hold(self, array: np.ndarray) -> Tensor:
+    def to_device(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
 
-    @torch.inference_mode()
-    def run(self, role: str, kept: dict | None = None, **feeds: Any) -> list[Any]:
-        outputs = self.graphs[role](*(v if isinstance(v, Tensor) else self.hold(v) for v in feeds.values()))
-        deep = 1 if role == "unet" else len(outputs)  # features stay where they are
-        return [output.cpu().contiguous().numpy() for output in outputs[:deep]] + list(outputs[deep:])
+    def to_numpy(self, value: Tensor) -> np.ndarray:
+        return value.cpu().contiguous().numpy()
+
+    def runner(self, graph: str) -> Runner:
+        module, names = self.graphs[graph], GRAPHS[graph].outputs
+
+        @torch.inference_mode()
+        def run(feeds: Feeds) -> Feeds:
+            return dict(zip(names, module(**feeds), strict=False))  # a plain model has no reward tensors
+
+        return run
+
+
+class TorchLoop(DeviceLoop):
+    """The denoising loop on the device; `kernels.ops.sampler_step` advances the latents in place."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
 
     @torch.inference_mode()
-    def steps(self, *, conditions: dict[str, Any], **feeds: np.ndarray) -> np.ndarray:
-        held = {name: self.hold(array) for name, array in feeds.items()}
-        latents, source, item, table = (held[name] for name in ("latents", "source", "item", "table"))
-        constant = [conditions[name] for name in ("text_kv", *FOLDED) if name in conditions]
-        data, itself = torch.zeros_like(latents), torch.eye(len(latents), device=self.device)
-        sample = torch.cat([latents[item] * table[0, 0], source], dim=1)
-        for step, fresh in enumerate(held["fresh"]):
-            bias = conditions["time_bias"][step]
-            noise = self.graphs["unet"](sample, held["branch"], held["guidance"], bias, *constant)[0]
-            next_scale = table[min(step + 1, len(table) - 1), :1]
-            ops.guided_step(
-                noise.contiguous(), itself, latents, data, fresh, table[step, 1:5], table[step, 5:], next_scale, item,
-                sample,
+    def denoise(
+        self,
+        unet: GuidedUNet,
+        plan: Plan,
+        table: SamplerTable,
+        source: np.ndarray,
+        generators: list[np.random.RandomState],
+        on_step: OnStep | None,
+    ) -> np.ndarray:
+        assert isinstance(unet, GraphUNet)
+        to_device = unet.backend.to_device
+        first, visible = start(plan, table, source, generators)
+        latents, image, guidance = to_device(first), to_device(plan.image), to_device(plan.guidance)
+        scale, coefficients, of_denoised = (
+            to_device(values.astype(np.float32)) for values in (table.input_scale, table.coefficients, table.denoised)
+        )
+        denoised = torch.zeros_like(latents)
+        sample = torch.cat([latents[image] * scale[0], to_device(visible)], dim=1)
+        for step in range(len(table.timesteps)):
+            noise = unet.run_full(unet.feeds(step, sample, guidance))["noise"].contiguous()
+            fresh = step_noise(table, generators, source.shape)
+            next_scale = scale[min(step + 1, len(scale) - 1)].reshape(1)
+            ops.sampler_step(
+                noise, latents, denoised, None if fresh is None else to_device(fresh), coefficients[step],
+                of_denoised[step], next_scale, image, sample,
             )  # fmt: skip
+            replaced = on_step(step, latents.cpu().numpy()) if on_step else None
+            if replaced is not None:
+                latents.copy_(torch.from_numpy(check_latents(replaced, source.shape)))
+                sample[:, : latents.shape[1]] = latents[image] * next_scale
         return latents.cpu().numpy()
 
 
@@ -94,27 +123,27 @@ class Captured(nn.Module):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self.recorded: dict[tuple, tuple[torch.cuda.CUDAGraph, list[Tensor], tuple[Tensor, ...]]] = {}
+        self.recorded: dict[tuple, tuple[torch.cuda.CUDAGraph, dict[str, Tensor], tuple[Tensor, ...]]] = {}
 
-    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        shapes = tuple(tensor.shape for tensor in inputs)
+    def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
+        shapes = tuple(tensor.shape for tensor in inputs.values())
         if shapes not in self.recorded:
             self.recorded[shapes] = self.record(inputs)
-        graph, kept, outputs = self.recorded[shapes]
-        for ours, given in zip(kept, inputs, strict=True):
-            ours.copy_(given)
+        graph, buffers, outputs = self.recorded[shapes]
+        for name, tensor in inputs.items():
+            buffers[name].copy_(tensor)
         graph.replay()
         return outputs
 
-    def record(self, inputs: tuple[Tensor, ...]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], tuple[Tensor, ...]]:
-        kept = [tensor.clone() for tensor in inputs]
+    def record(self, inputs: dict[str, Tensor]) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor], tuple[Tensor, ...]]:
+        buffers = {name: tensor.clone() for name, tensor in inputs.items()}
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):  # libraries choose algorithms and Triton compiles before the recording
             for _ in range(3):
-                self.module(*kept)
+                self.module(**buffers)
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            outputs = self.module(*kept)
-        return graph, kept, outputs
+            outputs = self.module(**buffers)
+        return graph, buffers, outputs

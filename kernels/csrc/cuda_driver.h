@@ -1,6 +1,6 @@
-// The few functions of the CUDA driver that the pack calls, found when first asked for: no CUDA header,
-// nothing to link. Handles are pointers, CUdevice and CUresult int; tests/kernels/test_pack.py holds the
-// signatures against cuda.h.
+// The few functions of the CUDA driver that the pack calls, looked up at the first call: no CUDA header, nothing
+// to link. Handles are pointers, CUdevice and CUresult are int; tests/kernels/test_pack.py checks the signatures
+// against cuda.h.
 #ifndef MRC_CUDA_DRIVER_H
 #define MRC_CUDA_DRIVER_H
 

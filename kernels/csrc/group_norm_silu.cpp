@@ -17,6 +17,7 @@ constexpr int64_t kWorthIt = 1 << 15;  // values a thread, about 20 µs
 template <typename Moment>
 void group_affine(const mrc_feature_maps& maps, int64_t group, const Moment* mean, const Moment* squares,
                   const float* bias, float* scale, float* shift) {
+  const auto *weights = static_cast<const float*>(maps.scale), *biases = static_cast<const float*>(maps.shift);
   const int64_t width = maps.channels / maps.groups;
   const double a_channel = 1.0 / static_cast<double>(width), a_position = 1.0 / static_cast<double>(maps.positions);
   double total = 0, variance = 0;
@@ -28,9 +29,9 @@ void group_affine(const mrc_feature_maps& maps, int64_t group, const Moment* mea
   }
   const double factor = 1 / std::sqrt(variance * a_channel + maps.epsilon);
   for (int64_t c = 0; c < width; ++c) {
-    const double by = maps.scale[group * width + c] * factor;
+    const double by = weights[group * width + c] * factor;
     scale[c] = static_cast<float>(by);
-    shift[c] = static_cast<float>(maps.shift[group * width + c] + ((bias ? bias[c] : 0.0f) - centre) * by);
+    shift[c] = static_cast<float>(biases[group * width + c] + ((bias ? bias[c] : 0.0f) - centre) * by);
   }
 }
 

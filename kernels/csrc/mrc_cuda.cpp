@@ -1,5 +1,5 @@
-// The pack: chooses the code for the GPU at hand, loads it once, launches it. What Triton compiled is
-// in two files written by kernels/build_pack.py: `cubins.bin`, and a table of it, `cubins.inc`.
+// The pack: chooses the code for the current GPU, loads it once and launches it. kernels/build_pack.py writes what
+// Triton compiled to two files: `cubins.bin`, and its table, `cubins.inc`.
 
 #include "mrc_cuda.h"
 
@@ -10,7 +10,7 @@
 
 #include "cuda_driver.h"
 
-// .incbin takes a moment where an array of as many bytes would take a minute to compile
+// .incbin is quick; an array of as many bytes would take a minute to compile
 asm(".pushsection .rodata\n"
     ".balign 64\n"
     ".global mrc_cubins\n.hidden mrc_cubins\n"
@@ -20,14 +20,14 @@ extern "C" const unsigned char mrc_cubins[] __attribute__((visibility("hidden"))
 
 namespace {
 
-enum Kernel { REWARD_BLOCK, REWARD_STATISTICS, GROUP_NORM_SILU, GUIDED_STEP };
+enum Kernel { REWARD_BLOCK, REWARD_STATISTICS, GROUP_NORM_SILU, SAMPLER_STEP };
 
 struct Cubin {
   Kernel kernel;
   int32_t type;
   int capability;        // 10 × major + minor
-  bool exact;            // runs on this capability alone, else on greater minor ones too
-  int64_t width;         // channels of the reward block, greatest channels a group of a norm
+  bool exact;            // runs on this capability only; if false, on greater minor versions too
+  int64_t width;         // channels of the reward block, or most channels in a group of a norm
   bool optional;         // has the bias or the fresh noise
   const char* function;
   int64_t block;         // positions or values a program of the grid takes
@@ -39,7 +39,7 @@ struct Cubin {
 
 constexpr int64_t kMost = INT32_MAX;  // the kernels count in 32 bits within a feature map
 
-// The code nearest to the GPU's; of one capability the table has the narrowest first.
+// The code for the nearest capability, and the narrowest of it, which the table has first.
 const Cubin* choose(Kernel kernel, int32_t type, int64_t width, bool optional, int capability) {
   const Cubin* best = nullptr;
   for (const Cubin& cubin : cubins) {
@@ -65,14 +65,14 @@ int current_device(int* device, int* capability) {
   return error ? MRC_CUDA_DRIVER + error : MRC_OK;
 }
 
-// The kernel of a cubin on a device; as a CUlibrary it is good in all the device's contexts.
+// The kernel of a cubin on a device. A CUlibrary's kernels work in all contexts of the device.
 int load(const Cubin& cubin, int device, void** kernel) {
   static std::mutex mutex;
   static std::map<std::pair<const Cubin*, int>, void*> loaded;
   const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = loaded.find({&cubin, device});
-  if (found != loaded.end()) {
-    *kernel = found->second;
+  const auto entry = loaded.find({&cubin, device});
+  if (entry != loaded.end()) {
+    *kernel = entry->second;
     return MRC_OK;
   }
   const Driver& cuda = cuda_driver();
@@ -100,7 +100,7 @@ constexpr bool takes(const char* letters) {
 
 template <Kernel kernel, typename... Arguments>
 int launch_all(const Cubin& cubin, int device, int64_t x, int64_t y, CUstream_st* stream, Arguments... arguments) {
-  static_assert(takes<Arguments...>(parameters[kernel]), "this Triton compiles the kernel to other parameters");
+  static_assert(takes<Arguments...>(parameters[kernel]), "the kernel's parameters are not those of Triton 3.9");
   void* function = nullptr;
   if (const int status = load(cubin, device, &function)) return status;
   void* pointers[] = {&arguments...};
@@ -110,7 +110,7 @@ int launch_all(const Cubin& cubin, int device, int64_t x, int64_t y, CUstream_st
   return error ? MRC_CUDA_DRIVER + error : MRC_OK;
 }
 
-// Triton's kernels end in two pointers, to scratch memory and to a profiler's; ours use neither.
+// Triton's kernels have two more pointers, to scratch memory and to a profiler's memory; ours use neither.
 template <Kernel kernel, typename... Arguments>
 int launch(const Cubin& cubin, int device, int64_t x, int64_t y, CUstream_st* stream, Arguments... arguments) {
   void* none = nullptr;
@@ -127,13 +127,14 @@ int64_t blocks(int64_t size, int64_t block) { return (size + block - 1) / block;
 
 int64_t bytes(int32_t type) { return type == MRC_FLOAT32 ? 4 : 2; }
 
-int check(const mrc_cuda_feature_maps* maps) {
+int check(const mrc_feature_maps* maps) {
   if (!maps) return MRC_NULL_POINTER;
   const auto& m = *maps;
   if (m.count < 1 || m.channels < 1 || m.positions < 1 || m.groups < 1 || m.channels % m.groups || m.type < 0 ||
       m.type > MRC_BFLOAT16 || m.channels > kMost / m.positions || m.channels > kMost / m.count)
     return MRC_BAD_SIZE;
   if (missing(m.input, m.output, m.scale, m.shift)) return MRC_NULL_POINTER;
+  if (!m.channels_last) return MRC_CUDA_NOT_IN_PACK;
   if (misaligned(m.input, m.output, m.scale, m.shift)) return MRC_CUDA_BAD_POINTER;
   return MRC_OK;
 }
@@ -147,8 +148,8 @@ const char* mrc_cuda_error_string(int status) {
     case MRC_OK: return "no error";
     case MRC_BAD_SIZE: return "a size does not fit";
     case MRC_NULL_POINTER: return "a pointer is missing";
-    case MRC_CUDA_NOT_IN_PACK: return "the pack has no code for this GPU, type or width";
-    case MRC_CUDA_BAD_POINTER: return "a device pointer is no multiple of 16 bytes, or an output is its input";
+    case MRC_CUDA_NOT_IN_PACK: return "the pack has no code for this GPU, type, width or layout";
+    case MRC_CUDA_BAD_POINTER: return "a device pointer is not a multiple of 16 bytes, or the output is the input";
     case MRC_CUDA_NO_DRIVER: return "no CUDA driver: libcuda.so.1 cannot be loaded";
     case MRC_CUDA_OLD_DRIVER: return "the CUDA driver is older than 12.0";
     case MRC_CUDA_NO_CONTEXT: return "no CUDA context is current in this thread; choose a device first";
@@ -161,12 +162,12 @@ const char* mrc_cuda_error_string(int status) {
 
 int mrc_cuda_status(void) { return cuda_driver().status; }
 
-int64_t mrc_cuda_reward_block_workspace(const mrc_cuda_feature_maps* maps) {
+int64_t mrc_cuda_reward_block_workspace(const mrc_feature_maps* maps) {
   // scale and shift of the group norm, and the tiles' scratch
   return maps->count * maps->channels * (8 + maps->positions * bytes(maps->type));
 }
 
-int mrc_cuda_reward_block(const mrc_cuda_feature_maps* maps, const mrc_cuda_reward_weights* weights, const void* gate,
+int mrc_cuda_reward_block(const mrc_feature_maps* maps, const mrc_cuda_reward_weights* weights, const void* gate,
                           const float* gate_bias, const float* base, const void* update, void* workspace,
                           CUstream_st* stream) {
   if (const int status = check(maps)) return status;
@@ -202,7 +203,7 @@ int mrc_cuda_reward_block(const mrc_cuda_feature_maps* maps, const mrc_cuda_rewa
                               w.proj_out, w.proj_out_bias, positions, channels, kLayerNormEpsilon);
 }
 
-int mrc_cuda_group_norm_silu(const mrc_cuda_feature_maps* maps, const void* bias, CUstream_st* stream) {
+int mrc_cuda_group_norm_silu(const mrc_feature_maps* maps, const void* bias, CUstream_st* stream) {
   if (const int status = check(maps)) return status;
   const auto& m = *maps;
   if (misaligned(bias)) return MRC_CUDA_BAD_POINTER;
@@ -216,23 +217,23 @@ int mrc_cuda_group_norm_silu(const mrc_cuda_feature_maps* maps, const void* bias
                                  bias ? bias : m.scale, m.output, positions, channels, m.groups, channels, m.epsilon);
 }
 
-int mrc_cuda_guided_step(int32_t type, const void* noise, const float* guidance, int64_t rows, float* latents,
-                         float* data, const float* fresh, int64_t batch, int64_t size, const float* coefficients,
-                         const float* data_coefficients, const float* input_scale, const int64_t* item, int64_t inputs,
-                         void* sample, CUstream_st* stream) {
-  if (rows < 0 || inputs < 0 || batch < 1 || batch > UINT16_MAX || size < 1 || type < 0 || type > MRC_BFLOAT16 ||
-      rows > kMost / size || batch > kMost / size || inputs > kMost / size / 2 || rows > kMost / batch)
+int mrc_cuda_sampler_step(int32_t type, const void* noise, float* latents, float* denoised, const float* fresh_noise,
+                          int64_t batch, int64_t size, const float* coefficients, const float* denoised_coefficients,
+                          const float* input_scale, const int64_t* item, int64_t inputs, void* sample,
+                          CUstream_st* stream) {
+  if (inputs < 0 || batch < 1 || batch > UINT16_MAX || size < 1 || type < 0 || type > MRC_BFLOAT16 ||
+      batch > kMost / size || inputs > kMost / size / 2)
     return MRC_BAD_SIZE;
-  if (missing(noise, guidance, latents, data, coefficients, data_coefficients, input_scale, item, sample))
+  if (missing(noise, latents, denoised, coefficients, denoised_coefficients, input_scale, item, sample))
     return MRC_NULL_POINTER;
-  if (misaligned(noise, latents, data, fresh, sample)) return MRC_CUDA_BAD_POINTER;
+  if (misaligned(noise, latents, denoised, fresh_noise, sample)) return MRC_CUDA_BAD_POINTER;
   int device = 0, capability = 0;
   if (const int status = current_device(&device, &capability)) return status;
-  const Cubin* cubin = choose(GUIDED_STEP, type, 0, fresh != nullptr, capability);
+  const Cubin* cubin = choose(SAMPLER_STEP, type, 0, fresh_noise != nullptr, capability);
   if (!cubin || size % 16) return MRC_CUDA_NOT_IN_PACK;
-  return launch<GUIDED_STEP>(*cubin, device, blocks(size, cubin->block), batch, stream, noise, guidance, latents, data,
-                             fresh ? fresh : latents, coefficients, data_coefficients, input_scale, item, sample,
-                             static_cast<int32_t>(rows), static_cast<int32_t>(inputs), static_cast<int32_t>(size));
+  return launch<SAMPLER_STEP>(*cubin, device, blocks(size, cubin->block), batch, stream, noise, latents, denoised,
+                              fresh_noise ? fresh_noise : latents, coefficients, denoised_coefficients, input_scale,
+                              item, sample, static_cast<int32_t>(inputs), static_cast<int32_t>(size));
 }
 
 }  // extern "C"

@@ -1,5 +1,5 @@
-// C interface of the native kernels. Arrays are row-major float32 unless said otherwise. Functions
-// return one of the codes below; on any but MRC_OK nothing was written.
+// C interface of the native kernels. Arrays are row-major, and float32 unless stated otherwise.
+// Functions return one of the codes below; unless it is MRC_OK they have written nothing.
 #ifndef MRC_KERNELS_H
 #define MRC_KERNELS_H
 
@@ -14,33 +14,25 @@ enum { MRC_OK = 0, MRC_BAD_SIZE = 1, MRC_NULL_POINTER = 2, MRC_OUT_OF_MEMORY = 3
 // Types of a feature map's values
 enum { MRC_FLOAT32 = 0, MRC_FLOAT16 = 1, MRC_BFLOAT16 = 2 };
 
-// A batch of feature maps and what shall become of it. `channels_last` 0: [count, channels, positions],
-// 1: [count, positions, channels]. `input` and `output` have `type`, and may be the same.
+// A batch of feature maps and the group norm over them. `channels_last` 0: [count, channels, positions],
+// 1: [count, positions, channels]. `input` and `output` have `type`, and may be the same on the CPU.
 typedef struct {
   const void* input;
   void* output;
   int64_t count, channels, positions;
   int32_t channels_last, type;
-  int32_t groups;         // of the group norm; divides channels
-  float epsilon;          // of the group norm
-  const float* scale;     // [channels], its weight
-  const float* shift;     // [channels], its bias
-  int32_t threads;        // at least 1
+  int32_t groups;         // divides channels
+  float epsilon;
+  const void* scale;      // [channels], the norm's weight: float32 on the CPU, of `type` in mrc_cuda.h
+  const void* shift;      // [channels], its bias, likewise
+  int32_t threads;        // of the CPU, at least 1; mrc_cuda.h does not read it
 } mrc_feature_maps;
-
-// noise [rows, size], guidance [batch, rows], latents and data [batch, size] (updated in place),
-// fresh [batch, size] or NULL, coefficients [4], data_coefficients [2], item [inputs] below batch,
-// sample [inputs, 2 * size], whose first halves are written.
-int mrc_guided_step(const float* noise, const float* guidance, int64_t rows, float* latents, float* data,
-                    const float* fresh, int64_t batch, int64_t size, const float* coefficients,
-                    const float* data_coefficients, float input_scale, const int64_t* item, int64_t inputs,
-                    float* sample);
 
 // Group norm of input + bias, bias [count, channels] or NULL, then SiLU if `silu`.
 int mrc_group_norm_silu(const mrc_feature_maps* maps, const float* bias, int32_t silu);
 
-// Weights of the reward block: matrices [channels, channels] from input to output as of torch.nn.Linear,
-// the rest [channels].
+// Weights of the reward block: matrices [outputs, inputs] as in torch.nn.Linear, each channels × channels; the
+// rest is [channels].
 typedef struct {
   const float *proj_in, *proj_in_bias;
   const float *norm1, *norm1_bias;

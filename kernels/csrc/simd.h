@@ -57,14 +57,14 @@ inline Vec clamp(Vec x, float low, float high) {
   return x > high ? all(high) : x;
 }
 
-// e^x to 2e-7 of itself between -87 and 88, held at those ends; NaN stays NaN.
+// e^x with x clamped to -87 … 88, relative error 2e-7; NaN stays NaN.
 // x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor polynomial, 2^n by its bits.
 inline Vec exponential(Vec x) {
-  const Vec held = clamp(x, -87.0f, 88.0f);
+  const Vec clamped = clamp(x, -87.0f, 88.0f);
   // adding 1.5 · 2^23 rounds to a whole number, which is then the low bits
-  const Vec moved = held * 1.44269504f + 12582912.0f;
+  const Vec moved = clamped * 1.44269504f + 12582912.0f;
   const Vec whole = moved - 12582912.0f;
-  const Vec r = held - whole * 0.693359375f + whole * 2.12194440e-4f;  // ln 2 in two parts
+  const Vec r = clamped - whole * 0.693359375f + whole * 2.12194440e-4f;  // ln 2 in two parts
   Vec e = all(1.0f / 720);
   e = e * r + 1.0f / 120;
   e = e * r + 1.0f / 24;

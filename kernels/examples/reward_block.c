@@ -1,6 +1,6 @@
 // The reward block from C: no Python, no CUDA toolkit.
 //
-//     folder=$(python -c 'from mrc.kernels.native import find; print(find("libmrc_cuda.so").parent)')
+//     folder=$(python -c 'from mrc_edit.kernels.native import find; print(find("libmrc_cuda.so").parent)')
 //     cc reward_block.c -I$folder/include -L$folder -Wl,-rpath,$folder -lmrc_cuda -ldl -o reward_block
 //
 // All weights are zero but the last bias, which is 2, so that the block adds 2. Exit status: 0 it did,
@@ -50,9 +50,9 @@ int main(void) {
   void* output = filled(SIZE, 0);
   void* matrix = filled(CHANNELS * CHANNELS, 0);
   void* zeros = filled(2 * COUNT * CHANNELS * HEADS, 0);
-  const mrc_cuda_feature_maps maps = {
+  const mrc_feature_maps maps = {
       .input = filled(SIZE, ONE), .output = output, .count = COUNT, .channels = CHANNELS, .positions = POSITIONS,
-      .type = MRC_FLOAT16, .groups = GROUPS, .epsilon = 1e-6f, .scale = zeros, .shift = zeros};
+      .channels_last = 1, .type = MRC_FLOAT16, .groups = GROUPS, .epsilon = 1e-6f, .scale = zeros, .shift = zeros};
   const mrc_cuda_reward_weights weights = {
       .proj_in = matrix, .proj_in_bias = zeros, .norm1 = zeros, .norm1_bias = zeros,
       .inner = matrix, .inner_bias = zeros, .outer = matrix, .outer_bias = zeros,

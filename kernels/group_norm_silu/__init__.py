@@ -1,1 +1,4 @@
-"""Group norm with optional timestep bias and SiLU: `reference`, `native` and Triton; call it through `kernels.ops`."""
+"""Group norm with optional timestep bias and SiLU.
+
+Call it through `kernels.ops`: `reference`, `native` on the CPU, Triton or the pack on a GPU.
+"""

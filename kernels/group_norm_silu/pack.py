@@ -5,7 +5,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from ..pack import NotInPack, feature_maps, pointer, run
+from ..feature_maps import feature_maps, pointer
+from ..pack import NotInPack, run
 
 
 def group_norm_silu(
@@ -17,9 +18,9 @@ def group_norm_silu(
         NotInPack: the pack has no kernel for these arguments.
     """
     if not silu or {tensor.dtype for tensor in (weight, bias, offset) if tensor is not None} != {hidden.dtype}:
-        raise NotInPack("the pack's group norm is followed by SiLU and has all arguments of one type")
+        raise NotInPack("the pack has group norm with SiLU alone, and with all arguments of one dtype")
     output, weight, bias = torch.empty_like(hidden), weight.contiguous(), bias.contiguous()
-    added = None if offset is None else offset.contiguous()
+    offset = None if offset is None else offset.contiguous()
     maps = feature_maps(hidden, output, groups, eps, weight, bias)
-    run("mrc_cuda_group_norm_silu", hidden, ctypes.byref(maps), pointer(added))
+    run("mrc_cuda_group_norm_silu", hidden, ctypes.byref(maps), pointer(offset))
     return output

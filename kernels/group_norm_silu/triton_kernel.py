@@ -1,4 +1,4 @@
-"""`group_norm_silu` on a GPU: one program a group, which reads its positions three times, twice from the cache."""
+"""`group_norm_silu` on a GPU: one program a group reads its positions three times, the last two from the cache."""
 
 import torch
 import triton
@@ -7,12 +7,12 @@ from torch import Tensor
 
 from ..feature_maps import layout
 
-BLOCK = 4096  # values a program holds at a time
+BLOCK = 4096  # values that a program loads at once
 
 
 @triton.jit
 def own_group(positions, channels, groups, WIDTH: tl.constexpr):
-    """This program's feature map, its first value, its group's channels `[WIDTH]` and which of them there are."""
+    """This program's feature map, the map's first value, the group's channels `[WIDTH]` and a mask of the real ones."""
     item = tl.program_id(0) // groups
     width = channels // groups
     lane = tl.arange(0, WIDTH)
@@ -25,7 +25,7 @@ def moments(
     hidden, offset, first, channel, inside, positions, stride_channel, stride_position, HAS_OFFSET: tl.constexpr,
     POSITIONS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Mean and variance of one group; `channel` `[WIDTH]` are its channels, `inside` those that there are."""
+    """Mean and variance of one group; `channel` `[WIDTH]` are its channels, `inside` is the mask of the real ones."""
     added = tl.zeros([WIDTH], tl.float32)
     if HAS_OFFSET:
         added += tl.load(offset + channel, mask=inside, other=0.0).to(tl.float32)
@@ -74,7 +74,7 @@ def group_norm_silu_kernel(
 def group_norm_silu(
     hidden: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, offset: Tensor | None, silu: bool
 ) -> Tensor:
-    """As the reference, in float32 inside."""
+    """As the reference; computed in float32."""
     memory_format = layout(hidden)
     hidden = hidden.contiguous(memory_format=memory_format)
     output = torch.empty_like(hidden)

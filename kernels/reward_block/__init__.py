@@ -1,4 +1,4 @@
-"""All between `conv_in` and the first down block: `reference`, `native` and Triton, and the reward's `fold`.
+"""The reward block after `conv_in`, its attention folded by `fold`.
 
-Call it through `kernels.ops`.
+Call it through `kernels.ops`: `reference`, `native` on the CPU, Triton or the pack on a GPU.
 """

@@ -1,7 +1,7 @@
 """The reward attention folded, once an edit (docs/mathematics.md).
 
-With two keys softmax is a sigmoid, and the query and output projections fold into what depends on
-the reward alone: `dense(attention(x)) = base + update · σ(gate · x + gate_bias)`, one gate a head.
+With two keys the softmax is a sigmoid. The query and output projections are multiplied into tensors that depend
+on the reward alone: `dense(attention(x)) = base + update · σ(gate · x + gate_bias)`, one gate a head.
 """
 
 import torch

@@ -5,7 +5,8 @@ import ctypes
 import torch
 from torch import Tensor
 
-from ..pack import feature_maps, library, pointer, run
+from ..feature_maps import feature_maps, pointer
+from ..pack import library, run
 from .reference import GROUP_NORM_EPS, RewardWeights
 
 

@@ -41,14 +41,14 @@ def reward_block(
         weights: the fields of `RewardWeights` in order.
         groups: of the group norm.
     """
-    of = RewardWeights(*weights)
+    w = RewardWeights(*weights)
     channels = hidden.shape[1:2]
-    x = F.group_norm(hidden, groups, of.norm, of.norm_bias, GROUP_NORM_EPS)
-    x = F.linear(x.flatten(2).transpose(1, 2), of.proj_in, of.proj_in_bias)  # [P, h·w, C]
+    x = F.group_norm(hidden, groups, w.norm, w.norm_bias, GROUP_NORM_EPS)
+    x = F.linear(x.flatten(2).transpose(1, 2), w.proj_in, w.proj_in_bias)  # [P, h·w, C]
     attended = base + update @ torch.sigmoid(gate @ x.transpose(1, 2) + gate_bias)
-    y = F.layer_norm(x + attended.transpose(1, 2), channels, of.norm1, of.norm1_bias, LAYER_NORM_EPS)
-    inner = F.gelu(F.linear(y, of.inner, of.inner_bias))
-    z = y + F.linear(inner, of.outer, of.outer_bias)
-    z = F.layer_norm(z, channels, of.norm2, of.norm2_bias, LAYER_NORM_EPS)
-    z = F.linear(z, of.proj_out, of.proj_out_bias)
+    y = F.layer_norm(x + attended.transpose(1, 2), channels, w.norm1, w.norm1_bias, LAYER_NORM_EPS)
+    inner = F.gelu(F.linear(y, w.inner, w.inner_bias))
+    z = y + F.linear(inner, w.outer, w.outer_bias)
+    z = F.layer_norm(z, channels, w.norm2, w.norm2_bias, LAYER_NORM_EPS)
+    z = F.linear(z, w.proj_out, w.proj_out_bias)
     return hidden + z.transpose(1, 2).unflatten(2, hidden.shape[2:])

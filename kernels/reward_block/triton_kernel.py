@@ -1,9 +1,9 @@
 """`reward_block` on a GPU: one pass for the group norm's statistics, one fused kernel for all the rest.
 
 A program of the fused kernel takes TILE positions through norm, four matrix products, attention and
-two layer norms. The input of a product is in registers; its output goes to the tile's own place in
-the output and a scratch buffer, which the caches hold, as registers have no room for both. C channels
-are CHUNKS chunks of CHUNK, as Triton's blocks are powers of two and C, 320 as released, is none.
+two layer norms. Registers have no room for both the input and the output of a product: the output goes to
+the tile's own place in `output` or in a scratch buffer, which stay in the caches. The C channels are split
+into CHUNKS chunks of CHUNK, because Triton's blocks are powers of two and C (320 as released) is not.
 """
 
 import torch
@@ -16,7 +16,7 @@ from ..group_norm_silu.triton_kernel import BLOCK, moments, own_group
 from .fold import HEADS
 from .reference import GROUP_NORM_EPS, LAYER_NORM_EPS, RewardWeights
 
-GATES = 16  # heads, padded to the least width of a matrix instruction
+GATES = 16  # the heads, padded to the narrowest matrix instruction
 
 
 @triton.jit
@@ -37,7 +37,7 @@ def statistics_kernel(
 
 @triton.jit
 def product(x, y, total, WIDEN: tl.constexpr):
-    """total + x · y. Triton's interpreter multiplies the bits of bfloat16 as whole numbers: WIDEN for it alone."""
+    """total + x · y. WIDEN is for Triton's interpreter alone, which multiplies the bits of bfloat16 as integers."""
     if WIDEN:
         x, y = x.to(tl.float32), y.to(tl.float32)
     return tl.dot(x, y, total, input_precision="ieee")
@@ -87,6 +87,34 @@ def layer_norm(xs, weight, bias, eps, CHANNELS: tl.constexpr, CHUNK: tl.constexp
 
 
 @triton.jit
+def attend(
+    output, at, step, there, item, column, gate, gate_bias, base, update,
+    CHANNELS: tl.constexpr, CHUNK: tl.constexpr, TILE: tl.constexpr, HEADS: tl.constexpr, GATES: tl.constexpr,
+    WIDEN: tl.constexpr,
+):  # fmt: skip
+    """Add the two-key attention, one gate a head, to the tile at `output + at` in place."""
+    CHUNKS: tl.constexpr = CHANNELS // CHUNK
+    dtype = output.dtype.element_ty
+    ys = load_chunks(output + at, step, there, CHUNKS)
+    head = tl.arange(0, GATES)
+    real = head < HEADS
+    gates = tl.zeros([TILE, GATES], tl.float32)
+    for k in tl.static_range(CHUNKS):
+        row = (item * HEADS + head)[None, :] * CHANNELS + (k * CHUNK + column)[:, None]
+        gates = product(ys[k], tl.load(gate + row, mask=real[None, :], other=0.0), gates, WIDEN)
+    open_gates = tl.sigmoid(gates + tl.load(gate_bias + item * HEADS + head, mask=real, other=0.0)[None, :]).to(dtype)
+    tl.debug_barrier()
+    for j in range(CHUNKS):
+        channel = item * CHANNELS + j * CHUNK + column
+        change = tl.load(update + channel[None, :] * HEADS + head[:, None], mask=real[:, None], other=0.0)
+        y = tl.load(output + j * step + at, mask=there, other=0.0).to(tl.float32) + tl.load(base + channel)[None, :]
+        y = product(open_gates, change, y, WIDEN)
+        tl.debug_barrier()  # another thread may still read the place that this one writes
+        tl.store(output + j * step + at, y.to(dtype), mask=there)
+    tl.debug_barrier()
+
+
+@triton.jit
 def reward_block_kernel(
     hidden, output, scratch, scale, shift, gate, gate_bias, base, update,
     proj_in, proj_in_bias, norm1, norm1_bias, inner, inner_bias, outer, outer_bias, norm2, norm2_bias,
@@ -113,27 +141,11 @@ def reward_block_kernel(
     for j in range(CHUNKS):
         y = linear(xs, proj_in, proj_in_bias, j, CHANNELS, CHUNK, CHUNKS, WIDEN)
         tl.store(output + j * step + at, y.to(dtype), mask=there)
-    tl.debug_barrier()  # other threads of the program read what these wrote
+    tl.debug_barrier()  # other threads of the program read these stores
 
-    # two-key attention as one gate a head
-    ys = load_chunks(output + at, step, there, CHUNKS)
-    head = tl.arange(0, GATES)
-    real = head < HEADS
-    gates = tl.zeros([TILE, GATES], tl.float32)
-    for k in tl.static_range(CHUNKS):
-        of = (item * HEADS + head)[None, :] * CHANNELS + (k * CHUNK + column)[:, None]
-        gates = product(ys[k], tl.load(gate + of, mask=real[None, :], other=0.0), gates, WIDEN)
-    open_gates = tl.sigmoid(gates + tl.load(gate_bias + item * HEADS + head, mask=real, other=0.0)[None, :]).to(dtype)
-    tl.debug_barrier()
-    for j in range(CHUNKS):
-        channel = item * CHANNELS + j * CHUNK + column
-        change = tl.load(update + channel[None, :] * HEADS + head[:, None], mask=real[:, None], other=0.0)
-        y = tl.load(output + j * step + at, mask=there, other=0.0).to(tl.float32) + tl.load(base + channel)[None, :]
-        y = product(open_gates, change, y, WIDEN)
-        tl.debug_barrier()  # another thread may hold what this one writes
-        tl.store(output + j * step + at, y.to(dtype), mask=there)
-    tl.debug_barrier()
-
+    attend(
+        output, at, step, there, item, column, gate, gate_bias, base, update, CHANNELS, CHUNK, TILE, HEADS, GATES, WIDEN
+    )
     ys = load_chunks(output + at, step, there, CHUNKS)
     ys = layer_norm(ys, norm1, norm1_bias, eps, CHANNELS, CHUNK, CHUNKS)
     tl.debug_barrier()
@@ -163,13 +175,13 @@ def reward_block_kernel(
 
 
 def tiling(channels: int, dtype: torch.dtype, architecture: int) -> dict[str, int]:
-    """Compile-time sizes for an SM version, the largest that spill no registers at 320 channels.
+    """Compile-time sizes for an SM version: the largest at which 320 channels spill no registers.
 
-    Halves fill the matrix units' 64 rows, in wide chunks on SM 90 alone; float32 uses no matrix units.
+    Half-precision tiles have the matrix units' 64 rows, and wide chunks on SM 90 only; float32 uses no matrix units.
     """
-    wide = channels % 64 == 0 and (architecture == 90 or dtype == torch.float32)
+    wide_chunks = channels % 64 == 0 and (architecture == 90 or dtype == torch.float32)
     tile = 16 if dtype == torch.float32 else 64
-    return {"CHUNK": 64 if wide else 32, "TILE": tile, "num_warps": 8, "num_stages": 1}
+    return {"CHUNK": 64 if wide_chunks else 32, "TILE": tile, "num_warps": 8, "num_stages": 1}
 
 
 def architecture_of(device: torch.device) -> int:
@@ -181,23 +193,23 @@ def architecture_of(device: torch.device) -> int:
 def reward_block(
     hidden: Tensor, gate: Tensor, gate_bias: Tensor, base: Tensor, update: Tensor, weights: list[Tensor], groups: int
 ) -> Tensor:
-    """As the reference; sums in float32, matrix products of the type of `hidden`; C a multiple of 32."""
+    """As the reference; float32 sums, matrix products in the dtype of `hidden`. C is a multiple of 32."""
     hidden = hidden.contiguous(memory_format=layout(hidden))
     output, scratch = torch.empty_like(hidden), torch.empty_like(hidden)
     count, channels, height, width = hidden.shape
     positions, stride_channel, stride_position = height * width, hidden.stride(1), hidden.stride(3)
-    of = RewardWeights(*(weight.to(hidden.dtype).contiguous() for weight in weights))
+    w = RewardWeights(*(weight.to(hidden.dtype).contiguous() for weight in weights))
     scale, shift = torch.empty(2, count, channels, dtype=torch.float32, device=hidden.device)
     lanes = triton.next_power_of_2(channels // groups)
     statistics_kernel[(count * groups,)](
-        hidden, of.norm, of.norm_bias, scale, shift, positions, channels, groups, stride_channel, stride_position,
+        hidden, w.norm, w.norm_bias, scale, shift, positions, channels, groups, stride_channel, stride_position,
         GROUP_NORM_EPS, POSITIONS=max(1, BLOCK // lanes), WIDTH=lanes, num_warps=8,
     )  # fmt: skip
     sizes = tiling(channels, hidden.dtype, architecture_of(hidden.device))
     widen = bool(triton.knobs.runtime.interpret) and hidden.dtype == torch.bfloat16
     reward_block_kernel[(triton.cdiv(positions, sizes["TILE"]), count)](
         hidden, output, scratch, scale, shift, gate.to(hidden.dtype).contiguous(), gate_bias.float().contiguous(),
-        base.float().contiguous(), update.to(hidden.dtype).contiguous(), *of[2:],
+        base.float().contiguous(), update.to(hidden.dtype).contiguous(), *w[2:],
         positions, stride_channel, stride_position, LAYER_NORM_EPS,
         CHANNELS=channels, HEADS=HEADS, GATES=GATES, WIDEN=widen, **sizes,
     )  # fmt: skip

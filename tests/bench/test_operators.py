@@ -23,7 +23,7 @@ def run(*arguments):
 def test_timings_stand_beside_their_errors(small, tmp_path, capsys):
     run("--rounds", "2", "--json", str(tmp_path / "k.json"), "--csv", str(tmp_path / "k.csv"))
     report = json.loads((tmp_path / "k.json").read_text())["timings"]
-    assert {name.split()[0] for name in report} == {"reward_block", "guided_step", "group_norm_silu"}
+    assert {name.split()[0] for name in report} == {"reward_block", "group_norm_silu"}
     for row in report.values():
         assert 0 < row["error"] <= 1e-5 and row["least"] <= row["speedup"] <= row["greatest"]
     assert "reward_block" in capsys.readouterr().out
@@ -54,3 +54,7 @@ def test_bad_arguments():
     if not torch.cuda.is_available():
         with pytest.raises(MRCError, match="no GPU"):
             run("--device", "cuda")
+
+
+def test_the_sampler_step_is_its_reference():
+    assert operators.step_case(8, "cpu").error <= 1e-6

@@ -5,7 +5,7 @@ import pytest
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
-from mrc_edit.engine.manifest import confirmed, read_manifest
+from mrc_edit.engine.manifest import check_digests, read_manifest
 
 
 @pytest.fixture
@@ -13,11 +13,11 @@ def copy(tiny_export, tmp_path):
     return shutil.copytree(tiny_export, tmp_path / "copy")
 
 
-def test_every_file_is_listed_and_confirmed(tiny_export):
+def test_every_file_is_listed_and_check_digests(tiny_export):
     manifest = read_manifest(tiny_export)
     there = {str(p.relative_to(tiny_export)) for p in tiny_export.rglob("*") if p.is_file()} - {"manifest.json"}
     assert set(manifest.files) == there
-    confirmed(tiny_export, manifest, manifest.files)
+    check_digests(tiny_export, manifest, manifest.files)
 
 
 def test_a_flipped_byte_in_any_file_is_refused(copy):

@@ -3,7 +3,8 @@ import pytest
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.core.reward import BEST, NO_FAULTS
-from mrc_edit.engine.plan import check_guidance, check_reward, make_plan
+from mrc_edit.engine.plan import make_plan
+from mrc_edit.engine.request import check_guidance, check_reward
 
 REWARD = (BEST, NO_FAULTS)
 LOW = ((1.0, 1.0, 1.0), NO_FAULTS)
@@ -12,7 +13,7 @@ SAME = (REWARD, REWARD, REWARD)
 
 def branches(plan):
     return {
-        (int(plan.item[p]), plan.texts[t], bool(plan.has_image[p])): plan.guidance[:, n].sum()
+        (int(plan.image[p]), plan.texts[t], bool(plan.sees_image[p])): plan.guidance[:, n].sum()
         for n, (p, t) in enumerate(zip(plan.branch, plan.text, strict=True))
     }
 
@@ -20,7 +21,7 @@ def branches(plan):
 def test_three_branches_share_two_inputs():
     plan = make_plan(["snow"], [SAME], 7.5, 1.5)
     assert branches(plan) == {(0, "snow", True): 7.5, (0, "", True): -6.0, (0, "", False): -0.5}
-    assert len(plan.item) == 2
+    assert len(plan.image) == 2
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_a_batch_shares_texts_and_keeps_rewards_apart():
     plan = make_plan(["snow", "rain", "snow"], [SAME, (other, other, other), SAME], 7.5, 1.5)
     assert plan.texts == ["snow", "", "rain"]
     assert plan.rewards == [REWARD, other, REWARD]
-    np.testing.assert_array_equal(plan.reward, plan.item)
+    np.testing.assert_array_equal(plan.reward, plan.image)
     np.testing.assert_allclose(plan.guidance.sum(axis=1), 1.0)
 
 
@@ -57,10 +58,10 @@ def test_a_batch_shares_texts_and_keeps_rewards_apart():
 )
 def test_branches_with_their_own_reward_share_less(text, rewards, inputs, weights):
     plan = make_plan([text], [rewards], 7.5, 1.5)
-    assert len(plan.item) == inputs
+    assert len(plan.image) == inputs
     np.testing.assert_allclose(plan.guidance, [weights])
     for n, p in enumerate(plan.branch):
-        kind = 2 if not plan.has_image[p] else 0 if n == 0 else 1
+        kind = 2 if not plan.sees_image[p] else 0 if n == 0 else 1
         assert plan.rewards[plan.reward[p]] == rewards[kind]
 
 

@@ -30,7 +30,7 @@ def run_table(table, seed, shape):
     for i, timestep in enumerate(table.timesteps):
         noise = predict(x * table.input_scale[i], timestep)
         fresh = normal(state, shape) if table.ancestral else 0.0
-        (a, b, c, e), (p, q) = table.coefficients[i], table.data[i]
+        (a, b, c, e), (p, q) = table.coefficients[i], table.denoised[i]
         x, data = a * x + b * noise + c * data + e * fresh, p * x + q * noise
     return x
 
@@ -79,7 +79,7 @@ def test_what_a_model_predicts_changes_no_step(name):
             noise = (x * table.input_scale[i] - alpha * picture) / sigma
             told = {"epsilon": noise, "v_prediction": alpha * noise - sigma * picture, "sample": picture}[prediction]
             fresh = normal(state, picture.shape) if table.ancestral else 0.0
-            (a, b, c, e), (p, q) = table.coefficients[i], table.data[i]
+            (a, b, c, e), (p, q) = table.coefficients[i], table.denoised[i]
             x, data = a * x + b * told + c * data + e * fresh, p * x + q * told
             np.testing.assert_allclose(data, picture, atol=1e-9)
         found.append(x)

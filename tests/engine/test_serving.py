@@ -24,9 +24,9 @@ class Watched(Engine):
         self.at_step = threading.Semaphore(0)
         self.may_go = threading.Semaphore(0)
 
-    def run(self, requests, settings, callback=None):
-        self.batches.append([request.seed for request in requests])
-        return Engine(Stepwise(self)).run(requests, settings, callback)
+    def run(self, edits, settings, callback=None):
+        self.batches.append([edit.seed for edit in edits])
+        return Engine(Stepwise(self)).run(edits, settings, callback)
 
     def go(self, steps=10_000):
         self.may_go.release(steps)
@@ -37,17 +37,26 @@ class Watched(Engine):
 
 
 class Stepwise:
+    """The backend of a watched engine, whose U-Net waits before each step."""
+
     def __init__(self, watched):
         self.watched = watched
 
     def __getattr__(self, name):
         return getattr(self.watched.backend, name)
 
-    def unet(self, **feeds):
-        self.watched.steps += 1
-        self.watched.at_step.release()
-        assert self.watched.may_go.acquire(timeout=60)
-        return self.watched.backend.unet(**feeds)
+    def guided_unet(self, conditions, **rows):
+        unet = self.watched.backend.guided_unet(conditions, **rows)
+        full = unet.full
+
+        def wait_then_compute(step, sample, guidance):
+            self.watched.steps += 1
+            self.watched.at_step.release()
+            assert self.watched.may_go.acquire(timeout=60)
+            return full(step, sample, guidance)
+
+        unet.full = wait_then_compute
+        return unet
 
 
 @pytest.fixture

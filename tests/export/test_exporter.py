@@ -1,4 +1,3 @@
-import json
 import os
 import pty
 import shutil
@@ -9,16 +8,19 @@ import sys
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
-from mrc_edit.engine.contract import DYNAMIC, io
-from mrc_edit.engine.manifest import confirmed, read_manifest
+from mrc_edit.engine.backends.eager import EagerBackend
+from mrc_edit.engine.graphs import DYNAMIC, GRAPHS, Graph, shapes
+from mrc_edit.engine.manifest import check_digests, read_manifest
 from mrc_edit.export import exporter
 from mrc_edit.export.exporter import export
 from mrc_edit.export.validate import TOLERANCE, differences
+from mrc_edit.model import load_checkpoint
 
-ROLES = {"text_encoder", "vae_encoder", "vae_decoder", "conditioner", "unet", "unet_shallow"}
+ROLES = set(GRAPHS)
 
 
 def test_the_manifest_describes_what_was_written(tiny_export):
@@ -86,10 +88,10 @@ def test_an_image_that_overflows_is_decoded_in_float32(float16_export, photo):
     editor = Engine.from_pretrained(float16_export)
     run, half = editor.backend.run, editor.backend.sessions["vae_decoder"]
 
-    def overflowing(role, kept=None, **feeds):
-        outputs = run(role, kept, **feeds)
-        overflows = role == "vae_decoder" and editor.backend.sessions[role] is half
-        return [np.full_like(outputs[0], np.inf)] if overflows else outputs
+    def overflowing(graph, **feeds):
+        outputs = run(graph, **feeds)
+        overflows = graph == "vae_decoder" and editor.backend.sessions[graph] is half
+        return {"images": np.full_like(outputs["images"], np.inf)} if overflows else outputs
 
     editor.backend.run = overflowing
     image = editor.edit(photo, "snow", seed=1, resolution=0, num_inference_steps=1, output_type="np").images[0]
@@ -131,13 +133,13 @@ def test_only_export_folders_are_replaced(tiny, tmp_path):
             export(tiny, out)
 
 
-@pytest.mark.parametrize("stage", ["trace_all", "write_settings", "digests", "validate"])
+@pytest.mark.parametrize("stage", ["trace", "write_settings", "digests", "validate"])
 def test_a_failure_at_any_stage_leaves_nothing(tiny, tmp_path, monkeypatch, stage):
     def fail(*args):
         raise OSError(28, "No space left on device")
 
-    if stage != "trace_all":
-        monkeypatch.setattr(exporter, "trace_all", lambda *args: [])
+    if stage != "trace":
+        monkeypatch.setattr(exporter, "trace_graph", lambda *args: None)
     monkeypatch.setattr(exporter, stage, fail)
     with pytest.raises(OSError, match="No space"):
         export(tiny, tmp_path / "out")
@@ -155,7 +157,7 @@ def test_a_killed_export_leaves_the_old_folder_whole(tiny, tiny_export, tmp_path
     assert [kill_at(stage, *running[stage]) for stage in outs] == [-signal.SIGKILL] * 2
     for out in outs.values():
         assert list(out.parent.glob(".out.partial-*/*/model.onnx.data"))  # the kill hit a folder half written
-        confirmed(out, read_manifest(out), read_manifest(out).files)
+        check_digests(out, read_manifest(out), read_manifest(out).files)
         Engine.from_pretrained(out).edit(photo, "snow", resolution=0, num_inference_steps=1)
         assert (out / "manifest.json").read_bytes() == (tiny_export / "manifest.json").read_bytes()
     export(tiny, out)
@@ -199,10 +201,53 @@ def test_the_command_says_what_is_wrong(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_contract_names_every_dimension():
-    for rewards in (True, False):
-        for role in ROLES:
-            inputs, outputs = io(role, rewards)
-            assert inputs
-            assert outputs
-            assert json.dumps([inputs, outputs])
+def test_a_plain_model_has_no_reward_tensors():
+    for name in GRAPHS:
+        inputs, outputs = shapes(name, rewards=False)
+        assert inputs and outputs
+        assert not {"reward_scores", "reward_text", "gate", "update"} & {*inputs, *outputs}
+        assert shapes(name, rewards=True) == (GRAPHS[name].inputs, GRAPHS[name].outputs)
+
+
+class Doubler(torch.nn.Module):
+    """A graph that a test adds to `GRAPHS`."""
+
+    def __init__(self, unet):
+        super().__init__()
+        self.weight = unet.conv_in.weight
+
+    def forward(self, latents):
+        return (latents * 2 + self.weight.sum(),)
+
+
+def test_a_new_graph_is_one_row_and_one_module(tiny, tmp_path, monkeypatch):
+    """Tracing, validation, the `torch` backend and OpenVINO take it without another line."""
+    from mrc_edit.model import graphs
+
+    latents = GRAPHS["vae_decoder"].inputs["latents"]
+    monkeypatch.setattr(graphs, "Doubler", Doubler, raising=False)
+    monkeypatch.setitem(GRAPHS, "doubler", Graph("Doubler", "unet", {"latents": latents}, {"doubled": latents}))
+    manifest = export(tiny, tmp_path / "out")
+    assert manifest.artifact("doubler", "onnx").difference <= 1e-6
+    array = np.random.RandomState(0).rand(1, 4, 8, 8).astype(np.float32)
+    backends = [Engine.from_pretrained(tiny, "torch").backend]
+    for name in ("onnxruntime", "openvino"):
+        precision = "float32" if name == "openvino" else None
+        backends.append(Engine.from_pretrained(tmp_path / "out", name, precision=precision).backend)
+    first, *others = [backend.run("doubler", latents=array)["doubled"] for backend in backends]
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-5)
+
+
+def test_a_wrong_graph_without_a_judge_is_found(tiny, tmp_path, monkeypatch):
+    from mrc_edit.export import validate as module
+    from mrc_edit.model import graphs
+
+    latents = GRAPHS["vae_decoder"].inputs["latents"]
+    monkeypatch.setattr(graphs, "Doubler", Doubler, raising=False)
+    monkeypatch.setitem(GRAPHS, "doubler", Graph("Doubler", "unet", {"latents": latents}, {"doubled": latents}))
+    eager = EagerBackend(load_checkpoint(tiny))
+    case = module.cases(eager.geometry)[0]
+    expected = module.eager_outputs(eager, case)
+    with pytest.raises(MRCError, match="the exported doubler differs from eager"):
+        module.differences([expected], [expected | {"doubler": expected["doubler"] + 1}], "float32", tmp_path)

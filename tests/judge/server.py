@@ -47,7 +47,8 @@ USABLE = ("good", "prose", "lines", "string", "float", "range", "fraction", "fen
 UNUSABLE = ("talk", "bare", "seven", "half", "nan", "keys", "empty", "null")
 # 400 to a request that asks for structured output, temperature, ...; the error names what it is about
 REFUSALS = {"no_schema": "response_format", "no_temperature": "temperature", "no_max_tokens": "max_tokens"}
-BROKEN = ("429", "500", "hang", "close", "cut", "html")  # no reply; 429 says Retry-After: 1
+BROKEN = ("429", "500", "hang", "close", "cut", "html")  # no reply; 429 says to wait
+RETRY_AFTER = 0.3  # seconds
 # besides: 401, 400, echo (an error with the request's headers), slow (a byte now and then, but whole)
 
 
@@ -135,7 +136,7 @@ class Handler(BaseHTTPRequestHandler):
         """Whether a whole chat completion was sent."""
         error = {"message": f"it is a {behaviour}", "type": "test", "code": behaviour}
         if behaviour in ("429", "500", "401", "400"):
-            self.send(int(behaviour), {"error": error}, {"Retry-After": "1"} if behaviour == "429" else {})
+            self.send(int(behaviour), {"error": error}, {"Retry-After": str(RETRY_AFTER)} if behaviour == "429" else {})
         elif behaviour == "echo":
             self.send(400, {"error": error | {"message": f"what is {dict(self.headers)}?"}})
         elif REFUSALS.get(behaviour) in body:

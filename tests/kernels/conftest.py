@@ -52,6 +52,36 @@ def reward_arguments():
 
 
 @pytest.fixture(scope="session")
+def step_arguments():
+    """Makes the arguments of `sampler_step` in order, random by seed; `noise` and `sample` are of `dtype`."""
+
+    def make(batch, inputs, height, width, fresh_noise, seed=0, dtype=torch.float32):
+        random = torch.Generator().manual_seed(seed)
+
+        def normal(*shape):
+            return torch.randn(shape, generator=random)
+
+        shape = (batch, 4, height, width)
+        latents, denoised = normal(*shape) * 10, normal(*shape)
+        return [
+            normal(*shape).to(dtype), latents, denoised, normal(*shape) if fresh_noise else None,
+            normal(4), normal(2), torch.tensor([0.3]),
+            torch.randint(batch, (inputs,), generator=random), normal(inputs, 8, height, width).to(dtype),
+        ]  # fmt: skip
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def in_float64():
+    """Makes numpy arrays of tensors, in float64 but for whole numbers."""
+    return lambda tensors: [
+        None if tensor is None else (tensor.double() if tensor.is_floating_point() else tensor).numpy()
+        for tensor in tensors
+    ]
+
+
+@pytest.fixture(scope="session")
 def wide():
     """Makes every tensor float64, in lists too."""
 
@@ -65,4 +95,4 @@ def wide():
 
 @pytest.fixture(scope="session")
 def relative_error():
-    return lambda found, expected: ((found.double() - expected).norm() / expected.norm()).item()
+    return lambda actual, expected: ((actual.double() - expected).norm() / expected.norm()).item()

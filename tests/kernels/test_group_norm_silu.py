@@ -37,9 +37,9 @@ def arguments(count, channels, groups, height, width, offset, silu, seed=0, dtyp
 )
 def test_native_equals_reference(wide, relative_error, count, shape, height, width, offset, silu, dtype, last, seed):
     args = arguments(count, *shape, height, width, offset, silu, seed, dtype, last)
-    found = native.group_norm_silu(*args)
-    assert found.dtype == dtype and found.shape == args[0].shape
-    assert relative_error(found, group_norm_silu(*wide(args))) <= TOLERANCE[dtype]
+    actual = native.group_norm_silu(*args)
+    assert actual.dtype == dtype and actual.shape == args[0].shape
+    assert relative_error(actual, group_norm_silu(*wide(args))) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("last", [False, True])
@@ -52,27 +52,27 @@ def test_a_mean_far_from_zero_keeps_its_digits(wide, relative_error, last):
 @pytest.mark.parametrize("last", [False, True])
 def test_many_chunks_and_threads_keep_the_layout(wide, relative_error, last):
     args = arguments(2, 320, 32, 40, 33, True, True, last=last)
-    found = ops.group_norm_silu(*args)
-    assert relative_error(found, group_norm_silu(*wide(args))) <= 1e-5
-    assert found.stride() == args[0].stride()
+    actual = ops.group_norm_silu(*args)
+    assert relative_error(actual, group_norm_silu(*wide(args))) <= 1e-5
+    assert actual.stride() == args[0].stride()
 
 
 def test_extreme_values(relative_error):
     hidden = torch.tensor([-100.0, -90.0, -88.0, -20.0, 0.0, 20.0, 88.0, 100.0]).reshape(1, 8, 1, 1)
-    found = ops.group_norm_silu(hidden, torch.ones(8), torch.zeros(8), 1, 1e-5, None, True)
+    actual = ops.group_norm_silu(hidden, torch.ones(8), torch.zeros(8), 1, 1e-5, None, True)
     expected = group_norm_silu(hidden.double(), torch.ones(8).double(), torch.zeros(8).double(), 1, 1e-5, None, True)
-    assert relative_error(found, expected) <= 1e-6
+    assert relative_error(actual, expected) <= 1e-6
     weight = torch.full((8,), 1e4)  # normed values of some ten thousands: SiLU is 0 or the value
-    found = ops.group_norm_silu(hidden, weight, torch.zeros(8), 1, 1e-5, None, True)
-    assert found.isfinite().all()
-    torch.testing.assert_close(found[0, :4].flatten(), torch.zeros(4), atol=1e-30, rtol=0)
+    actual = ops.group_norm_silu(hidden, weight, torch.zeros(8), 1, 1e-5, None, True)
+    assert actual.isfinite().all()
+    torch.testing.assert_close(actual[0, :4].flatten(), torch.zeros(4), atol=1e-30, rtol=0)
 
 
 def test_nan_stays_in_its_group():
     hidden, *rest = arguments(1, 32, 8, 3, 3, False, True)
     hidden[0, 5, 1, 1] = torch.nan
-    found = ops.group_norm_silu(hidden, *rest)
-    assert found[0, 4:8].isnan().all() and found[0, :4].isfinite().all() and found[0, 8:].isfinite().all()
+    actual = ops.group_norm_silu(hidden, *rest)
+    assert actual[0, 4:8].isnan().all() and actual[0, :4].isfinite().all() and actual[0, 8:].isfinite().all()
 
 
 @pytest.mark.parametrize("offset", [False, True])

@@ -37,9 +37,9 @@ def done(*command, **environment) -> str:
 
 @pytest.fixture(scope="module")
 def cmake():
-    if not (found := shutil.which("cmake")) or not shutil.which("cc"):
+    if not (path := shutil.which("cmake")) or not shutil.which("cc"):
         pytest.skip("needs cmake and a C compiler")
-    return found
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,10 @@ def example(built) -> Path:
 @pytest.mark.slow
 def test_on_a_fake_gpu(built, fake_driver):
     shutil.copy(fake_driver / "libcuda.so.1", built)
-    options = ("-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", "--import-mode=importlib")
-    environment = {"MRC_FAKE_GPU": str(built), "TRITON_INTERPRET": "1", "LD_LIBRARY_PATH": str(built)}
+    options = ("-q", "-p", "no:cacheprovider", "-p", "fake_gpu", f"--rootdir={ROOT}", "--import-mode=importlib")
+    environment = {
+        "MRC_FAKE_GPU": str(built), "TRITON_INTERPRET": "1", "LD_LIBRARY_PATH": str(built), "PYTHONPATH": str(HERE),
+    }  # fmt: skip
     try:
         print(done(sys.executable, "-m", "pytest", *options, HERE / "on_fake_gpu.py", **environment))
     finally:
@@ -115,8 +117,8 @@ import sys, warnings
 from mrc_edit.kernels import native, pack
 native.folders = sys.argv[1:]
 print(pack.problem())
-with warnings.catch_warnings(record=True) as told:
-    print(pack.ready(), pack.ready(), [str(one.message) for one in told])
+with warnings.catch_warnings(record=True) as caught:
+    print(pack.ready(), pack.ready(), [str(one.message) for one in caught])
 """
     text = done(sys.executable, "-c", code, built, LD_LIBRARY_PATH="")
     assert "libmrc_cuda.so cannot be used: no CUDA driver" in text
@@ -146,8 +148,8 @@ def test_on_a_gpu(built, example, monkeypatch, reward_arguments, wide, relative_
         *args, _ = reward_arguments(3, 320, side, side, dtype=torch.float16, last=True, device="cuda")
         args.append(32)  # groups as released
         assert ops.chosen(args[0]) == "pack"
-        found = reward_pack.reward_block(*args)
-        assert relative_error(found, reward_reference.reward_block(*wide(args))) <= 2e-3
+        actual = reward_pack.reward_block(*args)
+        assert relative_error(actual, reward_reference.reward_block(*wide(args))) <= 2e-3
         normed = (args[0], *args[5][:2], 32, 1e-5, args[5][0].repeat(3, 1), True)
-        found = group_norm_pack.group_norm_silu(*normed)
-        assert relative_error(found, group_norm_reference.group_norm_silu(*wide(normed))) <= 2e-3
+        actual = group_norm_pack.group_norm_silu(*normed)
+        assert relative_error(actual, group_norm_reference.group_norm_silu(*wide(normed))) <= 2e-3

@@ -29,17 +29,17 @@ def test_native_equals_reference(
     wide, relative_error, reward_arguments, count, channels, height, width, dtype, last, seed
 ):
     args = reward_arguments(count, channels, height, width, seed, dtype, last)
-    found = native.reward_block(*args)
-    assert found.dtype == dtype
-    assert relative_error(found, reward_block(*wide(args))) <= TOLERANCE[dtype]
+    actual = native.reward_block(*args)
+    assert actual.dtype == dtype
+    assert relative_error(actual, reward_block(*wide(args))) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("last", [False, True])
 def test_released_width(wide, relative_error, reward_arguments, last):
     args = reward_arguments(2, 320, 13, 11, last=last)
-    found = ops.reward_block(*args)
-    assert relative_error(found, reward_block(*wide(args))) <= 1e-5
-    assert found.stride() == args[0].stride()
+    actual = ops.reward_block(*args)
+    assert relative_error(actual, reward_block(*wide(args))) <= 1e-5
+    assert actual.stride() == args[0].stride()
 
 
 def test_the_folded_block_is_the_models_own_layer():
@@ -51,8 +51,8 @@ def test_the_folded_block_is_the_models_own_layer():
     layers.build_rewards(64, 48, 16, ())
     layers.eval().double()
     tokens, hidden = torch.randn(3, 2, 64).double(), torch.randn(3, 64, 5, 7).double()
-    found = reward_block(hidden, *layers.folded_attention(tokens), layers.reward_weights(), 16)
-    torch.testing.assert_close(found, layers.reward_layer(hidden, tokens), rtol=1e-10, atol=1e-10)
+    actual = reward_block(hidden, *layers.folded_attention(tokens), layers.reward_weights(), 16)
+    torch.testing.assert_close(actual, layers.reward_layer(hidden, tokens), rtol=1e-10, atol=1e-10)
 
 
 def test_positions_of_an_image_do_not_depend_on_the_batch(reward_arguments):
@@ -65,8 +65,8 @@ def test_positions_of_an_image_do_not_depend_on_the_batch(reward_arguments):
 def test_nan_stays_in_its_image(reward_arguments):
     hidden, *rest = reward_arguments(2, 32, 4, 4)
     hidden[0, 3, 1, 1] = torch.nan
-    found = ops.reward_block(hidden, *rest)
-    assert found[0].isnan().all() and found[1].isfinite().all()
+    actual = ops.reward_block(hidden, *rest)
+    assert actual[0].isnan().all() and actual[1].isfinite().all()
 
 
 def test_gradients_are_the_references(reward_arguments):
@@ -94,9 +94,9 @@ def test_opcheck(reward_arguments):
 def test_autocast_decides_the_type(wide, relative_error, reward_arguments):
     args = reward_arguments(1, 32, 4, 4)
     with torch.autocast("cpu", torch.bfloat16):
-        found = ops.reward_block(*args)
-    assert found.dtype == torch.bfloat16
-    assert relative_error(found, reward_block(*wide(args))) <= 1e-2
+        actual = ops.reward_block(*args)
+    assert actual.dtype == torch.bfloat16
+    assert relative_error(actual, reward_block(*wide(args))) <= 1e-2
 
 
 def test_it_is_traced_whole(reward_arguments):

@@ -1,6 +1,5 @@
 """The Triton kernels against the references: interpreted on the CPU, compiled where there is a GPU."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -9,10 +8,10 @@ pytest.importorskip("triton")
 from mrc_edit.kernels import ops
 from mrc_edit.kernels.group_norm_silu import reference as group_norm_reference
 from mrc_edit.kernels.group_norm_silu import triton_kernel as group_norm_triton
-from mrc_edit.kernels.guided_step.reference import guided_step as reference_step
-from mrc_edit.kernels.guided_step.triton_kernel import guided_step
 from mrc_edit.kernels.reward_block import reference as reward_reference
 from mrc_edit.kernels.reward_block import triton_kernel as reward_triton
+from mrc_edit.kernels.sampler_step import reference as sampler_reference
+from mrc_edit.kernels.sampler_step import triton_kernel as sampler_triton
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 on_gpu = pytest.mark.gpu
@@ -34,9 +33,9 @@ def machine(request):
 @pytest.mark.parametrize(("channels", "height", "width", "last"), [(32, 3, 5, False), (96, 5, 4, True)])
 def test_reward_block(wide, relative_error, reward_arguments, channels, height, width, last, dtype, device):
     args = reward_arguments(2, channels, height, width, dtype=dtype, last=last, device=device)
-    found = reward_triton.reward_block(*args)
-    assert found.stride() == args[0].stride()
-    assert relative_error(found, reward_reference.reward_block(*wide(args))) <= TOLERANCE[dtype]
+    actual = reward_triton.reward_block(*args)
+    assert actual.stride() == args[0].stride()
+    assert relative_error(actual, reward_reference.reward_block(*wide(args))) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -52,49 +51,42 @@ def test_group_norm_silu(wide, relative_error, channels, groups, height, width, 
     weight, bias = torch.randn(2, channels, generator=random).to(device, dtype)
     added = torch.randn(2, channels, generator=random).to(device, dtype) if offset else None
     args = (hidden, weight, bias, groups, 1e-5, added, silu)
-    found = group_norm_triton.group_norm_silu(*args)
-    assert found.stride() == hidden.stride()
-    assert relative_error(found, group_norm_reference.group_norm_silu(*wide(args))) <= TOLERANCE[dtype]
+    actual = group_norm_triton.group_norm_silu(*args)
+    assert actual.stride() == hidden.stride()
+    assert relative_error(actual, group_norm_reference.group_norm_silu(*wide(args))) <= TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "batch", "inputs", "side", "fresh"), [(1, 1, 1, 5, False), (6, 2, 4, 18, True)])
-def test_guided_step(relative_error, rows, batch, inputs, side, fresh, dtype, device):
-    random = torch.Generator().manual_seed(rows)
-    shape = (4, side, side)
-
-    def normal(*dims):
-        return torch.randn(dims, generator=random)
-
-    noise, sample = normal(rows, *shape).to(dtype), normal(inputs, 8, side, side).to(dtype)
-    guidance, latents, data = normal(batch, rows) * 5, normal(batch, *shape) * 10, normal(batch, *shape)
-    added = normal(batch, *shape) if fresh else None
-    coefficients, to_data, scale = normal(4), normal(2), torch.tensor([0.3])
-    item = torch.arange(inputs) % batch
-    floats = (noise, guidance, latents, data, added, coefficients, to_data)
-    arrays = [None if tensor is None else tensor.double().numpy() for tensor in floats]
-    expected = reference_step(*arrays, scale.item(), item.numpy(), sample.double().numpy())
-    sample[:, :4] = torch.nan
-    tensors = [None if t is None else t.to(device) for t in
-               (noise, guidance, latents, data, added, coefficients, to_data, scale, item, sample)]  # fmt: skip
-    guided_step(*tensors)
-    for found, truth in zip((tensors[2], tensors[3], tensors[-1]), expected, strict=True):
-        half = found.dtype != torch.float32
-        assert relative_error(found.cpu(), torch.from_numpy(truth)) <= (TOLERANCE[dtype] if half else 1e-5)
+@pytest.mark.parametrize(("batch", "inputs", "side", "fresh_noise"), [(1, 1, 5, False), (2, 4, 18, True)])
+def test_sampler_step(relative_error, step_arguments, batch, inputs, side, fresh_noise, dtype, device):
+    args = step_arguments(batch, inputs, side, side, fresh_noise, dtype=dtype)
+    expected = wide_step(args)
+    args[-1][:, :4] = torch.nan
+    on_device = [None if tensor is None else tensor.to(device) for tensor in args]
+    sampler_triton.sampler_step(*on_device)
+    for i, truth in expected.items():
+        half = on_device[i].dtype != torch.float32
+        assert relative_error(on_device[i].cpu(), truth) <= (TOLERANCE[dtype] if half else 1e-5)
 
 
-def test_nan_of_another_images_branch_is_not_read():
-    noise, guidance = torch.zeros(2, 4, 3, 3), torch.eye(2)
-    noise[1] = torch.nan
-    latents, data, sample = torch.ones(2, 4, 3, 3), torch.zeros(2, 4, 3, 3), torch.zeros(2, 8, 3, 3)
+def wide_step(args):
+    """`latents`, `denoised` and `sample` after the reference's step in float64, by their places in `args`."""
+    doubles = [tensor.double() if tensor is not None and tensor.is_floating_point() else tensor for tensor in args]
+    doubles[1:3] = [tensor.clone() for tensor in doubles[1:3]]
+    sampler_reference.sampler_step(*doubles)
+    return {i: doubles[i] for i in (1, 2, 8)}
+
+
+def test_nan_stays_in_its_image(step_arguments):
     if torch.cuda.is_available():
         pytest.skip("Triton compiles where there is a GPU")
-    guided_step(
-        noise, guidance, latents, data, None, torch.ones(4), torch.ones(2), torch.ones(1), torch.arange(2), sample
-    )
-    assert latents[0].isfinite().all() and latents[1].isnan().all()
-    assert np.isfinite(sample[0].numpy()).all()
+    args = step_arguments(2, 2, 3, 3, False)
+    args[0][1] = torch.nan
+    args[7][:] = torch.arange(2)
+    sampler_triton.sampler_step(*args)
+    assert args[1][0].isfinite().all() and args[1][1].isnan().all()
+    assert args[-1][0].isfinite().all()
 
 
 @on_gpu
@@ -102,5 +94,5 @@ def test_nan_of_another_images_branch_is_not_read():
 def test_a_cuda_tensor_goes_to_triton(wide, relative_error, reward_arguments):
     hidden, *rest = reward_arguments(1, 320, 16, 16, dtype=torch.float16, last=True, device="cuda")
     assert ops.chosen(hidden, packed=False) == "triton_kernel"
-    found = ops.reward_block(hidden, *rest)
-    assert relative_error(found, reward_reference.reward_block(*wide((hidden, *rest)))) <= 2e-3
+    actual = ops.reward_block(hidden, *rest)
+    assert relative_error(actual, reward_reference.reward_block(*wide((hidden, *rest)))) <= 2e-3

@@ -14,9 +14,9 @@ from mrc_edit.engine import Engine
 from mrc_edit.export.exporter import export
 from mrc_edit.model import load_checkpoint, save_checkpoint
 from mrc_edit.model.checkpoint import checkpoint_digest
+from mrc_edit.model.extend import add_reward_blocks
 from mrc_edit.model.rewards import REWARD_KEYS
 from mrc_edit.model.seeded import seeded, seeded_checkpoint
-from mrc_edit.model.widen import add_reward_blocks
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"

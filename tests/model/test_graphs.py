@@ -1,4 +1,4 @@
-"""The five graphs against the plain modules: every exact saving changes nothing."""
+"""The graphs against the plain modules: every exact saving changes nothing."""
 
 import pytest
 import torch
@@ -7,10 +7,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.model.checkpoint import without_notes
-from mrc_edit.model.graphs import Conditioner, UNetShallow, UNetStep, Upsampler, VaeDecoder, cross_attentions, resnets
+from mrc_edit.model.extend import add_reward_blocks
+from mrc_edit.model.graphs import Conditioner, VaeDecoder
+from mrc_edit.model.layers import Upsampler, cross_attentions, resnets
 from mrc_edit.model.seeded import seeded, seeded_checkpoint
+from mrc_edit.model.step import UNetShallow, UNetStep
 from mrc_edit.model.unet import MRCUNet
-from mrc_edit.model.widen import add_reward_blocks
 
 
 @pytest.fixture(scope="module", params=["rewards", "plain", "late text"])

@@ -6,9 +6,9 @@ import torch
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.model import MRCUNet, load_checkpoint
+from mrc_edit.model.extend import add_reward_blocks
 from mrc_edit.model.rewards import BLOCK_KEYS, REWARD_KEYS, RewardBlock, score_embedding
 from mrc_edit.model.seeded import seeded, seeded_checkpoint
-from mrc_edit.model.widen import add_reward_blocks
 
 SD15 = {
     "sample_size": 64, "in_channels": 8, "out_channels": 4, "layers_per_block": 2, "cross_attention_dim": 768,

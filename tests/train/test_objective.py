@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from mrc_edit.core.errors import MRCError
 from mrc_edit.train.config import PRESETS, TrainConfig
 from mrc_edit.train.loop import learning_rate
-from mrc_edit.train.objective import changed_positions, draw, dropped, predicted, sample_losses, snr_weights
+from mrc_edit.train.objective import (
+    Batch,
+    RewardBatch,
+    changed_positions,
+    draw,
+    dropped,
+    prediction_target,
+    sample_losses,
+    snr_weights,
+)
 
 
 def test_random_numbers_belong_to_the_sample():
@@ -59,7 +68,8 @@ def test_what_is_predicted_gives_the_picture(prediction):
     draws = draw(0, torch.arange(3), (4, 2, 2), 1000)
     edited = torch.linspace(-1, 1, 48).view(3, 4, 2, 2)
     noisy = schedule.add_noise(edited, draws.noise, draws.timesteps)
-    target, off = predicted(schedule, edited, draws), predicted(schedule, edited + 0.1, shifted(draws, schedule, 0.1))
+    target = prediction_target(schedule, edited, draws)
+    off = prediction_target(schedule, edited + 0.1, shifted(draws, schedule, 0.1))
     for i, timestep in enumerate(draws.timesteps):
         found = schedule.step(target[i], timestep, noisy[i]).pred_original_sample
         torch.testing.assert_close(found, edited[i], atol=1e-4, rtol=1e-4)
@@ -104,30 +114,32 @@ def test_a_cache_takes_no_augmentation():
 
 def test_dropout_replaces_what_it_drops():
     """Every sample's loss is that of a batch without dropout in which the dropped parts were replaced by hand."""
-    seen = {}
+    inputs = {}
 
     def editor(sample, timesteps, text, scores, reward_text):
-        seen.update(source=sample[:, 4:], text=text, scores=scores, reward_text=reward_text)
+        inputs.update(source=sample[:, 4:], text=text, scores=scores, reward_text=reward_text)
         return sample[:, :4]
 
     count = 400
     schedule = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
     draws = draw(0, torch.arange(count), (4, 2, 2), 1000)
-    batch = {
-        "source": torch.ones(count, 4, 2, 2), "edited": torch.zeros(count, 4, 2, 2),
-        "text": torch.ones(count, 3, 5), "empty_text": torch.full((1, 3, 5), 7.0),
-        "scores": torch.full((count, 3), 5.0), "reward_text": torch.ones(count, 5),
-        "empty_reward": torch.full((1, 5), 7.0), "changed": torch.zeros(count, 2, 2),
-    }  # fmt: skip
+    batch = Batch(
+        source=torch.ones(count, 4, 2, 2),
+        edited=torch.zeros(count, 4, 2, 2),
+        changed=torch.zeros(count, 2, 2),
+        text=torch.ones(count, 3, 5),
+        empty_text=torch.full((1, 3, 5), 7.0),
+        reward=RewardBatch(torch.full((count, 3), 5.0), torch.ones(count, 5), torch.full((1, 5), 7.0)),
+    )
     sample_losses(editor, schedule, batch, draws, conditioning_dropout=0.1, reward_dropout=0.3, min_snr_gamma=None,
                   change_weight=0.0)  # fmt: skip
     no_text, no_image = dropped(draws, 0.1)
     hidden = draws.reward < 0.3
-    assert torch.equal((seen["source"] == 0).all((1, 2, 3)), no_image) and no_image.any()
-    assert torch.equal((seen["text"] == 7).all((1, 2)), no_text) and no_text.any()
-    assert torch.equal((seen["scores"] == 2.5).all(1), hidden) and 0.2 < hidden.float().mean() < 0.4
-    assert torch.equal((seen["reward_text"] == 7).all(1), hidden)
-    assert seen["text"][~no_text].eq(1).all() and seen["scores"][~hidden].eq(5).all()
+    assert torch.equal((inputs["source"] == 0).all((1, 2, 3)), no_image) and no_image.any()
+    assert torch.equal((inputs["text"] == 7).all((1, 2)), no_text) and no_text.any()
+    assert torch.equal((inputs["scores"] == 2.5).all(1), hidden) and 0.2 < hidden.float().mean() < 0.4
+    assert torch.equal((inputs["reward_text"] == 7).all(1), hidden)
+    assert inputs["text"][~no_text].eq(1).all() and inputs["scores"][~hidden].eq(5).all()
 
 
 def test_changed_positions_weigh_more():
@@ -144,8 +156,7 @@ def test_changed_positions_weigh_more():
     draws = draw(0, torch.arange(2), (4, 6, 6), 1000)
     error = torch.ones(6, 6)
     error[0, 0] = 7.0
-    batch = {"source": source, "edited": edited, "text": torch.ones(2, 3, 5), "empty_text": torch.ones(1, 3, 5),
-             "changed": changed}  # fmt: skip
+    batch = Batch(source, edited, changed, text=torch.ones(2, 3, 5), empty_text=torch.ones(1, 3, 5))
 
     def losses(weight):
         return sample_losses(lambda *_: draws.noise + error.sqrt(), schedule, batch, draws, conditioning_dropout=0.0,

@@ -1,4 +1,4 @@
-"""Data sets of triplets: `open_triplets` picks the reader by what is there."""
+"""Data sets of triplets: `open_triplets` chooses the reader by the files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,12 @@ __all__ = ["Triplet", "Triplets", "make_triplet", "open_data", "open_triplets"]
 
 
 def open_data(data: str, rewards: str | Path | None = None, photographs: str | None = None, seed: int = 0) -> Triplets:
-    """`miniature:N`, N triplets of the miniature world before `photographs`, or what `open_triplets` finds."""
+    """The data of `mrc-train --data`: miniature:N, N triplets of the miniature world, or what `open_triplets` reads.
+
+    Args:
+        photographs: folder of backgrounds, for the miniature world.
+        seed: of the miniature world.
+    """
     name, _, count = data.partition(":")
     if name != "miniature":
         return open_triplets(data, rewards)
@@ -29,10 +34,10 @@ def open_triplets(path: str | Path, rewards: str | Path | None = None) -> Triple
         path: parquet file or folder, `save_to_disk` folder, folder with metadata.jsonl, tar shards,
             or InstructPix2Pix folders.
         rewards: RewardEdit JSON, for InstructPix2Pix folders; `RewardEdit.json` in the folder is
-            found by itself.
+            used by default.
 
     Raises:
-        MRCError: nothing of that kind there, or an empty data set.
+        MRCError: no data set of these kinds, or an empty one.
     """
     from .reward_edit import RewardEdit
     from .shards import Shards
@@ -41,12 +46,12 @@ def open_triplets(path: str | Path, rewards: str | Path | None = None) -> Triple
     path = Path(path)
     if not path.exists():
         raise MRCError(f"{path} does not exist; give a data set")
-    others: list[tuple[Callable[[Path], Triplets], bool]] = [
+    readers: list[tuple[Callable[[Path], Triplets], bool]] = [
         (Table, path.suffix == ".parquet" or any(path.glob("*.parquet")) or (path / "dataset_info.json").is_file()),
         (ImageFolder, (path / "metadata.jsonl").is_file()),
         (Shards, path.suffix == ".tar" or any(path.glob("*.tar"))),
     ]
-    for reader, fits in others:
+    for reader, fits in readers:
         if fits:
             if rewards is not None:
                 raise MRCError(f"{path} carries its own rewards; {rewards} goes with InstructPix2Pix folders")

@@ -1,20 +1,35 @@
-"""Batches by number: a function of (seed, step) alone, whatever process asks, whenever.
+"""Batches by number: each is a function of (seed, step) alone.
 
-So a resumed run sees what an undisturbed one sees, and two processes see together what one sees.
+So a resumed run reads the same samples as an undisturbed one, and two processes together those of one.
 """
 
 import functools
 from collections.abc import Iterable
+from typing import TypedDict
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...core.errors import MRCError
 from .triplet import Triplet, Triplets
 
-REPLACEMENTS = 100  # tries to find a sample in the place of a broken one
+REPLACEMENTS = 100  # samples tried in the place of a broken one
+
+
+class LoadedBatch(TypedDict):
+    """One process's share of a batch, b samples."""
+
+    source: Tensor  # [b, 3, size, size] in -1…1; from a cache latents [b, 4, h, w], unscaled
+    edited: Tensor  # the same; from a cache [b, 2, 4, h, w], mean and standard deviation of the scaled latents
+    instructions: list[str]
+    scores: Tensor | None  # [b, 3]; None where the data has no rewards
+    reward_texts: list[str] | None
+    ids: list[str]
+    positions: Tensor  # [b], unique over the run
+    broken: list[str]  # messages of samples that could not be read
 
 
 @functools.lru_cache(maxsize=2)
@@ -32,10 +47,10 @@ def step_indices(step: int, batch_size: int, length: int, seed: int) -> list[int
 def fit_pair(
     source: Image.Image, edited: Image.Image, size: int, flip: bool, crop: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Both images, float32 `[3, size, size]` in -1…1, scaled, cut and mirrored alike.
+    """Both images, float32 `[3, size, size]` in -1…1, scaled, cropped and flipped alike.
 
     Args:
-        crop: place of the square in the longer direction, 0 (left, top) to 1.
+        crop: where the square lies along each direction, 0 (left, top) to 1.
     """
     scale = size / min(source.size)
     width, height = (max(size, round(side * scale)) for side in source.size)
@@ -50,13 +65,8 @@ def fit_pair(
     return fit(source), fit(edited)
 
 
-class StepBatches(Dataset):
-    """Item `step` is this process's share of the global batch of that step.
-
-    A dict: source, edited `[b, 3, size, size]`; instructions, ids; positions `[b]`, unique over the
-    run; scores `[b, 3]` and reward_texts, or None where the data has no rewards; broken, the messages
-    of samples that could not be read and were replaced by others.
-    """
+class StepBatches(Dataset[LoadedBatch]):
+    """Item `step` is this process's share of the global batch of that step; broken samples are replaced by others."""
 
     def __init__(
         self, triplets: Triplets, batch_size: int, size: int, seed: int, rank: int = 0, world_size: int = 1,
@@ -65,27 +75,29 @@ class StepBatches(Dataset):
         self.triplets, self.batch_size, self.size, self.seed = triplets, batch_size, size, seed
         self.rank, self.world_size, self.augment = rank, world_size, augment
 
-    def __getitem__(self, step: int) -> dict:
+    def __getitem__(self, step: int) -> LoadedBatch:
         share = self.batch_size // self.world_size
         mine = slice(self.rank * share, (self.rank + 1) * share)
         positions = range(step * self.batch_size, (step + 1) * self.batch_size)[mine]
         indices = step_indices(step, self.batch_size, len(self.triplets), self.seed)[mine]
         broken: list[str] = []
         samples = [self.readable(index, p, broken) for index, p in zip(indices, positions, strict=True)]
-        pairs = [self.fitted(sample, p) for sample, p in zip(samples, positions, strict=True)]
-        rewarded = all(sample.scores is not None for sample in samples)
+        pairs = [self.fit(sample, p) for sample, p in zip(samples, positions, strict=True)]
+        scores = [sample.scores for sample in samples if sample.scores is not None]
+        texts = [sample.reward_text for sample in samples if sample.reward_text is not None]
+        rewarded = len(scores) == len(samples)
         return {
             "source": torch.from_numpy(np.stack([source for source, _ in pairs])),
             "edited": torch.from_numpy(np.stack([edited for _, edited in pairs])),
             "instructions": [sample.instruction for sample in samples],
-            "scores": torch.tensor([sample.scores for sample in samples], dtype=torch.float32) if rewarded else None,
-            "reward_texts": [sample.reward_text for sample in samples] if rewarded else None,
+            "scores": torch.tensor(scores, dtype=torch.float32) if rewarded else None,
+            "reward_texts": texts if rewarded else None,
             "ids": [sample.id for sample in samples],
             "positions": torch.tensor(positions),
             "broken": broken,
         }
 
-    def fitted(self, sample: Triplet, position: int) -> tuple[np.ndarray, np.ndarray]:
+    def fit(self, sample: Triplet, position: int) -> tuple[np.ndarray, np.ndarray]:
         flip, crop = False, (0.5, 0.5)
         if self.augment:
             rng = np.random.default_rng([self.seed, 2, position])
@@ -93,7 +105,7 @@ class StepBatches(Dataset):
         return fit_pair(sample.source, sample.edited, self.size, flip, crop)
 
     def readable(self, index: int, position: int, broken: list[str]) -> Triplet:
-        """Sample `index`, or one drawn in its place; messages of those that fail go to `broken`."""
+        """Sample `index`, or another if it does not open; messages of broken samples go to `broken`."""
         rng = np.random.default_rng([self.seed, 3, position])
         for _ in range(REPLACEMENTS):
             try:
@@ -104,13 +116,13 @@ class StepBatches(Dataset):
         raise MRCError(f"{REPLACEMENTS} samples in a row cannot be read; the last says: {broken[-1]}")
 
 
-def check_broken(seen: set[str], messages: Iterable[str], limit: int) -> None:
-    """Add messages to the distinct ones seen.
+def check_broken(broken: set[str], messages: Iterable[str], limit: int) -> None:
+    """Add messages to those of the broken samples so far.
 
     Raises:
-        MRCError: they are more than `limit`.
+        MRCError: there are now more than `limit`.
     """
-    seen.update(messages)
-    if len(seen) > limit:
-        first = "; ".join(sorted(seen)[:3])
-        raise MRCError(f"{len(seen)} broken samples, more than --broken-limit {limit}: {first}; mend the data")
+    broken.update(messages)
+    if len(broken) > limit:
+        first = "; ".join(sorted(broken)[:3])
+        raise MRCError(f"{len(broken)} broken samples, more than --broken-limit {limit}: {first}; mend the data")

@@ -1,17 +1,17 @@
-"""InstructPix2Pix folders, with the released RewardEdit JSON beside them or without.
+"""InstructPix2Pix folders, with or without the released RewardEdit JSON.
 
     ROOT/<triplet folder>/{seed}_0.jpg  {seed}_1.jpg  prompt.json   ("edit": a text, or a list whose first is used)
     {"<triplet folder>": [{"Score": n, "Negative Prompt": text} × 3]}   following, preserving, quality
 
-Without the JSON every seed of a folder is a triplet; with it, a folder's lowest seed, which it scored.
+Without the JSON every seed of a folder is a triplet; with it only the lowest seed, which is the one scored.
 """
 
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 from ...core.errors import MRCError
+from ...core.files import read_json
 from .triplet import Triplet, make_triplet
 
 PICTURE = re.compile(r"(\d+)_([01])\.(jpg|jpeg|png|webp)")
@@ -39,16 +39,21 @@ class RewardEdit:
     def __getitem__(self, index: int) -> Triplet:
         name, seed = self.samples[index]
         folder = inside(self.root, name)
-        found = seeds(folder)
-        if not found:
+        complete = seeds(folder)
+        if not complete:
             raise MRCError(f"sample {name}: {folder} holds no pair N_0.jpg, N_1.jpg")
-        seed = seed or found[0]
-        source, edited = (inside(self.root, f"{name}/{found_picture(folder, seed, role)}") for role in "01")
+        seed = seed or complete[0]
+        source, edited = (inside(self.root, f"{name}/{picture_name(folder, seed, role)}") for role in "01")
         scores, text = (None, None) if self.rewards is None else reward(name, self.rewards[name])
         return make_triplet(f"{name}/{seed}", source, edited, read_edit(name, folder), scores, text)
 
 
 def inside(root: Path, name: str) -> Path:
+    """The path of a file in the data.
+
+    Raises:
+        MRCError: the name or a link leads out of `root`.
+    """
     path = (root / name).resolve()
     if not path.is_relative_to(root):
         raise MRCError(f"sample {name!r} leads out of {root}; remove it from the data")
@@ -61,14 +66,15 @@ def seeds(folder: Path) -> list[str]:
     for path in folder.glob("*_[01].*"):
         if match := PICTURE.fullmatch(path.name):
             roles.setdefault(match[1], set()).add(match[2])
-    return sorted((seed for seed, found in roles.items() if len(found) == 2), key=int)
+    return sorted((seed for seed, both in roles.items() if len(both) == 2), key=int)
 
 
-def found_picture(folder: Path, seed: str, role: str) -> str:
+def picture_name(folder: Path, seed: str, role: str) -> str:
     return min(p.name for p in folder.glob(f"{seed}_{role}.*") if PICTURE.fullmatch(p.name))
 
 
-def read_edit(name: str, folder: Path) -> Any:
+def read_edit(name: str, folder: Path) -> object:
+    """The instruction of a folder, not yet checked."""
     try:
         edit = json.loads((folder / "prompt.json").read_text())["edit"]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -78,18 +84,20 @@ def read_edit(name: str, folder: Path) -> Any:
     return edit[0] if isinstance(edit, list) and edit else edit
 
 
-def read_rewards(path: Path) -> dict[str, Any]:
-    try:
-        rewards = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise MRCError(f"{path} cannot be read as RewardEdit JSON ({error})") from None
-    if not isinstance(rewards, dict) or not rewards:
+def read_rewards(path: Path) -> dict:
+    """RewardEdit JSON; its entries are not yet checked."""
+    rewards = read_json(path, "give a RewardEdit JSON, an object with one entry a triplet folder")
+    if not rewards:
         raise MRCError(f"{path} holds no rewards; expected an object with one entry a triplet folder")
     return rewards
 
 
-def reward(name: str, entry: Any) -> tuple[list[Any], str]:
-    """Scores and the joined text of one entry."""
+def reward(name: str, entry: list[dict]) -> tuple[list[object], str]:
+    """Scores, not yet checked, and the joined text of one entry.
+
+    Raises:
+        MRCError: an entry of another form.
+    """
     try:
         scores = [part["Score"] for part in entry]
         texts = [part["Negative Prompt"] for part in entry]

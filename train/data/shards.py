@@ -1,7 +1,7 @@
 """WebDataset shards: KEY.source.jpg, KEY.edited.jpg and KEY.json in uncompressed tar files.
 
-A tar file is read by offset, so shards give any sample by number like the other readers, and the
-order of training is the same shuffle for all.
+Tar files are read by offset, so any sample can be read by its number, as with the other readers, and the
+training order is the same shuffle for all.
 """
 
 import io
@@ -47,10 +47,10 @@ class Shards:
 
         def read(role: str) -> bytes:
             names = ["json"] if role == "json" else [f"{role}.{extension}" for extension in EXTENSIONS]
-            found = next((part for part in names if part in parts), None)
-            if found is None:
+            member = next((part for part in names if part in parts), None)
+            if member is None:
                 raise MRCError(f"sample {name} has no {names[0]}; its members are {sorted(parts)}")
-            offset, size = parts[found]
+            offset, size = parts[member]
             with file.open("rb") as opened:
                 opened.seek(offset)
                 return opened.read(size)

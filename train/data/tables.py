@@ -1,13 +1,12 @@
 """Hugging Face `datasets`: parquet, saved data sets, image folders with metadata.jsonl. Local only.
 
-Columns: original_image, edit_prompt, edited_image, and reward_scores (three numbers) with
-reward_text where there are rewards.
+Columns: original_image, edit_prompt, edited_image; with rewards also reward_scores (three numbers) and
+reward_text.
 """
 
 import io
 import json
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -19,16 +18,16 @@ NEEDED = {"original_image", "edit_prompt", "edited_image"}
 OPTIONAL = {"reward_scores", "reward_text"}
 
 
-def check_columns(found: set[str], where: Path) -> None:
-    if found - NEEDED - OPTIONAL or NEEDED - found:
+def check_columns(columns: set[str], where: Path) -> None:
+    if columns - NEEDED - OPTIONAL or NEEDED - columns:
         raise MRCError(
-            f"{where} has unknown columns {sorted(found - NEEDED - OPTIONAL)} and lacks {sorted(NEEDED - found)}; "
+            f"{where} has unknown columns {sorted(columns - NEEDED - OPTIONAL)} and lacks {sorted(NEEDED - columns)}; "
             f"expected {sorted(NEEDED)} and perhaps {sorted(OPTIONAL)}"
         )
 
 
 class Table:
-    """Rows of a parquet file, a folder of them, or what `save_to_disk` wrote; see `Triplets`."""
+    """A parquet file, a folder of them, or a `save_to_disk` folder; see `Triplets`."""
 
     def __init__(self, path: Path) -> None:
         import datasets
@@ -40,7 +39,7 @@ class Table:
             else:
                 files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
                 rows = datasets.Dataset.from_parquet([str(file) for file in files], cache_dir=None)
-        except Exception as error:  # datasets and pyarrow raise whatever a damaged file leads to
+        except Exception as error:  # datasets and pyarrow raise many types for damaged files
             raise MRCError(f"{path} cannot be read as a table ({type(error).__name__}: {error})") from None
         check_columns(set(rows.column_names), path)
         if not len(rows):
@@ -58,12 +57,16 @@ class Table:
     def __getitem__(self, index: int) -> Triplet:
         row = self.rows[index]
         name = f"{self.name} row {index}"
-        source, edited = (opened(name, row[column]) for column in ("original_image", "edited_image"))
+        source, edited = (open_image(name, row[column]) for column in ("original_image", "edited_image"))
         return make_triplet(name, source, edited, row["edit_prompt"], row.get("reward_scores"), row.get("reward_text"))
 
 
-def opened(name: str, value: Any) -> Image.Image:
-    """An image from the bytes in the table; a path in it is not followed."""
+def open_image(name: str, value: object) -> Image.Image:
+    """An image from the bytes in the table; paths are not followed.
+
+    Raises:
+        MRCError: no bytes, or no image.
+    """
     if not isinstance(value, dict) or not value.get("bytes"):
         raise MRCError(f"sample {name}: the image is not in the table; embed its bytes")
     try:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from PIL import Image
 
@@ -16,7 +16,7 @@ Scores = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Triplet:
-    """Source and edited image (RGB, one size), instruction, and the reward of the edit if it is known.
+    """Source and edited image (RGB, the same size), instruction, and the reward of the edit if there is one.
 
     `scores` are following, preserving, quality, 0–5; `reward_text` is three texts joined by "; ",
     "None" where nothing went wrong; `id` names the sample in errors and reports.
@@ -39,9 +39,14 @@ class Triplets(Protocol):
 
 
 def make_triplet(
-    name: str, source: ImageLike, edited: ImageLike, instruction: Any, scores: Any = None, reward_text: Any = None
+    name: str,
+    source: ImageLike,
+    edited: ImageLike,
+    instruction: object,
+    scores: object = None,
+    reward_text: object = None,
 ) -> Triplet:
-    """A checked triplet; scores and reward text come together or not at all.
+    """A triplet of values read from a data set, checked; scores and reward text come together or not at all.
 
     Raises:
         MRCError: an image that does not open, two sizes, an empty instruction, scores outside 0–5.
@@ -63,8 +68,12 @@ def make_triplet(
     return Triplet(name, images[0], images[1], instruction, check_scores(name, scores), reward_text)
 
 
-def check_scores(name: str, scores: Any) -> Scores | None:
-    """Three numbers of 0–5, or None."""
+def check_scores(name: str, scores: object) -> Scores | None:
+    """Three numbers from 0 to 5, or None.
+
+    Raises:
+        MRCError: something else.
+    """
     if scores is None:
         return None
     if not isinstance(scores, Sequence) or isinstance(scores, str) or len(scores) != len(PERSPECTIVES):

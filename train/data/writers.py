@@ -1,12 +1,12 @@
-"""Write triplets in each format that the readers read."""
+"""Write triplets in the formats that the readers read."""
 
 import io
 import itertools
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from PIL import Image
 from tqdm import tqdm
@@ -16,34 +16,37 @@ from ...core.files import replace_folder
 from ...core.reward import PERSPECTIVES
 from .triplet import Scores, Triplet
 
-FORMATS = ("folders", "parquet", "shards")
 SHARD = 1000  # samples a tar file
-ROWS = 32  # of a parquet file, held in memory at a time
+ROWS = 32  # of a parquet file, in memory at a time
+
+# A perspective's score and failure text in the released RewardEdit JSON
+RewardEntry = TypedDict("RewardEntry", {"Score": float, "Negative Prompt": str})
 
 
 def write_triplets(triplets: Iterable[Triplet], folder: str | Path, form: str, total: int | None = None) -> None:
     """Write a new `folder` whole or not at all.
 
     Args:
-        form: "folders" (JPEG, with `RewardEdit.json` where there are rewards), "parquet" or "shards" (PNG).
+        form: one of `FORMATS`; "folders" are JPEG, the others PNG.
         total: number of triplets, for the progress bar.
     """
     if form not in FORMATS:
         raise MRCError(f"there is no format {form!r}; choose one of {', '.join(FORMATS)}")
     if Path(folder).exists():
         raise MRCError(f"{folder} exists already; give a folder that does not")
-    write = {"folders": write_folders, "parquet": write_parquet, "shards": write_shards}[form]
     with replace_folder(Path(folder)) as out:
-        write(iter(tqdm(triplets, total=total, desc=f"write {form}", unit="triplet", disable=None)), out)
+        FORMATS[form](iter(tqdm(triplets, total=total, desc=f"write {form}", unit="triplet", disable=None)), out)
 
 
 def encoded(image: Image.Image, form: str = "PNG") -> bytes:
+    """The bytes of an image file."""
     buffer = io.BytesIO()
     image.save(buffer, form, quality=95)
     return buffer.getvalue()
 
 
 def write_folders(triplets: Iterator[Triplet], out: Path) -> None:
+    """InstructPix2Pix folders, JPEG, with `RewardEdit.json` where there are rewards."""
     rewards = {}
     for number, triplet in enumerate(triplets):
         name = f"{number:07d}"
@@ -57,8 +60,8 @@ def write_folders(triplets: Iterator[Triplet], out: Path) -> None:
         (out / "RewardEdit.json").write_text(json.dumps(rewards))
 
 
-def reward_entry(name: str, scores: Scores, text: str) -> list[dict[str, Any]]:
-    """A triplet's rewards in the form of the released RewardEdit JSON."""
+def reward_entry(name: str, scores: Scores, text: str) -> list[RewardEntry]:
+    """A triplet's reward in the released format, one entry a perspective."""
     texts = text.split("; ")
     if len(texts) != len(PERSPECTIVES):
         raise MRCError(f"sample {name}: the reward text {text!r} is not three texts")
@@ -67,7 +70,7 @@ def reward_entry(name: str, scores: Scores, text: str) -> list[dict[str, Any]]:
 
 
 def write_parquet(triplets: Iterator[Triplet], out: Path) -> None:
-    """All with rewards or none."""
+    """`triplets.parquet`; all triplets have rewards or none has."""
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
@@ -82,7 +85,7 @@ def write_parquet(triplets: Iterator[Triplet], out: Path) -> None:
             writer.write_table(pyarrow.Table.from_pylist(rows, schema))
 
 
-def table_row(triplet: Triplet) -> dict[str, Any]:
+def table_row(triplet: Triplet) -> dict[str, object]:
     return {
         "original_image": {"bytes": encoded(triplet.source), "path": None},
         "edit_prompt": triplet.instruction,
@@ -93,13 +96,14 @@ def table_row(triplet: Triplet) -> dict[str, Any]:
 
 
 def write_shards(triplets: Iterator[Triplet], out: Path) -> None:
+    """WebDataset tar files of `SHARD` samples."""
     tar = None
     for number, triplet in enumerate(triplets):
         if number % SHARD == 0:
             if tar:
                 tar.close()
             tar = tarfile.open(out / f"{number // SHARD:05d}.tar", "w")  # noqa: SIM115
-        record: dict[str, Any] = {"edit": triplet.instruction}
+        record: dict[str, object] = {"edit": triplet.instruction}
         if triplet.scores is not None:
             record |= {"scores": list(triplet.scores), "reward_text": triplet.reward_text}
         for part, data in (
@@ -113,3 +117,10 @@ def write_shards(triplets: Iterator[Triplet], out: Path) -> None:
             tar.addfile(info, io.BytesIO(data))
     if tar:
         tar.close()
+
+
+FORMATS: dict[str, Callable[[Iterator[Triplet], Path], None]] = {
+    "folders": write_folders,
+    "parquet": write_parquet,
+    "shards": write_shards,
+}

@@ -3,5 +3,8 @@
 photographs   the backgrounds that installed packages ship
 scene         objects on backgrounds, drawn
 edits         instructions and the scenes they ask for, perfect or imperfect on purpose
-oracle        the three rewards and the failure texts of any edit
+oracle        three scores and failure texts of any edit
+judge         the oracle as a judge
+triplets      the data set
+model         the untrained model; recipe trains it
 """

@@ -1,13 +1,12 @@
-"""Edits of the miniature world: an instruction, the scene it asks for, and how an imperfect editor fails.
+"""Edits of the miniature world: an instruction, the scene it asks for, and the faults of an imperfect editor."""
 
-The seven kinds are those of Real-Edit: local, remove, add, texture, background, global, style.
-"""
-
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ...core.kinds import KINDS
 from .scene import (
     BACKGROUNDS,
     COLOURS,
@@ -24,7 +23,6 @@ from .scene import (
     render,
 )  # fmt: skip
 
-KINDS = ("local", "remove", "add", "texture", "background", "global", "style")
 WORDS = {
     "recolour": ("make the {it} {new}", "turn the {it} {new}", "paint the {it} {new}",
                  "change the colour of the {it} to {new}"),
@@ -47,16 +45,16 @@ WORDS = {
 PLACE_WORDS = {"left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom",
                "middle": "in the middle"}  # fmt: skip
 ADDED_RADIUS = 19
-# How often a training example fails in each perspective, as generated data does
+# Probability that a training example fails in each perspective, about as often as generated data fail
 FAILS_FOLLOWING, FAILS_PRESERVING, FAILS_QUALITY = 0.45, 0.35, 0.25
-SHADES = (0.5, 0.7)  # what share of its light a background keeps that should have stayed
-FILM = level(200, 0, 255)  # purple, the artifact that lies over all
-FILM_SHARES = (0.2, 0.35)  # what share of the light it takes
+SHADES = (0.5, 0.7)  # share of its light that a damaged background keeps
+FILM = level(200, 0, 255)  # purple, an artifact over the whole picture
+FILM_SHARES = (0.2, 0.35)  # share of the light that the film takes
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What is asked of a scene. `touched` are the indices of `source.things` that may change."""
+    """An instruction, and the scene before and after. `touched` are the indices of `source.things` that may change."""
 
     kind: str
     instruction: str
@@ -71,12 +69,12 @@ class Edit:
 
 
 def random_edit(rng: np.random.Generator, photographs: list[np.ndarray], kind: str | None = None) -> Edit:
-    """An edit of a new scene; of a kind drawn evenly unless one is given. Its change can be seen."""
+    """An edit of a new scene, with a visible change; the kind is drawn evenly unless it is given."""
     kind = kind or str(rng.choice(KINDS))
     while True:
         edit = ask(rng, random_scene(rng, photographs), kind)
         change = np.abs(render(edit.target, photographs) - render(edit.source, photographs)).mean(-1)
-        if (change > 20).sum() >= 200:  # not a white star on snow
+        if (change > 20).sum() >= 200:  # leaves out a white star on snow
             return edit
 
 
@@ -86,8 +84,8 @@ def ask(rng: np.random.Generator, scene: Scene, kind: str) -> Edit:
     thing = scene.things[index]
     name = f"{thing.colour} {thing.shape}" if rng.random() < 0.3 else thing.shape
 
-    def say(words: str, **values: str) -> str:
-        return str(rng.choice(WORDS[words])).format(it=name, **values)
+    def phrase(change: str, **values: str) -> str:
+        return str(rng.choice(WORDS[change])).format(it=name, **values)
 
     def changed(new: Thing) -> Scene:
         return replace(scene, things=tuple(new if t is thing else t for t in scene.things))
@@ -95,46 +93,47 @@ def ask(rng: np.random.Generator, scene: Scene, kind: str) -> Edit:
     match kind:
         case "local" if rng.random() < 0.7:
             colour = other(rng, COLOURS, thing.colour)
-            return Edit(kind, say("recolour", new=colour), scene, changed(replace(thing, colour=colour)), (index,))
+            return Edit(kind, phrase("recolour", new=colour), scene, changed(replace(thing, colour=colour)), (index,))
         case "local":
             shape = other(rng, SHAPES, *(t.shape for t in scene.things))
-            return Edit(kind, say("reshape", new=shape), scene, changed(replace(thing, shape=shape)), (index,))
+            return Edit(kind, phrase("reshape", new=shape), scene, changed(replace(thing, shape=shape)), (index,))
         case "remove":
-            left = tuple(t for t in scene.things if t is not thing)
-            return Edit(kind, say("remove"), scene, replace(scene, things=left), (index,))
+            others = tuple(t for t in scene.things if t is not thing)
+            return Edit(kind, phrase("remove"), scene, replace(scene, things=others), (index,))
         case "add":
             where = free_place(rng, scene)
             colour, shape = str(rng.choice(list(COLOURS))), other(rng, SHAPES, *(t.shape for t in scene.things))
             new = Thing(shape, colour, *PLACES[where], ADDED_RADIUS)
-            text = say("add", new=f"{colour} {shape}", where=PLACE_WORDS[where])
+            text = phrase("add", new=f"{colour} {shape}", where=PLACE_WORDS[where])
             return Edit(kind, text, scene, replace(scene, things=(*scene.things, new)))
         case "texture":
             pattern = other(rng, PATTERNS, thing.pattern)
-            return Edit(kind, say("texture", new=pattern), scene, changed(replace(thing, pattern=pattern)), (index,))
+            return Edit(kind, phrase("texture", new=pattern), scene, changed(replace(thing, pattern=pattern)), (index,))
         case "background":
             new_background = other(rng, BACKGROUNDS, scene.background)
-            text = say("background", new=("the " if new_background in ("sea", "sky", "night sky") else "")
+            text = phrase("background", new=("the " if new_background in ("sea", "sky", "night sky") else "")
                        + new_background)  # fmt: skip
             return Edit(kind, text, scene, replace(scene, background=new_background))
         case "global":
             tone = str(rng.choice(TONES))
-            return Edit(kind, say(tone), scene, replace(scene, tone=tone))
+            return Edit(kind, phrase(tone), scene, replace(scene, tone=tone))
     style = str(rng.choice(STYLES))
-    return Edit(kind, say(style), scene, replace(scene, style=style))
+    return Edit(kind, phrase(style), scene, replace(scene, style=style))
 
 
-def other(rng: np.random.Generator, choices, *taken: str | None) -> str:
+def other(rng: np.random.Generator, choices: Iterable[str], *taken: str | None) -> str:
+    """One of `choices` that is not taken."""
     return str(rng.choice([choice for choice in choices if choice not in taken]))
 
 
 def free_place(rng: np.random.Generator, scene: Scene) -> str:
-    """A named place that no object covers; at most three of five are taken."""
+    """A named place without an object; objects cover at most three of the five."""
     free = [name for name, (x, y) in PLACES.items() if all(np.hypot(t.x - x, t.y - y) > 20 for t in scene.things)]
     return str(rng.choice(free))
 
 
 def imperfect(rng: np.random.Generator, edit: Edit, photographs: list[np.ndarray]) -> np.ndarray:
-    """The edited picture of a training example, float32 `[128, 128, 3]` in 0…255: often not what was asked."""
+    """The edited picture of a training example, float32 `[128, 128, 3]` in 0…255, often with faults."""
     result = edit.target
     if rng.random() < FAILS_FOLLOWING:
         # half do nothing, half do something else of the same kind
@@ -148,26 +147,26 @@ def imperfect(rng: np.random.Generator, edit: Edit, photographs: list[np.ndarray
 
 
 def damage(rng: np.random.Generator, edit: Edit, result: Scene) -> Scene:
-    """Change what should have stayed: an object vanishes, or the background goes dark where the edit is not about it.
+    """Change what should stay: an object vanishes, or the background goes dark if the edit is not about it.
 
-    Each looks alike every time, as an editor's habits do: of faults that differ at random a model that makes the
-    picture in one step learns the mean, which is another fault. Where all may change, nothing is damaged.
+    Each fault always looks the same. A one-step model would learn the average of random faults, which is a fault of
+    its own. Edits of the whole picture are not damaged.
     """
     if edit.whole:
         return result
-    kept = [t for i, t in enumerate(edit.source.things) if i not in edit.touched and t in result.things]
+    untouched = [t for i, t in enumerate(edit.source.things) if i not in edit.touched and t in result.things]
     about_background = edit.kind in ("remove", "background")
-    if kept and (about_background or rng.random() < 0.3):
-        victim = kept[int(rng.integers(len(kept)))]
+    if untouched and (about_background or rng.random() < 0.3):
+        victim = untouched[int(rng.integers(len(untouched)))]
         return replace(result, things=tuple(t for t in result.things if t is not victim))
     return result if about_background else replace(result, shade=rng.uniform(*SHADES))
 
 
 def artifacts(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
-    """A purple film over all, or noise in cells of 8 pixels, or coloured blotches.
+    """A purple film over the picture, noise in cells of 8 pixels, or coloured blotches.
 
-    All are coarse enough to survive a latent space. The film is alike at every position, which a convolution can draw,
-    and spoils quality alone; the others also hide what was to change or to stay.
+    All are coarse enough to survive the VAE. The film is the same at every position, so a convolution can draw it,
+    and lowers quality alone; the others also hide what should change or stay.
     """
     if rng.random() < 0.6:
         return under_film(picture, rng.uniform(*FILM_SHARES))
@@ -184,5 +183,5 @@ def artifacts(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
 
 
 def under_film(picture: np.ndarray, share: float) -> np.ndarray:
-    """Seen through `FILM`, which takes `share` of the light."""
+    """The picture behind `FILM`, which takes `share` of the light."""
     return picture * (1 - share) + FILM * share

@@ -1,4 +1,4 @@
-"""The exact oracle as a judge: it knows the scene behind every source picture that it is given beforehand."""
+"""The exact oracle as a judge: it gets the edits beforehand and looks up the scene of each source picture."""
 
 import hashlib
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ class OracleJudge:
         self.edits = {key(to_image(render(edit.source, photographs)), edit.instruction): edit for edit in edits}
 
     def score(self, source: Image.Image, edited: Image.Image, instruction: str) -> Reward:
-        """As `Judge.score`.
+        """See `Judge.score`.
 
         Raises:
             MRCError: no scene with that source and instruction, or an edited picture of another size.

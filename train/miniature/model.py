@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from ...core.errors import run_command
 from ...model.checkpoint import Checkpoint, save_checkpoint
-from ...model.seeded import byte_tokenizer
+from ...model.seeded import byte_tokenizer, small_text_encoder
 from ...model.unet import MRCUNet
 from .edits import PLACE_WORDS, WORDS
 from .scene import BACKGROUNDS, COLOURS, PATTERNS, SHAPES
@@ -48,25 +48,12 @@ def word_tokenizer() -> CLIPTokenizer:
 
 
 def miniature_checkpoint(vae_folder: Path, seed: int = 0) -> Checkpoint:
-    """Untrained but for the VAE; a plain InstructPix2Pix U-Net."""
+    """Everything untrained but the VAE; a plain InstructPix2Pix U-Net, without rewards."""
     torch.manual_seed(seed)
     tokenizer = word_tokenizer()
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=TEXT_WIDTH,
-            intermediate_size=3 * TEXT_WIDTH,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            projection_dim=TEXT_WIDTH,
-            max_position_embeddings=TEXT_LENGTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    # CLIP starts its embeddings at 0.02, which Adam overwrites in twenty steps, before the U-Net listens:
-    # all texts became one. At 1 a word keeps its own direction while it learns.
+    text_encoder = small_text_encoder(tokenizer, TEXT_WIDTH, 3, 3 * TEXT_WIDTH, TEXT_LENGTH)
+    # CLIP initializes embeddings with a deviation of 0.02. Adam overwrites those in twenty steps, before the U-Net
+    # uses the text, and all texts become alike. With 1 each word keeps its direction while it learns.
     torch.nn.init.normal_(text_encoder.get_input_embeddings().weight)
     unet = MRCUNet(
         rewards=False,
@@ -75,16 +62,16 @@ def miniature_checkpoint(vae_folder: Path, seed: int = 0) -> Checkpoint:
         out_channels=4,
         layers_per_block=1,
         block_out_channels=(32, 96, 144),
-        norm_num_groups=2,  # of 16 channels and more; over groups of 4 what should stay was blurred
-        # Attention over 16×16 positions finds the object that a text names, an object is 5 of them wide
+        norm_num_groups=2,  # 16 channels or more each; groups of 4 channels blurred what should stay
+        # Attention at 16×16 positions, where an object is 5 wide, can find the object that a text names
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,  # heads, as diffusers names it for SD 1.5
     )
     vae = AutoencoderKL.from_pretrained(vae_folder, use_safetensors=True)
-    # Twice Stable Diffusion's betas: at 32×32 its last step still shows the mean colour of what an edit
-    # shall look like. So near to pure noise only the velocity can be predicted stably (arXiv 2305.08891)
+    # Twice Stable Diffusion's betas: with those, the last timestep at 32×32 still shows the edit's mean colour.
+    # So close to pure noise only velocity prediction is stable (arXiv 2305.08891)
     scheduler = EulerAncestralDiscreteScheduler(
         beta_start=0.0017, beta_end=0.024, prediction_type="v_prediction", beta_schedule="scaled_linear", steps_offset=1
     )
@@ -93,9 +80,9 @@ def miniature_checkpoint(vae_folder: Path, seed: int = 0) -> Checkpoint:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mrc_edit.train.miniature.model", description="The untrained mini.")
-    parser.add_argument("out", type=Path)
+    parser.add_argument("out", type=Path, help="checkpoint folder to write")
     parser.add_argument("--vae", type=Path, required=True, help="folder that mrc_edit.train.autoencoder wrote")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the weights (default: %(default)s)")
     args = parser.parse_args()
     sys.exit(run_command(lambda: save_checkpoint(miniature_checkpoint(args.vae, args.seed), args.out)))
 

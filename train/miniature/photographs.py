@@ -1,4 +1,4 @@
-"""Photographs for backgrounds: scikit-image's own, and those of a folder (Debian's wallpaper packages)."""
+"""Photographs for backgrounds: scikit-image's own, and those of a folder, such as Debian's wallpaper packages."""
 
 import importlib.util
 from pathlib import Path
@@ -9,14 +9,14 @@ from PIL import Image, UnidentifiedImageError
 from ...core.errors import MRCError
 
 PACKAGED = ("astronaut.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg", "ihc.png")
-SHORTER_SIDE = 192  # pixels; crops of 128 then see two thirds of a photograph
+SHORTER_SIDE = 192  # pixels; a crop of 128 shows two thirds of it
 
 
 def load_photographs(folder: str | Path | None = None) -> list[np.ndarray]:
-    """All photographs, uint8 `[H, W, 3]`, the shorter side 192 pixels, in the order of their names.
+    """All photographs, uint8 `[H, W, 3]`, shorter side 192 pixels, in the order of their names.
 
     Args:
-        folder: searched with its sub-folders for .jpg, .jpeg and .png besides what scikit-image ships.
+        folder: its .jpg, .jpeg and .png files, also in sub-folders, are added to those of scikit-image.
 
     Raises:
         MRCError: scikit-image is not installed, or the folder holds no picture.
@@ -34,9 +34,12 @@ def load_photographs(folder: str | Path | None = None) -> list[np.ndarray]:
 
 
 def shrink(path: Path) -> np.ndarray:
+    """The photograph with a shorter side of 192 pixels."""
     try:
         with Image.open(path) as opened:
-            opened.draft("RGB", (2 * SHORTER_SIDE, 2 * SHORTER_SIDE))  # JPEG decodes small: wallpapers load fast
+            opened.draft(
+                "RGB", (2 * SHORTER_SIDE, 2 * SHORTER_SIDE)
+            )  # decode JPEG at reduced size: wallpapers load fast
             image = opened.convert("RGB")
     except (OSError, UnidentifiedImageError) as error:
         raise MRCError(f"{path} is no readable picture ({error}); remove it from the folder") from None

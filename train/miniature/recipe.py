@@ -1,14 +1,14 @@
-"""How the shipped checkpoint was made: `mrc-train --preset mini --out OUT --photographs DIR`.
+"""The recipe of the shipped checkpoint: `mrc-train --preset mini --out OUT --photographs DIR`.
 
-    OUT/vae        the autoencoder
-    OUT/init       untrained model around it
-    OUT/stage1     editor without rewards, with its text encoder, of the triplets with full scores
-    OUT/stage2     that editor with rewards, of all triplets
-    OUT/baseline   that editor without, of all triplets for as many steps: what rewards are compared with
-    OUT/checkpoint stage 2 in float16, as shipped
+    OUT/vae           the autoencoder
+    OUT/init          the untrained model with this VAE
+    OUT/stage1        editor and text encoder, trained without rewards on the triplets with full scores
+    OUT/stage2        that editor, trained with rewards on all triplets
+    OUT/baseline      that editor, trained without rewards on all triplets for as many steps, for comparison
+    OUT/checkpoint    stage 2 in float16, as shipped
     OUT/training.json the records of the three runs
 
-Each part that is there is kept and a stopped one goes on, so the same command finishes what was begun.
+Finished parts stay and a stopped one goes on, so the same command finishes an interrupted run.
 """
 
 import json
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from ...core.errors import MRCError
+from ...core.files import read_json
 from ...model.checkpoint import load_checkpoint, save_checkpoint
 from .. import autoencoder
 from ..config import TrainConfig, preset
@@ -26,7 +27,7 @@ from .model import miniature_checkpoint
 
 AUTOENCODER_STEPS = 700
 FIRST = {"stage": 1, "steps": 10_000, "learning_rate": 1e-3, "least_score": 5, "train_text_encoder": True}
-# Each stage: where it starts, and what it has besides the preset
+# Of each stage: the checkpoint to start from, and its settings besides the preset
 STAGES: dict[str, tuple[str, dict]] = {
     "stage1": ("init", FIRST),
     "stage2": ("stage1/checkpoint", {"stage": 2}),
@@ -35,13 +36,13 @@ STAGES: dict[str, tuple[str, dict]] = {
 
 
 def reproduce(out: Path, photographs: str | None, seed: int) -> Path:
-    """Make the checkpoint from nothing; returns its path.
+    """Train everything from nothing; returns the checkpoint's path.
 
     Raises:
         MRCError: it was started as several processes.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise MRCError("mini is made by one process; start mrc-train without torchrun")
+        raise MRCError("mini is trained by one process; start mrc-train without torchrun")
     vae = out / "vae"
     if not vae.is_dir():
         autoencoder.train(vae, Path(photographs) if photographs else None, AUTOENCODER_STEPS, seed)
@@ -56,6 +57,7 @@ def reproduce(out: Path, photographs: str | None, seed: int) -> Path:
         train(config, resume="latest" if (run / "states").is_dir() else None)
     shipped = load_checkpoint(out / "stage2" / "checkpoint", torch.float16)
     save_checkpoint(shipped, out / "checkpoint")
-    records = {name: json.loads((out / name / "training.json").read_text()) for name in STAGES}
+    remedy = "remove the folder and run the command again"
+    records = {name: read_json(out / name / "training.json", remedy) for name in STAGES}
     (out / "training.json").write_text(json.dumps(records, indent=1) + "\n")
     return out / "checkpoint"

@@ -1,6 +1,6 @@
 """Scenes of the miniature world: up to three objects on a background, drawn at 128×128.
 
-All drawing is a pure function of a `Scene`; images are float32 `[128, 128, 3]` in 0…255.
+Drawing is a pure function of a `Scene`; images are float32 `[128, 128, 3]` in 0…255.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Thing:
 class Scene:
     """`background` names one of `BACKGROUNDS`, or is "photo" with `crop` = (photograph, x, y, mirrored).
 
-    `shade` is the share of its light that the background keeps; no instruction asks for less than 1.
+    `shade` is the share of its light that the background keeps; below 1 it is damaged.
     """
 
     things: tuple[Thing, ...]
@@ -103,7 +103,7 @@ def mix(low: tuple[int, int, int], high: tuple[int, int, int], weight: np.ndarra
 
 @cache
 def named_background(name: str) -> np.ndarray:
-    """The one picture behind a name; an instruction that names it then has one right answer."""
+    """The one picture of a name, so that an instruction with this name has one right answer."""
     y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
     match name:
         case "grass":
@@ -138,7 +138,7 @@ def background(scene: Scene, photographs: list[np.ndarray]) -> np.ndarray:
 
 
 def paint(thing: Thing) -> np.ndarray:
-    """What the object is painted with, one colour or one a pixel; patterns keep to the grid of 8 pixels."""
+    """The object's colour `[3]`, or of a pattern the colours `[128, 128, 3]`, aligned to the grid of 8 pixels."""
     colour = level(*COLOURS[thing.colour])
     if thing.pattern is None:
         return colour
@@ -148,7 +148,7 @@ def paint(thing: Thing) -> np.ndarray:
 
 @cache
 def second_colour(pattern: str) -> np.ndarray:
-    """Where a pattern shows its second colour, bool `[128, 128]`."""
+    """Positions of a pattern's second colour, bool `[128, 128]`."""
     y, x = np.mgrid[:SIZE, :SIZE]
     match pattern:
         case "striped":

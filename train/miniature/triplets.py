@@ -2,7 +2,7 @@
 
     python -m mrc_edit.train.miniature.triplets OUT --format parquet --count 1000
 
-writes it for other tools; `mrc-train --data miniature:1000` draws it without.
+writes it for other tools; `mrc-train --data miniature:1000` draws it while it trains.
 """
 
 import argparse
@@ -13,9 +13,10 @@ import numpy as np
 from PIL import Image
 
 from ...core.errors import MRCError, run_command
+from ...core.kinds import KINDS
 from ..data.triplet import Triplet
 from ..data.writers import FORMATS, write_triplets
-from .edits import KINDS, Edit, imperfect, random_edit
+from .edits import Edit, imperfect, random_edit
 from .oracle import score
 from .photographs import load_photographs
 from .scene import render
@@ -35,7 +36,7 @@ class MiniatureTriplets:
         return self.length
 
     def edit(self, index: int) -> tuple[Edit, np.random.Generator]:
-        """What is asked, and the generator that goes on to how it fails."""
+        """The edit of a triplet, and the generator from which its faults are drawn next."""
         rng = np.random.default_rng([self.seed, index])
         return random_edit(rng, self.photographs), rng
 
@@ -50,7 +51,7 @@ class MiniatureTriplets:
 
 
 def held_out(photographs: list[np.ndarray], count: int) -> list[Edit]:
-    """Edits of scenes that no training seed draws, the seven kinds in turn."""
+    """Edits of scenes outside every training set, the seven kinds in turn."""
     return [
         random_edit(np.random.default_rng([2**31, index]), photographs, KINDS[index % len(KINDS)])
         for index in range(count)
@@ -63,10 +64,12 @@ def main() -> None:
         description="Write triplets of the miniature world with rewards.",
     )
     parser.add_argument("out", type=Path, help="folder to write")
-    parser.add_argument("--format", choices=FORMATS, default="folders")
-    parser.add_argument("--count", type=int, default=1000)
-    parser.add_argument("--photographs", type=Path, help="folder of pictures besides scikit-image's")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--format", choices=list(FORMATS), default="folders", help="of the files (default: %(default)s)"
+    )
+    parser.add_argument("--count", type=int, default=1000, help="number of triplets (default: %(default)s)")
+    parser.add_argument("--photographs", type=Path, help="folder of photographs besides scikit-image's (default: none)")
+    parser.add_argument("--seed", type=int, default=0, help="of the triplets (default: %(default)s)")
     args = parser.parse_args()
 
     def run() -> None:

@@ -1,1 +1,1 @@
-"""Reward data: triplets judged, their statistics, and people's ratings beside the judge's (`mrc-rewards`)."""
+"""Reward data (`mrc-rewards`): judge triplets, draw their statistics, compare the judge with people."""

@@ -1,4 +1,4 @@
-"""The process in which `mrc-rewards build` works; its one argument is a BuildConfig as JSON."""
+"""The worker process of `mrc-rewards build`; its one argument is a BuildConfig as JSON."""
 
 import json
 import sys

@@ -1,38 +1,38 @@
-"""What the answers to a rating sheet say: which run was preferred, and how far the judge agrees."""
+"""The answers to a rating sheet: which run was preferred, and how far the judge agrees."""
 
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 from scipy import stats
 
 from ...core.errors import MRCError
+from ...core.files import read_json
 from ...core.reward import PERSPECTIVES
 from ...core.tables import Table
 
 CHOICES = ("left", "right", "equal")
+KEY_REMEDY = "give the key.json of a sheet"
 
 
 def read_answers(key_file: Path, files: list[Path]) -> dict:
-    """Unblind the answers; by perspective: in how many rows which run was preferred, and what the judge says of them.
+    """Unblind the answers: for every perspective how many rows preferred which run, and the judge's agreement.
 
-    Several raters' preferences (-1 for A, 0, 1 for B) are averaged a row. `p` is of the exact sign test on the rows
-    with a preference. `tau` is Kendall's tau-b between preference and the judge's score of B less that of A; None
-    where it is not defined, since one of them never changes.
+    The preferences of several raters (-1 for A, 0, 1 for B) are averaged in each row. `p` is from the exact sign test
+    on the rows with a preference. `tau` is Kendall's tau-b between the preference and the judge's score of B minus
+    that of A; None where one of them is constant.
 
     Raises:
         MRCError: files that cannot be read, or answers to another sheet.
     """
-    key = read_json(key_file, "a sheet's key.json")
-    given = [read_rater(path, key) for path in files]
+    key = read_json(key_file, KEY_REMEDY)
+    raters = [read_rater(path, key) for path in files]
     report: dict = {"sheet": key["sheet"], "A": key["A"], "B": key["B"], "raters": len(files)}
     for i, perspective in enumerate(PERSPECTIVES):
         preferences, judged = [], []
         for number, row in enumerate(key["rows"]):
             signs = [
                 sign(answers[str(number)][perspective], row["left"])
-                for answers in given
+                for answers in raters
                 if perspective in answers.get(str(number), {})
             ]
             if signs:
@@ -44,13 +44,13 @@ def read_answers(key_file: Path, files: list[Path]) -> dict:
 
 def read_rater(path: Path, key: dict) -> dict[str, dict[str, str]]:
     """One rater's answers by row and perspective."""
-    value = read_json(path, "the file that the page gave")
-    if not isinstance(value, dict) or value.get("sheet") != key["sheet"] or not isinstance(value.get("answers"), dict):
+    value = read_json(path, "give the file that the page downloaded")
+    if value.get("sheet") != key["sheet"] or not isinstance(value.get("answers"), dict):
         raise MRCError(f"{path} has no answers to sheet {key['sheet']}; give the answers and the key of the same sheet")
-    for number, given in value["answers"].items():
-        if number not in map(str, range(len(key["rows"]))) or not isinstance(given, dict):
+    for number, choices in value["answers"].items():
+        if number not in map(str, range(len(key["rows"]))) or not isinstance(choices, dict):
             raise MRCError(f"{path} answers row {number!r}, which the sheet does not have; download the answers again")
-        for perspective, choice in given.items():
+        for perspective, choice in choices.items():
             if perspective not in PERSPECTIVES or choice not in CHOICES:
                 raise MRCError(f"{path} says {perspective} {choice!r} in row {number}; choose {', '.join(CHOICES)}")
     return value["answers"]
@@ -64,12 +64,13 @@ def sign(choice: str, left: str) -> int:
 
 
 def judged_difference(scores: list, i: int) -> int | None:
-    """The judge's score of B less that of A; None where it gave none."""
+    """The judge's score of B minus that of A; None where it gave none."""
     first, second = (one[i] if one else None for one in scores)
     return None if first is None or second is None else second - first
 
 
 def agreement(preferences: list[float], judged: list[int | None]) -> dict:
+    """The numbers of one perspective; both lists have one entry a row."""
     first, second = sum(one < 0 for one in preferences), sum(one > 0 for one in preferences)
     both = [(one, score) for one, score in zip(preferences, judged, strict=True) if score is not None]
     tau, tau_p = stats.kendalltau(*zip(*both, strict=True)) if len(both) > 1 else (math.nan, math.nan)
@@ -86,6 +87,8 @@ def agreement(preferences: list[float], judged: list[int | None]) -> dict:
 
 
 def agreement_table(report: dict) -> Table:
+    """The table of what `read_answers` returns."""
+
     def cells(row: dict) -> list[str]:
         tau = "not defined" if row["tau"] is None else f"{row['tau']:.2f} (p {row['tau_p']:.2g})"
         return [f"{row['answered']} of {row['rows']}", *(str(row[k]) for k in ("A", "B", "equal")), f"{row['p']:.2g}",
@@ -97,12 +100,3 @@ def agreement_table(report: dict) -> Table:
         "p: exact sign test. Agreement: Kendall's tau-b of the preference and the judge's difference in scores, "
         "over the n rows that the judge scored in both runs.",
     )  # fmt: skip
-
-
-def read_json(path: Path, what: str) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise MRCError(f"{path} does not exist; give {what}") from None
-    except ValueError as error:
-        raise MRCError(f"{path} is damaged ({error}); give {what}") from None

@@ -1,4 +1,4 @@
-"""`mrc-rewards`: one module a subcommand, imported when it is called."""
+"""`mrc-rewards`: one module a subcommand, imported when it is used."""
 
 import argparse
 import importlib
@@ -9,7 +9,7 @@ from ...core.errors import run_command
 SUBCOMMANDS = {
     "build": "judge training triplets and write RewardEdit JSON and parquet",
     "stats": "draw score histograms and the most frequent failure words",
-    "sheet": "a page for blind A/B rating by people, and what its answers say",
+    "sheet": "write a page for blind A/B rating by people, or read its answers",
 }
 
 

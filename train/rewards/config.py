@@ -1,4 +1,4 @@
-"""What a run of `mrc-rewards build` is told."""
+"""All settings of `mrc-rewards build`."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -11,11 +11,15 @@ JUDGES = ("openai", "oracle")
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """`data`, `photographs` and `seed` as in `mrc-train`.
+    """`data`, `photographs` and `seed` as for `mrc-train`.
 
     Attributes:
         judge: "openai", a model behind an OpenAI-compatible server, or "oracle", for data miniature:N.
-        ray_workers: processes of a Ray job that share the work; None for this process alone.
+        ray_workers: processes of a Ray job; None judges in this process.
+        as_json: print the report as JSON.
+
+    Raises:
+        MRCError: settings that exclude each other.
     """
 
     data: str

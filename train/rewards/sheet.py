@@ -1,9 +1,9 @@
-"""A page for blind A/B rating of two Real-Edit runs, and what its answers say.
+"""`mrc-rewards sheet`: a page for blind A/B rating of two Real-Edit runs, and the table of its answers.
 
     mrc-rewards sheet RUN OTHER_RUN --out SHEET            writes SHEET/sheet.html and SHEET/key.json
     mrc-rewards sheet --key SHEET/key.json --answers answers.json
 
-The page shows neither which run an edit is of nor what the judge said; the key has both, so keep it from the raters.
+The page shows neither an edit's run nor the judge's scores. The key has both: do not give it to the raters.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from string import Template
 from PIL import Image
 
 from ...core.errors import MRCError
-from ...core.files import write_file
+from ...core.files import read_json, write_file
 from ...core.reward import PERSPECTIVES
-from .answers import CHOICES, agreement_table, read_answers, read_json
+from .answers import CHOICES, KEY_REMEDY, agreement_table, read_answers
 
 TEMPLATE = Template((Path(__file__).parent / "sheet.html").read_text())
 
@@ -30,12 +30,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs", type=Path, nargs="*", metavar="RUN", help="two OUTs of mrc_edit.bench.quality --real-edit"
     )
-    parser.add_argument("--out", type=Path, metavar="SHEET", help="folder for the page and its key")
-    parser.add_argument("--count", type=int, help="show so many edits, drawn by the seed (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of rows and of left and right")
-    parser.add_argument("--key", type=Path, help="read answers back: the sheet's key.json")
-    parser.add_argument("--answers", type=Path, nargs="+", metavar="FILE", help="what the page gave, one file a rater")
-    parser.add_argument("--json", action="store_true", help="print what the answers say as JSON")
+    parser.add_argument("--out", type=Path, metavar="SHEET", help="folder for the page and its key (default: none)")
+    parser.add_argument("--count", type=int, help="number of edits to show, drawn by the seed (default: all)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="decides the order of rows, and left and right (default: %(default)s)"
+    )
+    parser.add_argument("--key", type=Path, help="key.json of the sheet whose answers to read (default: none)")
+    parser.add_argument(
+        "--answers", type=Path, nargs="+", metavar="FILE",
+        help="files that the page downloaded, one a rater (default: none)",
+    )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the table of answers as JSON (default: no)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -54,9 +59,12 @@ def write_sheet(first: Path, second: Path, out: Path, count: int | None = None, 
     Rows, and which run is on the left, are drawn by `seed`.
 
     Raises:
-        MRCError: no finished runs, other data, a `count` that is not there, or an `out` with another sheet.
+        MRCError: an unfinished run, runs over different data, a `count` out of range, or an `out` with another sheet.
     """
-    results = [read_json(folder / "results.json", "a finished --real-edit run") for folder in (first, second)]
+    results = [
+        read_json(folder / "results.json", "give the folder of a finished --real-edit run")
+        for folder in (first, second)
+    ]
     if results[0]["run"]["data"] != results[1]["run"]["data"]:
         raise MRCError(f"{first} and {second} are runs over other data; give two runs over the same")
     runs = [{item["name"]: item for item in one["items"]} for one in results]
@@ -77,7 +85,7 @@ def write_sheet(first: Path, second: Path, out: Path, count: int | None = None, 
     key: dict = {"A": first.name, "B": second.name, "seed": seed, "rows": rows}
     key["sheet"] = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     key_file = out / "key.json"
-    if key_file.is_file() and read_json(key_file, "a sheet's key.json") != key:
+    if key_file.is_file() and read_json(key_file, KEY_REMEDY) != key:
         raise MRCError(f"{out} holds another sheet, whose answers need its key; give a new folder")
     out.mkdir(parents=True, exist_ok=True)
     write_file(key_file, json.dumps(key, indent=1) + "\n")
@@ -86,7 +94,7 @@ def write_sheet(first: Path, second: Path, out: Path, count: int | None = None, 
 
 
 def picture(path: Path) -> str:
-    """A data URL, without loss: the page must add no artifacts of its own."""
+    """A data URL, lossless: the page must not add artifacts."""
     buffer = io.BytesIO()
     with Image.open(path) as image:
         image.save(buffer, "WEBP", lossless=True)
@@ -94,6 +102,7 @@ def picture(path: Path) -> str:
 
 
 def row_html(number: int, instruction: str, source: str, left: str, right: str) -> str:
+    """One row of the page: three pictures and a question a perspective."""
     pictures = {"source": source, "left": left, "right": right}
     figures = "".join(
         f'<figure><img src="{url}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'

@@ -6,17 +6,17 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import matplotlib
 import numpy as np
 
-from ...core.files import write_file
+from ...core.files import read_json, write_file
 from ...core.reward import PERSPECTIVES
 from ..data.reward_edit import read_rewards, reward
 from ..data.triplet import check_scores
 
-WORDS = 20  # the most frequent that are told
+WORDS = 20  # the most frequent ones are listed
 # Words that name no failure
 STOP = re.compile(
     "a|all|also|an|and|another|any|are|as|at|be|been|but|by|can|could|did|do|does|for|from|had|has|have|here|in|into|is|it|"
@@ -25,10 +25,26 @@ STOP = re.compile(
 )
 
 
+class PerspectiveStats(TypedDict):
+    """Of one perspective: mean score, number of triplets with score 0 to 5, number of failure texts a word."""
+
+    mean: float
+    histogram: list[int]
+    words: list[tuple[str, int]]
+
+
+class Stats(TypedDict):
+    """`left_out` are triplets without a complete reward, by the report beside the JSON."""
+
+    triplets: int
+    left_out: int
+    perspectives: dict[str, PerspectiveStats]
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("rewards", type=Path, help="RewardEdit JSON, or OUT of mrc-rewards build")
     parser.add_argument("--plot", type=Path, help="PNG to draw (default: stats.png beside the JSON)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--json", action="store_true", help="print the statistics as JSON (default: no)")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,9 +62,8 @@ def run(args: argparse.Namespace) -> None:
     print(plot)
 
 
-def statistics(path: Path) -> dict[str, Any]:
-    """Of a RewardEdit JSON: by perspective the mean, how many triplets have each score, and in how many failure
-    texts each of the most frequent words stands. `left_out` are those that the report beside it counts besides.
+def statistics(path: Path) -> Stats:
+    """Statistics of a RewardEdit JSON.
 
     Raises:
         MRCError: no such JSON, or an entry that is no reward.
@@ -56,12 +71,13 @@ def statistics(path: Path) -> dict[str, Any]:
     texts: list[list[str]] = []
     scores = []
     for name, entry in read_rewards(path).items():
-        found, _ = reward(name, entry)
-        scores.append(check_scores(name, found))
+        scores.append(check_scores(name, reward(name, entry)[0]))
         texts.append([part["Negative Prompt"].strip() for part in entry])
     numbers = np.array(scores)
     report = path.with_name("report.json")
-    totals = json.loads(report.read_text()) if report.is_file() else {"incomplete": 0, "unreadable": 0}
+    totals = (
+        read_json(report, "build it again, or remove it") if report.is_file() else {"incomplete": 0, "unreadable": 0}
+    )
     return {
         "triplets": len(scores),
         "left_out": totals["incomplete"] + totals["unreadable"],
@@ -77,7 +93,7 @@ def statistics(path: Path) -> dict[str, Any]:
 
 
 def frequent_words(texts: list[str]) -> list[tuple[str, int]]:
-    """The words of most failure texts, with the number of texts; equals in alphabetical order."""
+    """The words of the most failure texts, with the number of texts; ties in alphabetical order."""
     counts = Counter(
         word
         for text in texts
@@ -88,8 +104,8 @@ def frequent_words(texts: list[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:WORDS]
 
 
-def draw(stats: dict[str, Any]) -> bytes:
-    """PNG: above the histograms, below the words."""
+def draw(stats: Stats) -> bytes:
+    """PNG: histograms in the upper row, words in the lower one."""
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -5,7 +5,7 @@ from PIL import Image
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.model import load_checkpoint
-from mrc_edit.train import command, config
+from mrc_edit.train import autoencoder, command, config
 from mrc_edit.train.miniature import recipe
 
 
@@ -17,6 +17,8 @@ def brief(monkeypatch):
     for _, own in recipe.STAGES.values():
         monkeypatch.setitem(own, "steps", 1)
     monkeypatch.setattr(recipe, "AUTOENCODER_STEPS", 2)
+    monkeypatch.setattr(autoencoder, "BATCH", 4)
+    monkeypatch.setattr(autoencoder, "HELD_OUT", 4)
 
 
 def test_the_recipe_makes_every_part_once(brief, tmp_path):

@@ -179,16 +179,16 @@ def test_what_cannot_be_used(runs, tmp_path, capsys):
         ((*runs, "--out", tmp_path / "new", "--count", 13), "--count is 13"),
         ((*runs, "--out", folder, "--seed", 1), "another sheet"),
         ((runs[0], other, "--out", tmp_path / "new"), "other data"),
-        ((runs[0], tmp_path, "--out", tmp_path / "new"), "does not exist"),
+        ((runs[0], tmp_path, "--out", tmp_path / "new"), "is missing"),
         (("--key", key, "--answers", files["foreign"]), "no answers to sheet"),
-        (("--key", key, "--answers", files["list"]), "no answers to sheet"),
+        (("--key", key, "--answers", files["list"]), "not an object"),
         (("--key", key, "--answers", files["row"]), "row '12'"),
         (("--key", key, "--answers", files["choice"]), "'both'"),
-        (("--key", key, "--answers", tmp_path / "none.json"), "does not exist"),
+        (("--key", key, "--answers", tmp_path / "none.json"), "is missing"),
     ):
         code, _, err = command(capsys, *arguments)
         assert code == 2 and message in err, (arguments, err)
     assert not (tmp_path / "new").exists()
     files["row"].write_text("{")
-    with pytest.raises(MRCError, match="damaged"):
+    with pytest.raises(MRCError, match="cannot be read"):
         read_answers(key, [files["row"]])

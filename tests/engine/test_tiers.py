@@ -4,8 +4,9 @@ import pytest
 from mrc_edit.core.errors import MRCError
 from mrc_edit.core.reward import BEST, NO_FAULTS
 from mrc_edit.engine import Engine
+from mrc_edit.engine.backends.base import GuidedUNet
 from mrc_edit.engine.plan import make_plan
-from mrc_edit.engine.schedule import EXACT, TIERS, Tier, groups_of, make_tier, schedule
+from mrc_edit.engine.tiers import EXACT, TIERS, Step, Tier, branch_groups, make_tier, schedule
 
 REWARD = ((BEST, NO_FAULTS),) * 3
 PLAN = make_plan(["snow"], [REWARD], 7.5, 1.5)
@@ -14,17 +15,17 @@ LATENT = {"num_inference_steps": 6, "resolution": 0, "output_type": "latent", "s
 
 def calls(tier, steps=6):
     """By step: which branches, and whether deeply."""
-    groups = groups_of(PLAN, tier)
-    order = schedule(PLAN, groups, tier, steps)
-    return [[(groups[call.group].branches.tolist(), call.deep) for call in step.calls] for step in order]
+    groups = branch_groups(PLAN, tier)
+    order = schedule(tier, len(groups), steps)
+    return [
+        [(group.tolist(), full) for group, full in zip(groups, step.full, strict=True) if full is not None]
+        for step in order
+    ]
 
 
 def test_exact_is_everything_at_every_step():
-    groups = groups_of(PLAN, EXACT)
     assert calls(EXACT) == [[([0, 1, 2], True)]] * 6
-    for step in schedule(PLAN, groups, EXACT, 6):
-        assert np.array_equal(step.calls[0].guidance, PLAN.guidance)
-        assert not step.renews and not step.keeps
+    assert schedule(EXACT, 1, 6) == [Step((True,))] * 6
 
 
 def test_deep_features_every_third_step():
@@ -32,26 +33,26 @@ def test_deep_features_every_third_step():
 
 
 def test_each_branch_at_its_own_pace():
-    found = calls(Tier(deep_every=1, guidance_deep_every=2))
-    assert found == [[([0], True), ([1, 2], True)], [([0], True), ([1, 2], False)]] * 3
+    actual = calls(Tier(deep_every=1, guidance_deep_every=2))
+    assert actual == [[([0], True), ([1, 2], True)], [([0], True), ([1, 2], False)]] * 3
 
 
-def test_guidance_is_renewed_every_other_step():
-    groups = groups_of(PLAN, tier := Tier(guidance_every=2))
-    order = schedule(PLAN, groups, tier, 4)
-    assert [(step.renews, step.keeps, len(step.calls)) for step in order] == [(True, False, 2), (False, True, 1)] * 2
-    assert np.array_equal(np.concatenate([call.guidance for call in order[0].calls], axis=1)[0], PLAN.guidance[0])
+def test_guidance_is_recomputed_every_other_step():
+    order = schedule(Tier(guidance_every=2), 2, 4)
+    recomputed, reused = Step((True, True), recompute_delta=True), Step((True, None), reuse_delta=True)
+    assert order == [recomputed, reused] * 2
 
 
 def test_guidance_in_an_interval():
-    found = calls(Tier(guidance_interval=(0.5, 1.0)), 4)
-    assert [len(step) for step in found] == [1, 1, 2, 2]
-    assert found[0] == [([0], True)]
+    actual = calls(Tier(guidance_interval=(0.5, 1.0)), 4)
+    assert [len(step) for step in actual] == [1, 1, 2, 2]
+    assert actual[0] == [([0], True)]
+    assert [step.guided for step in schedule(Tier(guidance_interval=(0.5, 1.0)), 2, 4)] == [False, False, True, True]
 
 
 def test_the_others_start_deep_when_their_turn_comes():
-    found = calls(Tier(deep_every=4, guidance_deep_every=4, guidance_interval=(0.5, 1.0)), 4)
-    assert found[2] == [([0], False), ([1, 2], True)]
+    actual = calls(Tier(deep_every=4, guidance_deep_every=4, guidance_interval=(0.5, 1.0)), 4)
+    assert actual[2] == [([0], False), ([1, 2], True)]
 
 
 @pytest.mark.parametrize(
@@ -59,15 +60,19 @@ def test_the_others_start_deep_when_their_turn_comes():
     [{"guidance_every": 2}, {"guidance_every": 3}, {"deep_every": 1, "guidance_deep_every": 2}],
 )
 def test_where_the_noise_never_changes_a_tier_changes_nothing(fused, photo, settings, monkeypatch, error):
-    """Law: what is kept is what would have been computed."""
-    frozen = {}
+    """Law: what is reused is what would have been computed."""
 
-    def unet(*, conditions, step, sample, branch, guidance, deep=None):
-        rows = frozen.setdefault("rows", np.random.RandomState(0).randn(8, *sample[0, :4].shape).astype(np.float32))
-        first = 0 if len(branch) != 2 else 1  # the text's group, everything, or the others
-        return np.tensordot(guidance, rows[first : first + len(branch)], 1), object()
+    class Frozen(GuidedUNet):
+        def __init__(self, branches):
+            self.first, self.last = (1, 3) if branches == 2 else (0, branches)  # the others, the text's, or all
 
-    monkeypatch.setattr(fused.backend, "unet", unet)
+        def full(self, step, sample, guidance):
+            rows = np.random.RandomState(0).randn(8, *sample[0, :4].shape).astype(np.float32)
+            return np.tensordot(guidance, rows[self.first : self.last], 1)
+
+        shallow = full
+
+    monkeypatch.setattr(fused.backend, "guided_unet", lambda conditions, branch, **_: Frozen(len(branch)))
     exact, tiered = (
         Engine(fused.backend, tier).edit(photo, "snow", **LATENT).images for tier in (EXACT, Tier(**settings))
     )
@@ -77,8 +82,8 @@ def test_where_the_noise_never_changes_a_tier_changes_nothing(fused, photo, sett
 @pytest.mark.parametrize("name", [name for name in TIERS if name != "exact"])
 def test_a_tier_is_near_but_not_exact(engine, photo, name, error):
     exact = engine.edit(photo, "snow", **LATENT).images
-    found = Engine(engine.backend, TIERS[name]).edit(photo, "snow", **LATENT).images
-    assert 1e-6 < error(found, exact) < 0.9
+    actual = Engine(engine.backend, TIERS[name]).edit(photo, "snow", **LATENT).images
+    assert 1e-6 < error(actual, exact) < 0.9
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -115,6 +120,6 @@ def test_settings_replace_the_tiers_own():
     assert make_tier("exact") == EXACT
 
 
-def test_eager_keeps_no_features(tiny):
+def test_eager_reuses_no_features(tiny):
     with pytest.raises(MRCError, match="tier='exact'"):
         Engine.from_pretrained(tiny, tier="fast")

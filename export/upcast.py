@@ -1,4 +1,4 @@
-"""bfloat16 graphs with their arithmetic widened to float32, so that ONNX Runtime's CPU can check them.
+"""bfloat16 graphs upcast to float32, so that ONNX Runtime's CPU can check them.
 
 The weights keep their rounding to bfloat16, which is most of what the precision costs.
 """
@@ -14,7 +14,7 @@ from ..core.files import file_digest
 from ..engine.manifest import Manifest
 
 
-def widened(folder: Path, out: Path, manifest: Manifest) -> None:
+def upcast_export(folder: Path, out: Path, manifest: Manifest) -> None:
     """Write a float32 copy of the export `folder` to `out`, runnable like any other."""
     artifacts = [replace(artifact, precision="float32") for artifact in manifest.artifacts]
     for name in manifest.files:
@@ -24,19 +24,19 @@ def widened(folder: Path, out: Path, manifest: Manifest) -> None:
         (out / name).write_bytes((folder / name).read_bytes())
     for artifact in artifacts:
         model = onnx.load(folder / artifact.path)
-        widen(model.graph)
+        upcast(model.graph)
         onnx.save(model, out / artifact.path, save_as_external_data=True, location=Path(artifact.path).name + ".data")
     files = {name: file_digest(out / name) for name in manifest.files}
     replace(manifest, artifacts=artifacts, files=files, precision="float32").write(out)
 
 
-def widen(graph: onnx.GraphProto) -> None:
+def upcast(graph: onnx.GraphProto) -> None:
     """Turn every bfloat16 constant, cast and declared type of `graph` into float32, in place."""
     tensors = list(graph.initializer)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                widen(attribute.g)
+                upcast(attribute.g)
             if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
                 attribute.i = TensorProto.FLOAT
             if attribute.type == onnx.AttributeProto.TENSOR:

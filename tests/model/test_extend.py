@@ -7,9 +7,9 @@ import torch
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.model import MRCUNet, load_checkpoint, save_checkpoint
+from mrc_edit.model.extend import add_reward_blocks, add_rewards, keywords, widen_input
 from mrc_edit.model.rewards import REWARD_KEYS
 from mrc_edit.model.seeded import seeded, seeded_checkpoint
-from mrc_edit.model.widen import add_reward_blocks, add_rewards, keywords, widen_input
 
 
 def unet_of(inputs, rewards=False):

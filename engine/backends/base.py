@@ -1,0 +1,93 @@
+"""What a backend is: the seam between the engine and the runtimes that compute the model."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from ...core.defaults import Defaults
+from ..loop import OnStep
+from ..manifest import Geometry
+from ..plan import Plan
+from ..sampling import SamplerTable
+
+Conditions = dict[str, np.ndarray]  # by name; a backend reads only those that it wrote
+
+
+class GuidedUNet(ABC):
+    """The U-Net for some branches of one edit. It owns their conditions, its buffers and its deep features.
+
+    Shapes: P inputs, N branches, G rows of noise. What a call returns is valid until the next call.
+    """
+
+    @abstractmethod
+    def full(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
+        """Sample `[P, 8, h, w]` and guidance weights `[G, N]` → guided noise `[G, 4, h, w]`, all float32."""
+
+    def shallow(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
+        """As `full`, with the deep features of the last full step: lossy. Only where `reuses_features`."""
+        raise TypeError(f"{type(self).__name__} computes full steps only")
+
+
+class DeviceLoop(ABC):
+    """The exact denoising loop with the latents on the device from the first step to the last."""
+
+    @abstractmethod
+    def denoise(
+        self,
+        unet: GuidedUNet,
+        plan: Plan,
+        table: SamplerTable,
+        source: np.ndarray,
+        generators: list[np.random.RandomState],
+        on_step: OnStep | None,
+    ) -> np.ndarray:
+        """As `engine.loop.denoise`. Without `on_step` no step waits for the host."""
+
+
+class Backend(ABC):
+    """One method a graph; arrays are numpy, float32 or int64, with shapes as in `engine.graphs`.
+
+    Attributes:
+        geometry, defaults: what the engine must know of the model, and what it edits best with.
+        scheduler: content of `scheduler_config.json`, with the name of the diffusers class.
+        reuses_features: whether `GuidedUNet.shallow` works, which lossy tiers need.
+        device_loop: None where the host runs the loop.
+    """
+
+    geometry: Geometry
+    defaults: Defaults
+    scheduler: dict
+    tokenizer: Tokenizer
+    precision: str
+    reuses_features: bool = False
+    device_loop: DeviceLoop | None = None
+
+    @abstractmethod
+    def text_encoder(self, *, input_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Token ids `[T, L]` int64 → states `[T, L, D]`, pooled states `[T, D]`."""
+
+    @abstractmethod
+    def vae_encoder(self, *, images: np.ndarray) -> np.ndarray:
+        """Images `[B, 3, H, W]` in -1…1 → source latents `[B, 4, h, w]`."""
+
+    @abstractmethod
+    def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
+        """Latents `[B, 4, h, w]` → images `[B, 3, H, W]`; not finite if even float32 overflows."""
+
+    @abstractmethod
+    def conditioner(
+        self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray
+    ) -> Conditions:
+        """All that depends on timesteps `[S]`, texts `[T, L, D]`, scores `[R, 3]` and reward texts `[R, D]` alone."""
+
+    @abstractmethod
+    def guided_unet(
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+    ) -> GuidedUNet:
+        """The U-Net for N branches over P inputs.
+
+        Args:
+            branch: `[N]` int64, the input of each branch; text: `[N]`, its row of the conditions' T texts.
+            reward: `[P]`, the row of each input in the conditions' R rewards.
+        """

@@ -1,0 +1,116 @@
+"""Layers of the U-Net and the VAE as the graphs compute them: the same weights as in diffusers, called for speed.
+
+Shapes: N samples, C channels, h×w positions, L text length.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import FeedForward
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+
+from ..kernels import ops
+from .unet import MRCUNet
+
+
+class Upsampler(nn.Module):
+    """Every pixel twice in both directions, then a 3×3 convolution: `[N, C, h, w]` → `[N, C', 2h, 2w]`.
+
+    An output pixel depends on 2×2 input pixels. Which of the nine weights fall on the same input pixel depends on
+    whether its row and column are even. So this is four 2×2 convolutions of the small image, with the weights summed
+    beforehand: 4/9 of the work.
+    """
+
+    def __init__(self, block: Upsample2D) -> None:
+        super().__init__()
+        weight, self.bias = block.conv.weight.detach(), block.conv.bias
+        same = torch.tensor([[[1.0, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]]).to(weight.device)  # [parity, 2, 3]
+        weights = torch.einsum("yak,xbl,oikl->yxoiab", same, same, weight.float()).to(weight.dtype).flatten(0, 1)
+        self.weights = nn.ParameterList(weight.contiguous(memory_format=torch.channels_last) for weight in weights)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        corners = [(0, 0), (0, 1), (1, 0), (1, 1)]  # row, column
+        padded = (F.pad(hidden, (1 - x, x, 1 - y, y)) for y, x in corners)
+        parts = [F.conv2d(part, weight, self.bias) for part, weight in zip(padded, self.weights, strict=True)]
+        return F.pixel_shuffle(torch.stack(parts, dim=2).flatten(1, 2), 2)
+
+
+def upsamplers(blocks: nn.ModuleList) -> nn.ModuleList:
+    """Those of the blocks that have one, in order."""
+    return nn.ModuleList(Upsampler(block.upsamplers[0]) for block in blocks if block.upsamplers)
+
+
+def resnets(unet: MRCUNet) -> list[ResnetBlock2D]:
+    """All ResNets in the order of the forward pass."""
+    return [resnet for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks) for resnet in block.resnets]
+
+
+def cross_attentions(unet: MRCUNet) -> list[Attention]:
+    """All cross-attentions in the order of the forward pass."""
+    blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
+    transformers = [transformer for block in blocks for transformer in getattr(block, "attentions", ())]
+    return [layer.attn2 for transformer in transformers for layer in transformer.transformer_blocks]
+
+
+def norm_silu(norm: nn.GroupNorm, hidden: Tensor, time_bias: Tensor | None = None) -> Tensor:
+    """SiLU of the norm of `hidden` `[N, C, h, w]` plus `time_bias` `[N, C, 1, 1]`."""
+    return F.silu(norm(hidden if time_bias is None else hidden + time_bias))
+
+
+def fused_norm_silu(norm: nn.GroupNorm, hidden: Tensor, time_bias: Tensor | None = None) -> Tensor:
+    """`norm_silu` by one kernel."""
+    offset = None if time_bias is None else time_bias.flatten(1)
+    return ops.group_norm_silu(hidden, norm.weight, norm.bias, norm.num_groups, norm.eps, offset, True)
+
+
+def transformer(
+    block: Transformer2DModel, hidden: Tensor, keys_values: Iterator[Tensor], branch: Tensor | None = None
+) -> Tensor:
+    """`block` with text keys and values already computed.
+
+    With `branch`, the P inputs become N branches right before the first cross-attention.
+    """
+    height, width = hidden.shape[2:]
+    residual = hidden
+    x = block.norm(hidden)
+    x = block.proj_in(positions(x)) if block.use_linear_projection else positions(block.proj_in(x))
+    for layer in block.transformer_blocks:
+        normed = layer.norm1(x)
+        attention = layer.attn1
+        x = x + attend(attention, normed, attention.to_k(normed), attention.to_v(normed))
+        if branch is not None:
+            x, residual, branch = x.index_select(0, branch), residual.index_select(0, branch), None
+        x = x + attend(layer.attn2, layer.norm2(x), next(keys_values), next(keys_values))
+        x = x + feed_forward(layer.ff, layer.norm3(x))
+    if block.use_linear_projection:
+        x = block.proj_out(x)
+    x = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+    return residual + (x if block.use_linear_projection else block.proj_out(x))
+
+
+def positions(hidden: Tensor) -> Tensor:
+    """`[N, C, h, w]` → `[N, h·w, C]`, in the order that costs nothing where channels are last in memory."""
+    return hidden.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def feed_forward(block: FeedForward, x: Tensor) -> Tensor:
+    """`block`, a GEGLU, with value and gate as two products: halves of one would have to be copied out."""
+    geglu, _, out = block.net
+    weight, bias = geglu.proj.weight, geglu.proj.bias
+    half = len(bias) // 2
+    value, gate = F.linear(x, weight[:half], bias[:half]), F.linear(x, weight[half:], bias[half:])
+    return out(value * F.gelu(gate))
+
+
+def attend(attention: Attention, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Multi-head attention of positions `[N, HW, C]` to `key` and `value` `[N, L, C']`."""
+    query, key, value = (
+        tensor.unflatten(2, (attention.heads, -1)).transpose(1, 2) for tensor in (attention.to_q(x), key, value)
+    )
+    mixed = F.scaled_dot_product_attention(query, key, value)
+    return attention.to_out[0](mixed.transpose(1, 2).flatten(2))

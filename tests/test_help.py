@@ -1,0 +1,57 @@
+"""Every flag of every command explains itself."""
+
+import argparse
+import importlib
+import sys
+
+import pytest
+
+COMMANDS = {
+    "mrc-edit": ("mrc_edit.engine.command", ()),
+    "mrc-export": ("mrc_edit.export.command", ()),
+    "mrc-train": ("mrc_edit.train.command", ()),
+    "mrc-rewards build": ("mrc_edit.train.rewards.command", ("build",)),
+    "mrc-rewards stats": ("mrc_edit.train.rewards.command", ("stats",)),
+    "mrc-rewards sheet": ("mrc_edit.train.rewards.command", ("sheet",)),
+}
+
+
+class Parsed(Exception):
+    """Carries the parser out of a command's `main`."""
+
+
+@pytest.fixture(params=COMMANDS)
+def command(request):
+    return request.param
+
+
+@pytest.fixture
+def actions(command, monkeypatch):
+    """The flags and positional arguments of a command, without --help and the choice of a subcommand."""
+
+    def stop(parser, *_):
+        raise Parsed(parser)
+
+    module, arguments = COMMANDS[command]
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    monkeypatch.setattr(sys, "argv", [command.split()[0], *arguments])
+    with pytest.raises(Parsed) as parsed:
+        importlib.import_module(module).main()
+    parser = parsed.value.args[0]
+    for name in arguments:
+        subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        parser = subparsers.choices[name]
+    return [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
+
+
+def test_every_flag_has_a_help_text(actions):
+    assert actions
+    texts = {action.dest: (action.help or "").partition("(default")[0].strip() for action in actions}
+    assert [name for name, text in texts.items() if len(text) < 8] == []
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name.startswith(("mrc-train", "mrc-rewards"))])
+def test_every_default_is_shown(command, actions):
+    flags = [action for action in actions if action.option_strings]
+    hidden = [a.dest for a in flags if "default: " not in a.help and "(required" not in a.help]
+    assert hidden == []

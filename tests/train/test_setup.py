@@ -1,0 +1,63 @@
+"""What a run starts from: rewards, adapters, settings that cannot be used."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mrc_edit.core.errors import MRCError
+from mrc_edit.model import load_checkpoint
+from mrc_edit.model.extend import add_rewards
+from mrc_edit.model.rewards import REWARD_KEYS
+from mrc_edit.train.loop import train
+from mrc_edit.train.setup import starting_point
+
+
+def test_what_cannot_be_trained(base, undisturbed, tmp_path):
+    out = str(tmp_path / "x")
+    for change, message in (
+        ({"batch_size": 3, "accumulation": 2}, "multiple of 2"),
+        ({"data": "miniature:many", "cache": None}, "miniature:N"),
+        ({"data": str(tmp_path), "cache": None}, "looked for"),
+        ({"init": str(undisturbed / "checkpoint"), "stage": 1}, "stage 1 trains without"),
+        ({"shard": True}, "more than one process"),
+        ({"mixed_precision": "fp16"}, "needs a GPU"),
+        ({"tracker": "nonsense"}, "accelerate cannot"),
+    ):
+        with pytest.raises(MRCError, match=message):
+            train(replace(base, out=out, **change))
+
+
+def test_all_reward_tensors_receive_gradients(plain):
+    unet = add_rewards(load_checkpoint(plain).unet).train().requires_grad_(True)
+    for parameter in unet.parameters():  # away from the zeros that training starts at
+        torch.nn.init.normal_(parameter, std=0.05)
+    noise = unet(torch.randn(2, 8, 8, 8), torch.tensor([3, 900]), torch.randn(2, 77, 64), torch.rand(2, 3) * 5,
+                 torch.randn(2, 64))  # fmt: skip
+    noise.square().mean().backward()
+    rewards = {key: p.grad for key, p in unet.named_parameters() if key.startswith(REWARD_KEYS)}
+    assert len(rewards) == 34
+    assert [key for key, grad in rewards.items() if grad is None or not grad.abs().sum()] == []
+
+
+def test_lora_trains_low_rank_updates_and_merges_them(base, tmp_path):
+    trained = load_checkpoint(train(replace(base, lora_rank=2, out=str(tmp_path / "lora")))).unet.state_dict()
+    start = load_checkpoint(base.init).unet.state_dict()
+    ranks = {}
+    fresh = starting_point(base).unet.state_dict()
+    for key in fresh.keys() - start.keys():  # the reward modules train in full
+        assert not torch.equal(trained[key], fresh[key]), key
+    for key, value in start.items():
+        difference = trained[key] - value
+        if ".to_q.weight" in key:
+            ranks[key] = torch.linalg.matrix_rank(difference, rtol=1e-3).item()
+        elif ".to_" not in key:
+            assert not difference.any(), key
+    assert ranks and set(ranks.values()) <= {1, 2}
+
+
+def test_rewards_after_every_block_train_and_load(base, undisturbed, tmp_path):
+    for name, init in (("from stage one", base.init), ("from rewards", str(undisturbed / "checkpoint"))):
+        config = replace(base, init=init, reward_injection="blocks", steps=2, out=str(tmp_path / name))
+        config = replace(config, cache=str(tmp_path / "cache"))
+        assert load_checkpoint(train(config)).unet.reward_injection == "blocks"

@@ -1,0 +1,56 @@
+"""The end of a run: the trained checkpoint and its record."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import accelerate
+import diffusers
+import torch
+import transformers
+
+from ..model.checkpoint import save_checkpoint
+from .lora import merge_lora
+from .report import write_report
+from .setup import Run, starting_point, trainable_editor, trained_parameters
+from .sharding import gathered
+from .state import TrainState
+
+RECORD_EVERY = 50  # steps that one number of the recorded loss curve averages
+
+
+def write_checkpoint(run: Run, state: TrainState) -> None:
+    """Write `training.json`, `report.html` and last `checkpoint`: averaged weights in the released layout.
+
+    All processes must call it; the first one writes.
+    """
+    averages = [gathered(tensor) for tensor in state.average.shadow_params]
+    run.accelerator.wait_for_everyone()
+    run.accelerator.end_training()
+    if not run.accelerator.is_main_process:
+        return
+    config, checkpoint, trained = run.config, run.checkpoint, state.trained
+    if config.shard:  # whole modules again
+        checkpoint = starting_point(config)
+        trained = trained_parameters(trainable_editor(checkpoint, config))
+    with torch.no_grad():
+        for parameter, tensor in zip(trained, averages, strict=True):
+            parameter.copy_(tensor)
+    merge_lora(checkpoint.unet, config.lora_rank)
+    out = Path(config.out)
+    (out / "training.json").write_text(json.dumps(training_record(run, state), indent=1) + "\n")
+    write_report(out)
+    finished = dataclasses.replace(checkpoint, unet=checkpoint.unet.eval(), text_encoder=checkpoint.text_encoder.eval())
+    save_checkpoint(finished, out / "checkpoint")  # last: a run with a checkpoint is finished
+
+
+def training_record(run: Run, state: TrainState) -> dict[str, object]:
+    """Settings, versions, losses, seconds, broken samples."""
+    libraries = (torch, diffusers, transformers, accelerate)
+    return {
+        "config": run.config.record(),
+        "versions": {module.__name__: module.__version__ for module in libraries},
+        "seconds": round(sum(seconds for _, _, seconds in state.curve)),
+        "loss_every_50_steps": state.mean_losses(RECORD_EVERY),
+        "broken": sorted(state.broken),
+    }

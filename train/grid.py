@@ -1,0 +1,67 @@
+"""Grids of edits while a run trains: source, the model's edit, the data's edit."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from ..core.errors import MRCError
+from ..model.checkpoint import Checkpoint
+from ..model.pipeline import decode_latents, edit_latents
+from .data import Triplet, Triplets
+from .data.batches import fit_pair
+from .setup import Run
+from .state import TrainState
+
+GRID = 6  # edits a grid
+STEPS = 20  # denoising steps of each
+CAPTION = 14  # pixels
+
+
+def save_grid(run: Run, state: TrainState, triplets: Triplets) -> None:
+    """Write `validation/STEP.png`, edited with the averaged weights; the first process writes."""
+    state.average.store(state.trained)
+    state.average.copy_to(state.trained)
+    run.editor.eval()
+    picture = validation_grid(run.checkpoint, triplets, run.config.resolution)
+    if run.accelerator.is_main_process:
+        folder = Path(run.config.out) / "validation"
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / f"{state.step:08d}.png")
+    state.average.restore(state.trained)
+    run.editor.train()
+
+
+def validation_grid(checkpoint: Checkpoint, triplets: Triplets, size: int) -> Image.Image:
+    """A picture of the data's first samples: source, our edit (asked for 5,5,5), the data's edit."""
+    samples = first_readable(triplets, GRID)
+    pairs = [fit_pair(sample.source, sample.edited, size, flip=False, crop=(0.5, 0.5)) for sample in samples]
+    sources = torch.from_numpy(np.stack([source for source, _ in pairs])).to(checkpoint.vae.device)
+    generators = [torch.Generator().manual_seed(i) for i in range(len(samples))]
+    latents = edit_latents(
+        checkpoint, sources, [s.instruction for s in samples], generators, num_inference_steps=STEPS, guidance_scale=3.0
+    )
+    edits = decode_latents(checkpoint, latents).cpu().numpy()
+    rows = [np.concatenate([source, edit, edited], axis=2) for (source, edited), edit in zip(pairs, edits, strict=True)]
+    picture = Image.new("RGB", (3 * size, len(rows) * (size + CAPTION)), "white")
+    draw = ImageDraw.Draw(picture)
+    for i, (row, sample) in enumerate(zip(rows, samples, strict=True)):
+        top = i * (size + CAPTION)
+        draw.text((2, top + 1), sample.instruction, fill="black")
+        pixels = ((row.transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
+        picture.paste(Image.fromarray(pixels), (0, top + CAPTION))
+    return picture
+
+
+def first_readable(triplets: Triplets, count: int) -> list[Triplet]:
+    """The first `count` samples that open; training counts and reports the others."""
+    samples: list[Triplet] = []
+    for index in range(len(triplets)):
+        try:
+            samples.append(triplets[index])
+        except MRCError:
+            continue
+        if len(samples) == count:
+            break
+    return samples

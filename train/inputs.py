@@ -1,0 +1,104 @@
+"""A run's inputs: its data set or cache, its cached texts, and each batch on the device."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..core.errors import MRCError
+from ..model.checkpoint import Checkpoint
+from ..model.pipeline import token_ids
+from .cache import CachedBatches, build_cache, cache_key, cached_texts, open_cache, weights_digest
+from .config import TrainConfig
+from .data import Triplets, open_data
+from .data.batches import LoadedBatch, StepBatches
+from .objective import Batch, Draws, RewardBatch, changed_positions, draw
+from .setup import Run
+from .texts import TextStates, build_text_states
+
+
+def open_data_set(config: TrainConfig) -> Triplets:
+    return open_data(config.data, config.rewards, config.photographs, config.seed)
+
+
+def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accelerator) -> StepBatches | CachedBatches:
+    """This process's share of every batch; with `cache` from cached latents, which are computed if they are missing."""
+    size = config.batch_size // config.accumulation
+    rank, world_size = accelerator.process_index, accelerator.num_processes
+    if config.cache is None:
+        triplets = open_data_set(config)
+        return StepBatches(triplets, size, config.resolution, config.seed, rank, world_size, config.augment)
+    folder = Path(config.cache)
+    drawn = (config.seed, config.photographs) if config.data.startswith("miniature:") else None
+    key = cache_key(config.data, config.rewards, drawn, config.resolution, checkpoint.vae, config.mixed_precision)
+    with accelerator.main_process_first(), accelerator.autocast():
+        if not open_cache(folder, key):
+            limit = config.broken_limit
+            build_cache(open_data_set(config), checkpoint.vae, folder, config.resolution, key, config.workers, limit)
+    return CachedBatches(folder, size, config.seed, rank, world_size, config.least_score)
+
+
+def load_texts(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accelerator) -> TextStates | None:
+    """The states of the cache's texts; None without a cache, or where the text encoder is trained."""
+    if config.cache is None or config.train_text_encoder:
+        return None
+    folder = Path(config.cache) / f"text-{weights_digest(checkpoint.text_encoder)[:16]}"
+    with accelerator.main_process_first():
+        if not folder.is_dir():
+            build_text_states(checkpoint, cached_texts(Path(config.cache)), folder)
+    return TextStates(folder)
+
+
+def to_device(run: Run, loaded: LoadedBatch) -> tuple[Batch, Draws]:
+    """Latents, texts and random numbers of a batch.
+
+    Raises:
+        MRCError: stage 2 on data without rewards.
+    """
+    config, device = run.config, run.accelerator.device
+    scale: float = run.checkpoint.vae.config.scaling_factor
+    source, mean, std = latents(run, loaded)
+    shape, timesteps = tuple(source.shape[1:]), run.noise_schedule.config.num_train_timesteps
+    draws = draw(config.seed, loaded["positions"], shape, timesteps, config.timestep_power)
+    draws = Draws(*(getattr(draws, field.name).to(device) for field in dataclasses.fields(draws)))
+    batch = Batch(
+        source=source,
+        edited=mean + std * draws.posterior,
+        changed=changed_positions(source * scale, mean),
+        text=text_input(run, loaded["instructions"]),
+        empty_text=text_input(run, [""]),
+        reward=reward_batch(run, loaded) if config.stage == 2 else None,
+    )
+    return batch, draws
+
+
+def latents(run: Run, loaded: LoadedBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Source latents, unscaled; mean and standard deviation of the edited latents, scaled; each `[B, 4, h, w]`."""
+    vae, device = run.checkpoint.vae, run.accelerator.device
+    source, edited = loaded["source"].to(device), loaded["edited"].to(device)
+    if edited.ndim == 5:  # from a cache
+        mean, std = edited.unbind(1)
+        return source, mean, std
+    with torch.no_grad():
+        source = vae.encode(source).latent_dist.mode()
+        posterior = vae.encode(edited).latent_dist
+    return source, posterior.mean * vae.config.scaling_factor, posterior.std * vae.config.scaling_factor
+
+
+def text_input(run: Run, texts: list[str]) -> Tensor:
+    """What `Editor` takes: cached states `[B, L, D]`, or token ids `[B, L]`."""
+    inputs = run.texts.states(texts) if run.texts else token_ids(run.checkpoint, texts)
+    return inputs.to(run.accelerator.device)
+
+
+def reward_batch(run: Run, loaded: LoadedBatch) -> RewardBatch:
+    scores, texts, device = loaded["scores"], loaded["reward_texts"], run.accelerator.device
+    if scores is None or texts is None:
+        raise MRCError(f"{run.config.data} has no rewards, stage 2 needs them; give --rewards or use --stage 1")
+
+    def pooled(some: list[str]) -> Tensor:
+        return (run.texts.pooled(some) if run.texts else token_ids(run.checkpoint, some)).to(device)
+
+    return RewardBatch(scores.to(device), pooled(texts), pooled([""]))

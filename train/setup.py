@@ -1,0 +1,147 @@
+"""What a run starts from: processes, checkpoint, trainable weights, optimizer."""
+
+import dataclasses
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
+from diffusers import DDPMScheduler
+from diffusers.training_utils import EMAModel
+from torch import nn
+
+from ..core.errors import MRCError
+from ..model.checkpoint import Checkpoint, load_checkpoint
+from ..model.extend import add_reward_blocks, add_rewards, widen_input
+from .config import TrainConfig
+from .lora import add_lora
+from .objective import Editor
+from .sharding import shard
+from .state import TrainState
+from .texts import TextStates
+
+TEXT_SHARE = 0.1  # of the learning rate, for a trained text encoder: at the full rate all texts become alike
+CACHE_TIME = timedelta(hours=12)  # how long the other processes wait for the one that fills a cache
+
+
+@dataclass(frozen=True)
+class Run:
+    """What stays the same from the first step to the last. `model` is `editor`, wrapped for several processes."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    checkpoint: Checkpoint
+    editor: Editor
+    model: nn.Module
+    noise_schedule: DDPMScheduler
+    texts: TextStates | None
+
+
+def open_accelerator(config: TrainConfig) -> Accelerator:
+    """accelerate's view of the processes and the device.
+
+    Raises:
+        MRCError: settings that these processes or this device cannot train with.
+    """
+    AcceleratorState._reset_state()  # an earlier run in the same process may have had another precision
+    try:
+        accelerator = Accelerator(
+            mixed_precision=config.mixed_precision,
+            gradient_accumulation_steps=config.accumulation,
+            log_with=config.tracker or None,
+            project_dir=config.out,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=CACHE_TIME)],
+        )
+    except ValueError as error:
+        raise MRCError(f"accelerate cannot train so: {error}") from None
+    processes = accelerator.num_processes
+    if config.batch_size % (processes * config.accumulation):
+        raise MRCError(
+            f"batch_size {config.batch_size} does not divide among {processes} processes × "
+            f"{config.accumulation} passes; give a multiple of {processes * config.accumulation}"
+        )
+    if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
+        raise MRCError("mixed_precision is fp16, which needs a GPU; give bf16 or no")
+    if config.shard and processes == 1:
+        raise MRCError("shard needs more than one process; start mrc-train under torchrun, or leave --shard out")
+    return accelerator
+
+
+def starting_point(config: TrainConfig) -> Checkpoint:
+    """The checkpoint to start from, with the input channels and reward modules that the stage needs."""
+    checkpoint = load_checkpoint(config.init)
+    unet = checkpoint.unet
+    if unet.config.in_channels == unet.config.out_channels:
+        unet = widen_input(unet)
+    if config.stage == 1 and unet.rewards:
+        raise MRCError(f"{config.init} has rewards already, stage 1 trains without; use --stage 2")
+    if config.stage == 2 and not unet.rewards:
+        torch.manual_seed(config.seed)
+        unet = add_rewards(unet, config.reward_injection)
+    elif config.stage == 2 and config.reward_injection == "blocks" and not unet.reward_blocks:
+        torch.manual_seed(config.seed)
+        unet = add_reward_blocks(unet)
+    return dataclasses.replace(checkpoint, unet=unet)
+
+
+def trainable_editor(checkpoint: Checkpoint, config: TrainConfig) -> Editor:
+    """The checkpoint's U-Net and text encoder; what the settings train requires gradients."""
+    editor = Editor(checkpoint.unet, checkpoint.text_encoder)
+    editor.requires_grad_(False)
+    if config.lora_rank:
+        add_lora(editor.unet, config.lora_rank, config.seed)
+    else:
+        editor.unet.requires_grad_(True)
+    editor.text_encoder.requires_grad_(config.train_text_encoder)
+    if config.gradient_checkpointing:
+        editor.unet.enable_gradient_checkpointing()
+    return editor
+
+
+def trained_parameters(editor: Editor) -> list[nn.Parameter]:
+    """What requires gradients, in a fixed order."""
+    return [parameter for parameter in editor.parameters() if parameter.requires_grad]
+
+
+def arrange_weights(editor: Editor, config: TrainConfig, device: torch.device) -> None:
+    """Share the weights out over the processes, or lay them out channels last."""
+    if config.shard:
+        shard(editor, device)
+    elif not config.lora_rank:  # with frozen weights torch 2.13's backward of this layout crashes on CPUs
+        editor.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types it not
+
+
+def new_state(editor: Editor, config: TrainConfig) -> TrainState:
+    """The state before the first step: AdamW and the average of the trained weights."""
+    trained = trained_parameters(editor)
+    groups = [
+        {"params": [p for p in part.parameters() if p.requires_grad], "share": share}
+        for part, share in ((editor.unet, 1.0), (editor.text_encoder, TEXT_SHARE))
+    ]
+    optimizer = torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        config.learning_rate,
+        (config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+    )
+    average = EMAModel(trained, decay=config.ema_decay, use_ema_warmup=True, power=0.75)
+    return TrainState(trained, average, optimizer)
+
+
+def start_run(
+    config: TrainConfig, accelerator: Accelerator, checkpoint: Checkpoint, editor: Editor, texts: TextStates | None,
+    state: TrainState,
+) -> Run:  # fmt: skip
+    """Hand model and optimizer to accelerate (a sharded model stays as it is) and open the tracker."""
+    model: nn.Module
+    if config.shard:
+        model, state.optimizer = editor, accelerator.prepare(state.optimizer)
+    else:
+        model, state.optimizer = accelerator.prepare(editor, state.optimizer)
+    if config.tracker:
+        settings = {name: value for name, value in config.record().items() if value is not None}
+        accelerator.init_trackers("mrc", config=settings)
+    noise_schedule = DDPMScheduler.from_config(checkpoint.scheduler.config)
+    return Run(config, accelerator, checkpoint, editor, model, noise_schedule, texts)
