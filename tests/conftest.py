@@ -48,19 +48,20 @@ def tiny(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def traced_once(tmp_path_factory):
-    """From here on graph and precision of a model are traced once a run, by far the longest part of an export."""
-    from mrc_edit.export import exporter, trace
+    """From here on each graph of a model is traced once a run: tracing is most of an export."""
+    from mrc_edit.export import exporter
 
-    folder, artifacts, monkeypatch = tmp_path_factory.mktemp("traced"), {}, pytest.MonkeyPatch()
+    trace, monkeypatch = exporter.trace, pytest.MonkeyPatch()
+    folder, artifacts = tmp_path_factory.mktemp("traced"), {}
 
-    def trace_once(checkpoint, role, precision, out, path):
+    def trace_once(checkpoint, graph, precision, out, path):
         parts = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
         digest = hashlib.sha256("\n".join(str(part.config) for part in parts).encode())
-        for name, value in trace.graph(checkpoint, role).state_dict().items():
+        for name, value in (item for part in parts for item in part.state_dict().items()):
             digest.update(f"{name} {value.dtype}".encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
-        copy = folder / "-".join((role, precision, digest.hexdigest()[:16], path.replace("/", "-")))
+        copy = folder / "-".join((graph, precision, digest.hexdigest()[:16], path.replace("/", "-")))
         if copy not in artifacts:
-            artifacts[copy] = trace.trace(checkpoint, role, precision, out, path)
+            artifacts[copy] = trace(checkpoint, graph, precision, out, path)
             shutil.copytree((out / path).parent, copy)
         else:
             shutil.copytree(copy, (out / path).parent)

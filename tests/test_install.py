@@ -14,6 +14,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 PIP = (sys.executable, "-m", "pip")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+pytestmark = pytest.mark.slow
 
 
 def output(*command, cwd: Path | None = None, **environment: str) -> str:

@@ -45,7 +45,7 @@ def run(tmp_path):
 
 @pytest.mark.skipif(shutil.which("cmake") is None, reason="no CMake")
 def test_every_stage_reports(run, tmp_path):
-    text, status, results = run("--budget", "500")
+    text, status, results = run("--budget", "3600")
     assert {name: result["state"] for name, result in results.items()} == dict.fromkeys(STAGES, "ok"), text
     assert status == 0
     assert results["env"]["torch"] and results["build"]["native_s"] > 0 and results["checkpoint"]["GB"] > 0
@@ -62,7 +62,7 @@ def test_every_stage_reports(run, tmp_path):
 
 
 def test_a_failure_is_reported_and_stops_no_other(run):
-    text, status, results = run("--only", "torch_float32,env")  # without a checkpoint
+    text, status, results = run("--only", "torch_float32,env", "--budget", "3600")  # without a checkpoint
     assert status == 1
     assert results["env"]["state"] == "ok" and results["torch_float32"]["state"] == "failed"
     assert "is neither a checkpoint" in results["torch_float32"]["failures"][0]

@@ -97,6 +97,7 @@ def test_the_same_seed_gives_the_same_edit_and_none_reports_one(engine, photo):
     assert engine.edit(photo, "snow", **LATENT).seed != first.seed
 
 
+@pytest.mark.slow
 def test_a_plain_checkpoint_edits_as_diffusers_does(plain, plain_export, photo, error):
     from diffusers import StableDiffusionInstructPix2PixPipeline
 
@@ -192,6 +193,7 @@ def test_a_phase_that_overflows_is_named(tiny, photo):
         editor.edit(photo, "snow", **STEPS)
 
 
+@pytest.mark.slow
 def test_golden_edit_of_the_released_implementation(slim, reference, error, tmp_path):
     """`edit_slim.npz`: 8 Euler-ancestral steps, eager and ONNX Runtime alike."""
     from mrc_edit.export.exporter import export

@@ -47,6 +47,7 @@ def test_no_step_copies_the_text(tiny_export):
     assert sum(port.partial_shape[2].get_length() for port in parts) == width
 
 
+@pytest.mark.slow
 def test_a_plain_model_edits(plain, plain_export, photo, error):
     engine = Engine.from_pretrained(plain_export, "openvino", precision="float32")
     expected = Engine.from_pretrained(plain).edit(photo, "snow", **LATENT).images

@@ -59,6 +59,7 @@ def differ_by(manifest, least, most):
     return all(least < a.difference <= most for a in manifest.artifacts if a.difference is not None)
 
 
+@pytest.mark.slow
 def test_float16(float16_export, photo, eager, error):
     manifest = read_manifest(float16_export)
     assert differ_by(manifest, 1e-6, 1e-2)
@@ -75,12 +76,14 @@ def test_float16(float16_export, photo, eager, error):
         assert error(engine.edit(photo, "snow", **arguments).images, expected) <= tolerance
 
 
+@pytest.mark.slow
 def test_bfloat16(tiny, tmp_path):
     assert differ_by(export(tiny, tmp_path / "out", dtype="bfloat16"), 1e-6, 5e-2)
     with pytest.raises(MRCError, match="bfloat16"):
         Engine.from_pretrained(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_an_image_that_overflows_is_decoded_in_float32(float16_export, photo):
     editor = Engine.from_pretrained(float16_export)
     run, half = editor.backend.run, editor.backend.sessions["vae_decoder"]
@@ -143,6 +146,7 @@ def test_a_failure_at_any_stage_leaves_nothing(tiny, tmp_path, monkeypatch, stag
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_the_old_folder_whole(tiny, tiny_export, tmp_path, photo):
     """SIGKILL as graphs are written and as they are validated, side by side; then an export cleans up."""
     outs = {stage: tmp_path / stage / "out" for stage in ("vae_decoder", "validate")}

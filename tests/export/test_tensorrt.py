@@ -16,6 +16,7 @@ needs_rtx = pytest.mark.skipif(
 
 
 @needs_rtx
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["full_export", "float16_export"])
 def test_every_graph_gets_an_engine(name, request):
     out = request.getfixturevalue(name)

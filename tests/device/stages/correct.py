@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrc_edit.bench.latency import photograph
-from mrc_edit.bench.operators import relative_error as tensor_error
-from mrc_edit.bench.operators import wide
+from mrc_edit.bench.operators import tensor_error, wide
+from mrc_edit.bench.workload import photograph
 from mrc_edit.core.fidelity import relative_error
 from mrc_edit.engine import Engine
 from mrc_edit.kernels import ops

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from mrc_edit.model.graphs import Upsampler
+from mrc_edit.model.layers import Upsampler
 
 from .models import edit, torch_engine
 from .report import Report

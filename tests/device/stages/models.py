@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from mrc_edit.bench.latency import photograph
 from mrc_edit.bench.operators import SD15
+from mrc_edit.bench.workload import photograph
 from mrc_edit.core.fidelity import psnr, relative_error
 from mrc_edit.engine import Engine
 from mrc_edit.engine.backends.eager import EagerBackend

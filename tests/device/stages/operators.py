@@ -9,7 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrc_edit.bench.operators import BRANCHES, CHANNELS, SD15, RewardModules
 from mrc_edit.kernels import ops
-from mrc_edit.model.graphs import UNetStep, cross_attentions, resnets
+from mrc_edit.model.layers import cross_attentions, resnets
+from mrc_edit.model.step import UNetStep
 from mrc_edit.model.unet import MRCUNet
 
 from .report import Report

@@ -9,7 +9,7 @@ import torch
 
 from mrc_edit.engine import Engine
 from mrc_edit.kernels import pack
-from mrc_edit.model.graphs import UNetStep
+from mrc_edit.model.step import UNetStep
 
 from .models import eager_engine, edit, measure_edits, torch_engine
 from .report import Report
@@ -30,8 +30,8 @@ def torch_backend(report: Report, precision: str) -> None:
     engine = torch_engine(precision, False)
     measure_edits(report, f"torch {precision}", engine)
     recordings = getattr(engine.backend.graphs["unet"], "recorded", {})
-    for shapes, (graph, *_) in recordings.items():
-        side = shapes[0][-1] * 8
+    for graph, inputs, _ in recordings.values():
+        side = inputs["sample"].shape[-1] * 8
         report.attempt(f"torch {precision} step {side}", kernel_times, graph.replay)
         report.attempt(f"torch {precision} replay_ms {side}", lambda graph=graph: 1e3 * event_time(graph.replay, 30))
     del engine, recordings
@@ -93,9 +93,9 @@ def compiled_steps(report: Report, mode: str) -> dict[str, Callable]:
     inputs = next(iter(step.recorded.values()))[1]
     compiled = torch.compile(UNetStep(step.module.unet, fused=False), dynamic=False, mode=mode)
     with torch.inference_mode():
-        compiled(*inputs)
+        compiled(**inputs)
     report.put("our step graph: seconds until the first step", time.perf_counter() - start)
     return {
-        "our step graph compiled": lambda: compiled(*inputs),
-        "our step graph with kernels": lambda: step.module(*inputs),
+        "our step graph compiled": lambda: compiled(**inputs),
+        "our step graph with kernels": lambda: step.module(**inputs),
     }
