@@ -24,6 +24,8 @@ from mrc_edit.model.unet import MRCUNet
 class BFloat16(EagerBackend):
     """Eager PyTorch in bfloat16, channels last; the text encoder in float32."""
 
+    precision = "bfloat16"
+
     def __init__(self, folder: Path) -> None:
         super().__init__(load_checkpoint(folder))
         for module in (self.checkpoint.unet, self.checkpoint.vae):
@@ -115,6 +117,7 @@ class PlainOpenVino(EagerBackend):
 
     def __init__(self, folder: Path, graph: Path, precision: str) -> None:
         super().__init__(load_checkpoint(folder))
+        self.precision = precision
         requests: dict[tuple, Any] = {}
 
         def run(*inputs: Tensor) -> Tensor:
@@ -126,7 +129,8 @@ class PlainOpenVino(EagerBackend):
                 core = openvino.Core()
                 model = core.read_model(graph)
                 model.reshape({name: list(array.shape) for name, array in arrays.items()})
-                settings = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+                hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
+                settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
                 requests[shapes] = core.compile_model(model, "CPU", settings).create_infer_request()
             requests[shapes].infer(arrays, share_inputs=True)
             return torch.from_numpy(requests[shapes].get_output_tensor(0).data.copy())
@@ -138,6 +142,6 @@ PEERS: dict[str, Callable[[Path, Path], EagerBackend]] = {
     "eager:bfloat16": lambda folder, graph: BFloat16(folder),
     "compile:bfloat16": lambda folder, graph: compiled(folder),
     "plain-onnxruntime": lambda folder, graph: PlainOnnxRuntime(folder, graph),
-    "plain-openvino:float32": lambda folder, graph: PlainOpenVino(folder, graph, "f32"),
-    "plain-openvino:bfloat16": lambda folder, graph: PlainOpenVino(folder, graph, "bf16"),
+    "plain-openvino:float32": lambda folder, graph: PlainOpenVino(folder, graph, "float32"),
+    "plain-openvino:bfloat16": lambda folder, graph: PlainOpenVino(folder, graph, "bfloat16"),
 }

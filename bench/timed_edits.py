@@ -50,7 +50,7 @@ def prepare_variant(variant: Variant, workload: Workload) -> tuple[dict[str, Any
         edit(engine, replace(workload, steps=1))
         first = perf_counter() - start
     report = {
-        "precision": str(getattr(engine.backend, "precision", variant.precision or "float32")),
+        "precision": engine.backend.precision,
         "device": str(getattr(engine.backend, "device", "cpu")),
         "load_s": loaded,
         "first_edit_s": first,

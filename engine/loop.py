@@ -39,7 +39,9 @@ def denoise(
         noise = predict(step, np.concatenate([scaled, visible], axis=1))
         check_finite(noise, f"unet at step {step + 1} of {steps}")
         fresh = step_noise(table, generators, source.shape)
-        latents, denoised = sampler_step(table, step, latents, noise, denoised, fresh)
+        latents, denoised = sampler_step(
+            noise, latents, denoised, fresh, table.coefficients[step], table.denoised[step]
+        )
         replaced = on_step(step, latents)
         if replaced is not None:
             latents = check_latents(replaced, source.shape)

@@ -39,22 +39,24 @@ class SamplerTable:
 
 
 def sampler_step(
-    table: SamplerTable,
-    step: int,
-    latents: np.ndarray,
     noise: np.ndarray,
+    latents: np.ndarray,
     denoised: np.ndarray,
-    fresh: np.ndarray | None,
+    fresh_noise: np.ndarray | None,
+    coefficients: np.ndarray,
+    denoised_coefficients: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The next latents and the estimate of the clean ones; all arrays are float32 of one shape."""
-    a, b, c, e = table.coefficients[step].astype(np.float32)
-    p, q = table.denoised[step].astype(np.float32)
-    after = a * latents + b * noise
-    if c:
-        after += c * denoised
-    if fresh is not None:
-        after += e * fresh
-    return after, p * latents + q * noise
+    """The next latents and the estimate of the clean ones, float32 `[B, 4, h, w]` as all tensors here.
+
+    Args:
+        noise: the guided noise.
+        fresh_noise: None for samplers that add none.
+        coefficients: `[4]`, denoised_coefficients: `[2]`: a row of the table.
+    """
+    a, b, c, e = np.asarray(coefficients, dtype=np.float32)
+    p, q = np.asarray(denoised_coefficients, dtype=np.float32)
+    after = a * latents + b * noise + c * denoised
+    return after if fresh_noise is None else after + e * fresh_noise, p * latents + q * noise
 
 
 def alphas_cumprod(config: dict) -> np.ndarray:

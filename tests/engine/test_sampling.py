@@ -43,8 +43,10 @@ def test_a_step_is_its_row_of_the_table():
         for step in range(5):
             (a, b, c, e), (p, q) = table.coefficients[step], table.denoised[step]
             expected = a * x + b * noise + c * denoised + (e * fresh if table.ancestral else 0), p * x + q * noise
-            arrays = [array.astype(np.float32) for array in (x, noise, denoised)]
-            actual = sampler_step(table, step, *arrays, fresh.astype(np.float32) if table.ancestral else None)
+            arrays = [array.astype(np.float32) for array in (noise, x, denoised, fresh)]
+            if not table.ancestral:
+                arrays[-1] = None
+            actual = sampler_step(*arrays, table.coefficients[step], table.denoised[step])
             for ours, truth in zip(actual, expected, strict=True):
                 assert ours.dtype == np.float32
                 np.testing.assert_allclose(ours, truth, rtol=1e-4, atol=1e-4)

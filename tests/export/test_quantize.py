@@ -73,8 +73,8 @@ def test_layers_that_spare_most_error_for_their_work_stay_out():
         return quantize.Layer(name, "1", 0, 1, operations, error)
 
     layers = [layer("costly", 10**9, 0.04), layer("cheap", 10, 0.039), layer("good", 10**9, 0.001)]
-    assert {x.name: x.int8 for x in quantize.chosen(layers)} == {"costly": False, "cheap": False, "good": True}
-    assert all(x.int8 for x in quantize.chosen([layer("a", 1, 0.02), layer("b", 1, 0.02)]))
+    assert {x.name: x.int8 for x in quantize.choose_layers(layers)} == {"costly": False, "cheap": False, "good": True}
+    assert all(x.int8 for x in quantize.choose_layers([layer("a", 1, 0.02), layer("b", 1, 0.02)]))
 
 
 def test_pictures_and_instructions_are_spread(pictures):

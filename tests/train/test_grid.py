@@ -1,5 +1,6 @@
 """Validation grids, and the page at the end."""
 
+import re
 from dataclasses import replace
 
 from PIL import Image
@@ -15,8 +16,8 @@ def test_a_run_leaves_pictures_a_report_and_a_tracker(base, brief_grids, tmp_pat
     assert grids == ["00000001.png", "00000002.png"]
     with Image.open(out / "validation" / grids[0]) as picture:
         assert picture.size == (3 * 64, 6 * (64 + 14)) and picture.getcolors(100) is None
-    page = (out / "report.html").read_text()
-    assert page.count("data:image/png") == 3 and "learning_rate" in page and "http" not in page
+    page, pictures = re.subn(r"data:image/png;base64,[\w+/=]+", "", (out / "report.html").read_text())
+    assert pictures == 3 and "learning_rate" in page and "http" not in page
     assert list(out.rglob("events.out.tfevents*"))
 
 
