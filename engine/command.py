@@ -46,9 +46,7 @@ def arguments() -> argparse.ArgumentParser:
     sampling.add_argument(
         "--image-guidance", type=float, help="weight of the source image, from 1 (default: the model's own)"
     )
-    sampling.add_argument(
-        "--scheduler", choices=list(SAMPLERS), help="algorithm of the steps (default: the model's own)"
-    )
+    sampling.add_argument("--scheduler", choices=list(SAMPLERS), help="sampling algorithm (default: the model's own)")
     sampling.add_argument("--seed", type=int, help="the same seed gives the same edit (default: a random one)")
     sampling.add_argument(
         "--resolution", type=int, help="pixels of the longer side (default: the model's own); 0 keeps the size"
