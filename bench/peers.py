@@ -29,7 +29,7 @@ class BFloat16(EagerBackend):
     def __init__(self, folder: Path) -> None:
         super().__init__(load_checkpoint(folder))
         for module in (self.checkpoint.unet, self.checkpoint.vae):
-            nn.Module.to(module, torch.bfloat16, memory_format=torch.channels_last)
+            nn.Module.to(module, torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.checkpoint = with_unet(self.checkpoint, half(self.checkpoint.unet))
 
     @torch.inference_mode()

@@ -51,9 +51,9 @@ def add_rewards(unet: MRCUNet, reward_injection: str = "time") -> MRCUNet:
             f"which has {2 * outputs} input channels (widen_input makes one)"
         )
     rewarded = rebuilt(unet, rewards=True, reward_injection=reward_injection)
-    for layer in (rewarded.proj_deal["proj_out"], rewarded.add_embedding.linear_2, rewarded.text_linear2):
-        torch.nn.init.zeros_(layer.weight)
-        torch.nn.init.zeros_(layer.bias)
+    for layer in ("proj_deal.proj_out", "add_embedding.linear_2", "text_linear2"):
+        torch.nn.init.zeros_(rewarded.get_parameter(f"{layer}.weight"))
+        torch.nn.init.zeros_(rewarded.get_parameter(f"{layer}.bias"))
     return rewarded
 
 

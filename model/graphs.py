@@ -106,7 +106,7 @@ class Conditioner(nn.Module):
         text_kv = torch.cat([project(text_states) for project in projections], dim=-1)
         emb = unet.time_embedding(unet.time_proj(timesteps))[:, None]
         folded: tuple[Tensor, ...] = ()
-        if unet.rewards:
+        if reward_scores is not None and reward_text is not None:
             bias, tokens = unet.reward_embedding(reward_scores, reward_text)
             emb = emb + bias
             folded = unet.folded_attention(tokens)

@@ -3,7 +3,7 @@
 Shapes: N samples, C channels, h×w positions, L text length.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from diffusers.models.attention import FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
+from diffusers.models.unets.unet_2d_blocks import UpDecoderBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
@@ -40,7 +41,7 @@ class Upsampler(nn.Module):
         return F.pixel_shuffle(torch.stack(parts, dim=2).flatten(1, 2), 2)
 
 
-def upsamplers(blocks: nn.ModuleList) -> nn.ModuleList:
+def upsamplers(blocks: Iterable[UpDecoderBlock2D]) -> nn.ModuleList:
     """Those of the blocks that have one, in order."""
     return nn.ModuleList(Upsampler(block.upsamplers[0]) for block in blocks if block.upsamplers)
 

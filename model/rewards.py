@@ -6,6 +6,7 @@ keys, hence `ca` and `proj_deal`; the keys of the layers after every block (pape
 """
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -61,6 +62,9 @@ def reward_projections(channels: int, groups: int) -> nn.ModuleDict:
     )
 
 
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
 class RewardLayer(nn.Module):
     """Adds the reward to a feature map: norm, projection, one BERT layer, projection, residual.
 
@@ -71,6 +75,12 @@ class RewardLayer(nn.Module):
         self.ca = reward_cross_attention(channels, token_width)
         self.proj_deal = reward_projections(channels, groups)
 
+    def layer(self, path: str, kind: type[Layer]) -> Layer:
+        """The sub-module at a path of released keys, such as `ca.output.dense`."""
+        module = self.get_submodule(path)
+        assert isinstance(module, kind)
+        return module
+
     def reward_layer(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """Feature map `[B, C, h, w]` with the reward tokens `[B, 2, T]` added, of the same shape."""
         x = self.reward_positions(hidden)
@@ -78,39 +88,42 @@ class RewardLayer(nn.Module):
 
     def reward_positions(self, hidden: torch.Tensor) -> torch.Tensor:
         """Feature map `[B, C, h, w]` → normed, projected positions `[B, HW, C]`."""
-        return self.proj_deal["proj_in"](self.proj_deal["norm"](hidden)).flatten(2).transpose(1, 2)
+        return (
+            self.layer("proj_deal.proj_in", nn.Conv2d)(self.layer("proj_deal.norm", nn.GroupNorm)(hidden))
+            .flatten(2)
+            .transpose(1, 2)
+        )
 
     def reward_attention(self, x: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         """`dense(attention(x))`: positions `[B, HW, C]` attend to reward tokens `[B, 2, T]`."""
-        attention = self.ca["attention"]
         query, key, value = (
-            attention["self"][name](source).unflatten(2, (HEADS, -1)).transpose(1, 2)
+            self.layer(f"ca.attention.self.{name}", nn.Linear)(source).unflatten(2, (HEADS, -1)).transpose(1, 2)
             for name, source in (("query", x), ("key", tokens), ("value", tokens))
         )
         mixed = F.scaled_dot_product_attention(query, key, value)
-        return attention["output"]["dense"](mixed.transpose(1, 2).flatten(2))
+        return self.layer("ca.attention.output.dense", nn.Linear)(mixed.transpose(1, 2).flatten(2))
 
     def folded_attention(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """`reward_attention` to the reward tokens `[R, 2, T]`, folded (`kernels.reward_block.fold`)."""
-        attention, projections = self.ca["attention"], self.ca["attention"]["self"]
-        query, key, value = projections["query"], projections["key"], projections["value"]
-        return fold(tokens, query, key, value, attention["output"]["dense"])
+        names = ("self.query", "self.key", "self.value", "output.dense")
+        return fold(tokens, *(self.layer(f"ca.attention.{name}", nn.Linear) for name in names))
 
     def reward_residual(self, hidden: torch.Tensor, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """What follows the attention: two post-norm residuals and the way back to `[B, C, h, w]`."""
         drop = 0.1 if self.training else 0.0
-        y = self.ca["attention"]["output"]["LayerNorm"](x + F.dropout(attended, drop))
-        inner = F.gelu(self.ca["hidden_intermediate"]["dense"](y))
-        z = self.ca["output"]["LayerNorm"](y + F.dropout(self.ca["output"]["dense"](inner), drop))
-        return hidden + self.proj_deal["proj_out"](z.transpose(1, 2).unflatten(2, hidden.shape[2:]))
+        y = self.layer("ca.attention.output.LayerNorm", nn.LayerNorm)(x + F.dropout(attended, drop))
+        inner = F.gelu(self.layer("ca.hidden_intermediate.dense", nn.Linear)(y))
+        outer = self.layer("ca.output.dense", nn.Linear)(inner)
+        z = self.layer("ca.output.LayerNorm", nn.LayerNorm)(y + F.dropout(outer, drop))
+        return hidden + self.layer("proj_deal.proj_out", nn.Conv2d)(z.transpose(1, 2).unflatten(2, hidden.shape[2:]))
 
     def reward_weights(self) -> RewardWeights:
         """What the layer's kernel takes (`kernels.ops.reward_block`); the attention is folded apart."""
-        first, second = self.ca["attention"]["output"]["LayerNorm"], self.ca["output"]["LayerNorm"]
-        inner, outer = self.ca["hidden_intermediate"]["dense"], self.ca["output"]["dense"]
-        norm, proj_in, proj_out = (self.proj_deal[name] for name in ("norm", "proj_in", "proj_out"))
-        layers = (norm, proj_in, first, inner, outer, second, proj_out)
-        tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+        paths = (
+            "proj_deal.norm", "proj_deal.proj_in", "ca.attention.output.LayerNorm", "ca.hidden_intermediate.dense",
+            "ca.output.dense", "ca.output.LayerNorm", "proj_deal.proj_out",
+        )  # fmt: skip
+        tensors = [self.get_parameter(f"{path}.{name}") for path in paths for name in ("weight", "bias")]
         return RewardWeights(*(tensor.flatten(1) if tensor.ndim == 4 else tensor for tensor in tensors))
 
 
@@ -120,8 +133,8 @@ class RewardBlock(RewardLayer):
     def __init__(self, channels: int, token_width: int, groups: int) -> None:
         super().__init__()
         self.build_layer(channels, token_width, groups)
-        nn.init.zeros_(self.proj_deal["proj_out"].weight)
-        nn.init.zeros_(self.proj_deal["proj_out"].bias)
+        nn.init.zeros_(self.get_parameter("proj_deal.proj_out.weight"))
+        nn.init.zeros_(self.get_parameter("proj_deal.proj_out.bias"))
 
     def forward(self, hidden: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         return self.reward_layer(hidden, tokens)

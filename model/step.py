@@ -138,6 +138,7 @@ class UNetStep(nn.Module):
     def guide(self, hidden: Tensor, guidance: Tensor) -> Tensor:
         """Last features `[N, C, h, w]` → guided noise `[G, 4, h, w]`, linear in `guidance`."""
         last = self.unet.conv_out
+        assert last.bias is not None
         hidden = self.norm_silu(self.unet.conv_norm_out, hidden).float()
         guided = (guidance @ hidden.flatten(1)).unflatten(1, hidden.shape[1:]).to(last.weight.dtype)
         noise = F.conv2d(guided, last.weight, padding=last.padding).float()
@@ -146,7 +147,7 @@ class UNetStep(nn.Module):
     def reward_block(self, hidden: Tensor, gate: Tensor, gate_bias: Tensor, base: Tensor, update: Tensor) -> Tensor:
         unet = self.unet
         if self.fused:
-            groups = unet.proj_deal["norm"].num_groups
+            groups = unet.layer("proj_deal.norm", nn.GroupNorm).num_groups
             return ops.reward_block(hidden, gate, gate_bias, base, update, list(unet.reward_weights()), groups)
         x = unet.reward_positions(hidden)
         positions = x.transpose(1, 2)  # [P, C, h·w]

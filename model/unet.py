@@ -1,10 +1,15 @@
 """The MRC U-Net: diffusers' Stable Diffusion U-Net and the reward condition (released `unet/`)."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.configuration_utils import FrozenDict
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
+from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D, CrossAttnUpBlock2D, UNetMidBlock2DCrossAttn
+from torch import nn
 
 from ..core.errors import MRCError
 from .rewards import RewardConditioning
@@ -21,7 +26,7 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
     its underscored entries). `rewards=False` gives a plain InstructPix2Pix U-Net.
 
     `reward_injection="time"` is the released code: a bias of the timestep embedding and one reward
-    layer after `conv_in`. `"blocks"` is the paper's figure 5: besides, one reward layer after every
+    layer after `conv_in`. `"blocks"` is the paper's figure 5: it also has one reward layer after every
     down, mid and up block, and a type embedding of the tokens. The layers change what goes on to the
     next block; the skip connections keep the down blocks' own outputs.
 
@@ -29,6 +34,18 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         MRCError: a keyword that diffusers does not know, a block type outside SD 1.x, another
             `reward_injection`, or a width that the reward layers' heads do not divide.
     """
+
+    # What diffusers' class makes, for the type checker
+    config: FrozenDict
+    conv_in: nn.Conv2d
+    time_proj: Timesteps
+    time_embedding: TimestepEmbedding
+    down_blocks: Sequence[CrossAttnDownBlock2D]
+    mid_block: UNetMidBlock2DCrossAttn
+    up_blocks: Sequence[CrossAttnUpBlock2D]
+    conv_norm_out: nn.GroupNorm
+    conv_act: nn.SiLU
+    conv_out: nn.Conv2d
 
     def __init__(self, rewards: bool = True, reward_injection: str = "time", **config: Any) -> None:
         if reward_injection not in REWARD_INJECTIONS:
@@ -75,9 +92,9 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
             need = "needs both reward_scores and reward_text_embeds" if self.rewards else "has no reward modules"
             raise MRCError(f"this U-Net {need}; pass {'both' if self.rewards else 'neither'}")
 
-        emb = self.time_embedding(self.get_time_embed(sample, timestep))
+        emb = self.time_embedding(UNet2DConditionModel.get_time_embed(self, sample, timestep))
         hidden = self.conv_in(sample)
-        if self.rewards:
+        if reward_scores is not None and reward_text_embeds is not None:
             bias, tokens = self.reward_embedding(reward_scores, reward_text_embeds)
             emb = emb + bias
             hidden = self.reward_layer(hidden, tokens)

@@ -96,7 +96,7 @@ def trainable_editor(checkpoint: Checkpoint, config: TrainConfig) -> Editor:
         editor.unet.requires_grad_(True)
     editor.text_encoder.requires_grad_(config.train_text_encoder)
     if config.gradient_checkpointing:
-        editor.unet.enable_gradient_checkpointing()
+        editor.unet.enable_gradient_checkpointing()  # type: ignore[operator]  # a method of diffusers
     return editor
 
 

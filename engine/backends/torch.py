@@ -45,7 +45,7 @@ class TorchBackend(GraphBackend[Tensor]):
         self.device = torch.device(device)
         self.device_loop = TorchLoop(self.device) if loop else None
         for module in (checkpoint.unet, checkpoint.vae):
-            module.to(self.device, memory_format=torch.channels_last)
+            nn.Module.to(module, self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         checkpoint.text_encoder.to(self.device)
         parts = {name: getattr(checkpoint, graph.part) for name, graph in GRAPHS.items()}
         self.graphs: dict[str, nn.Module] = {}
