@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 
 import numpy as np
 import onnx
@@ -171,6 +172,7 @@ def export_command(checkpoint, out):
 def start_with_terminal(command):
     """The process, and the terminal where it shows its progress: on any other standard error it shows none."""
     terminal, side = pty.openpty()
+    termios.tcsetwinsize(side, (24, 100))  # of size 0, as made, it is shown nothing
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=side)
     os.close(side)
     return process, terminal
