@@ -177,7 +177,9 @@ def photo() -> np.ndarray:
 @pytest.fixture(scope="session")
 def error():
     """Relative error of two arrays."""
-    return lambda found, expected: float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    from mrc_edit.core.fidelity import relative_error
+
+    return relative_error
 
 
 @pytest.fixture

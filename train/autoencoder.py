@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..core.errors import MRCError, run_command
+from ..core.fidelity import psnr
 from ..core.files import replace_folder
 from ..model.checkpoint import WEIGHTS, write_weights
 from .miniature.edits import artifacts, random_edit
@@ -158,12 +159,12 @@ def write(vae: AutoencoderKL, pictures: Pictures, out: Path, record: dict) -> No
     batch = torch.stack([pictures[10**9 + i] for i in range(HELD_OUT)])  # never trained on
     latents = vae.encode(batch).latent_dist.mode()
     decoded = vae.decode(latents).sample.clamp(-1, 1)
-    psnr = -10 * torch.log10(F.mse_loss(decoded, batch) / 4).item()
+    decibels = psnr(decoded.numpy(), batch.numpy(), peak=2)  # values are in -1…1
     vae.register_to_config(scaling_factor=1 / latents.std().item())
     with replace_folder(out) as folder:
         vae.save_config(folder)
         write_weights(vae.state_dict(), folder / WEIGHTS["vae"])
-        (folder / "record.json").write_text(json.dumps(record | {"psnr_db": round(psnr, 2)}) + "\n")
+        (folder / "record.json").write_text(json.dumps(record | {"psnr_db": round(decibels, 2)}) + "\n")
 
 
 def main() -> None:
