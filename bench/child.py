@@ -18,7 +18,7 @@ Prepare = Callable[..., tuple[Any, Respond | None]]
 class Child:
     """A process that prepares once and then answers requests. Use `child`."""
 
-    def __init__(self, name: str, prepare: Prepare, *arguments: Any) -> None:
+    def __init__(self, name: str, prepare: Prepare, *arguments: object) -> None:
         context = multiprocessing.get_context("spawn")
         self.name = name
         self.pipe, self.other = context.Pipe()
@@ -43,7 +43,7 @@ class Child:
             raise answer
         return answer
 
-    def request(self, **arguments: Any) -> Any:
+    def request(self, **arguments: object) -> Any:
         """What the child's `respond(**arguments)` returns."""
         self.pipe.send(arguments)
         return self.receive()
@@ -60,7 +60,7 @@ class Child:
 
 
 @contextmanager
-def child(name: str, prepare: Prepare, *arguments: Any) -> Iterator[Child]:
+def child(name: str, prepare: Prepare, *arguments: object) -> Iterator[Child]:
     """A child that ends with the block, whatever ends the block.
 
     Args:

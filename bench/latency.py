@@ -181,9 +181,10 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch, limited_threads(args.threads):
         variants = prepare(args, names, Path(scratch))
         measured = time_variants(variants, workload, args.rounds, args.warmup, countable)
-    report = {"settings": settings} | measured | {"rows": rows(measured)}
-    print(table(columns(names[0]), report["rows"], note=notes(report)).markdown())
-    write_report(args, report, report["rows"])
+    medians = rows(measured)
+    report = {"settings": settings} | measured | {"rows": medians}
+    print(table(columns(names[0]), medians, note=notes(report)).markdown())
+    write_report(args, report, medians)
     if args.plot:
         plot(report, f"{args.size}×{args.size}, {args.steps} steps", args.plot)
     if earlier:

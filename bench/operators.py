@@ -183,7 +183,9 @@ class Launches(TorchDispatchMode):
         super().__init__()
         self.count = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: torch._ops.OpOverload, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
         free = func.is_view or "empty" in func.name() or func.name() in ("aten::detach", "aten::_to_copy.meta")
         # one for the statistics, one for the block
         self.count += 2 if func.name() == "mrc::reward_block" else not free
@@ -225,7 +227,7 @@ def roofline(dtype: torch.dtype, side: int = 64) -> dict[str, dict[str, float]]:
     }
 
 
-def resource_report(dtype: torch.dtype) -> list[dict[str, Any]]:
+def resource_report(dtype: torch.dtype) -> list[Row]:
     from mrc_edit.kernels.cubins import ARCHITECTURES, compile_kernel, resources, specializations
 
     jobs = [(sm, kernel) for sm in ARCHITECTURES for kernel in specializations(CHANNELS, GROUPS, dtype, sm)]

@@ -22,6 +22,8 @@ from mrc_edit.engine import EditResult
 PHASES = ("text", "encode", "condition", "step", "decode")
 LIMITS = "limits of the machine"
 
+Entry = dict[str, Any]  # what the report has of a variant, as JSON
+
 
 @dataclass(frozen=True)
 class TimedEdit:
@@ -41,7 +43,7 @@ def phase_seconds(result: EditResult, wall: float) -> dict[str, float]:
     return timings | {"step": step, "edit": wall, "parts": parts}
 
 
-def prepare_variant(variant: Variant, workload: Workload) -> tuple[dict[str, Any], Callable[[], TimedEdit]]:
+def prepare_variant(variant: Variant, workload: Workload) -> tuple[Entry, Callable[[], TimedEdit]]:
     """For `child`: load the engine and edit once with one step; then one timed edit a request."""
     start = perf_counter()
     with peak_private_memory() as peak:
@@ -75,7 +77,7 @@ def prepare_machine(checkpoint: Path | None, workload: Workload) -> tuple[StepWo
 
 def time_variants(
     variants: list[Variant], workload: Workload, rounds: int, warmup: int, checkpoint: Path | None
-) -> dict[str, Any]:
+) -> Entry:
     """The report, without settings; the first variant is what others are compared with.
 
     Args:
@@ -86,11 +88,11 @@ def time_variants(
         machine = stack.enter_context(child(LIMITS, prepare_machine, checkpoint, workload))
         work: StepWork = machine.receive()
         children: dict[str, Child] = {}
-        entries: dict[str, dict[str, Any]] = {}
+        entries: dict[str, Entry] = {}
         for variant in variants:
             children[variant.name] = stack.enter_context(child(variant.name, prepare_variant, variant, workload))
             entries[variant.name] = children[variant.name].receive()
-        runs: dict[str, Callable[[], Any]] = {name: process.request for name, process in children.items()}
+        runs: dict[str, Callable[[], TimedEdit]] = {name: process.request for name, process in children.items()}
         outputs = {name: edits[0] for name, edits in run_in_turn(runs, 1, unit="edit").items()}
         results = run_in_turn({LIMITS: machine.request} | runs, rounds, warmup - 1, unit="edit")
     measured = results.pop(LIMITS)
@@ -121,10 +123,10 @@ def fidelity(actual: TimedEdit, expected: TimedEdit) -> dict[str, float | None]:
     }
 
 
-def summarize(edits: list[TimedEdit], baseline: list[TimedEdit]) -> dict[str, Any]:
+def summarize(edits: list[TimedEdit], baseline: list[TimedEdit]) -> Entry:
     """Medians, percentiles and speed relative to the baseline's edits of the same rounds."""
     seconds = {key: median(one.phases[key] for one in edits) for key in edits[0].phases}
-    summary: dict[str, Any] = {
+    summary: Entry = {
         "seconds": seconds,
         "percentiles": {
             "step": percentiles([step for one in edits for step in one.steps]),

@@ -30,8 +30,10 @@ COLUMNS = [
     Column("peak memory", "{peak_bytes:.1f} GB", scale=1e-9),
 ]
 
+Settings = dict[str, Any]  # fields of TrainConfig
 
-def prepare_run(settings: dict[str, Any]) -> tuple[dict[str, float], None]:
+
+def prepare_run(settings: Settings) -> tuple[dict[str, float], None]:
     """For `child`: train with the settings of `TrainConfig`; report images a second without the first step, and peak
     memory."""
     from mrc_edit.train.config import TrainConfig
@@ -46,7 +48,7 @@ def prepare_run(settings: dict[str, Any]) -> tuple[dict[str, float], None]:
     return {"images_per_s": speed, "peak_bytes": float(memory_bytes("VmHWM"))}, None
 
 
-def time_modes(settings: dict[str, Any], rounds: int) -> dict[str, dict[str, float]]:
+def time_modes(settings: Settings, rounds: int) -> dict[str, dict[str, float]]:
     """Median images a second and peak memory by mode, and their ratio round by round.
 
     Args:
