@@ -3,9 +3,9 @@
     python bench/latency.py CHECKPOINT --variants eager,onnxruntime --size 256 --steps 4 --rounds 5 \
         --json latency.json --plot latency.png
 
-A variant is `backend:precision:tier`, of which the last two may be left out, or one of `bench/peers.py`. Each has
+A variant is `backend:precision:tier`, where precision and tier may be left out, or one of `bench/peers.py`. Each has
 a process of its own; a round runs each once, in turn, and medians and ratios are taken over rounds, so that a slow
-moment of the machine meets all alike. Speed and error are relative to the first variant. An export edits without
+moment of the machine slows all of them. Speed and error are relative to the first variant. An export edits without
 PyTorch: with an export as MODEL and only its backends as variants, no process imports it.
 """
 

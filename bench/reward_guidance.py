@@ -43,7 +43,7 @@ def sweep(
     Args:
         folder: of photographs, as for training.
         lowered: key of `LOWERED`.
-        settings: arguments of `Engine.edit` besides the guidance scale.
+        settings: arguments of `Engine.edit` other than the guidance scale.
     """
     photographs = load_photographs(folder)
     edits = held_out(photographs, scenes)

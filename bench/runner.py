@@ -17,7 +17,7 @@ PERCENTILES = (50, 90, 99)
 def run_in_turn(
     variants: Mapping[Name, Callable[[], Result]], rounds: int, warmup: int = 0, unit: str = "run"
 ) -> dict[Name, list[Result]]:
-    """Run every variant once a round, in the order given, so that a slow moment of the machine meets all alike.
+    """Run every variant once a round, in the order given, so that a slow moment of the machine slows all.
 
     Args:
         warmup: rounds before those, whose results are dropped.

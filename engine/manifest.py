@@ -23,7 +23,7 @@ class Geometry:
     rewards: bool  # False: a plain InstructPix2Pix model
     latent_channels: int
     vae_scale: int  # pixels a latent, along one side
-    multiple: int  # pixels of which both sides are a multiple: a position of the deepest features
+    multiple: int  # both sides in pixels are multiples of it: one position of the deepest features
     resolution: int  # pixels of the longer side that the model was trained for
     text_length: int
     eos_token_id: int

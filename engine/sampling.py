@@ -100,7 +100,7 @@ def sigmas_at(config: dict, timesteps: np.ndarray) -> np.ndarray:
 
 
 def euler_like(config: dict, steps: int, noise_share: Callable) -> SamplerTable:
-    """Euler steps in σ space (arXiv 2206.00364), of which `noise_share` σ is noise drawn anew."""
+    """Euler steps in σ space (arXiv 2206.00364); `noise_share` gives the σ that fresh noise replaces."""
     timesteps = spaced_timesteps(config, steps, "linspace")
     sigmas = sigmas_at(config, timesteps)
     here, after = sigmas[:-1], sigmas[1:]

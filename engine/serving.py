@@ -50,8 +50,8 @@ class AsyncEngine:
         async with AsyncEngine(engine, max_batch=8) as serving:
             result = await serving.edit(image, "make it snow", seed=1, timeout=60)
 
-    Whenever the engine is free it takes the oldest request and those that have waited longest of the
-    same size, steps, sampler, guidance and output type.
+    When the engine is free it takes the oldest request, and the oldest others of the same size, steps, sampler,
+    guidance and output type.
 
     Args:
         max_batch: images a pass, at most.
@@ -71,7 +71,7 @@ class AsyncEngine:
         self.worker: asyncio.Task | None = None  # None while closed
 
     async def __aenter__(self) -> "AsyncEngine":
-        self.ready = asyncio.Event()  # something waits, or the worker shall end
+        self.ready = asyncio.Event()  # a request waits, or the worker must end
         self.thread = ThreadPoolExecutor(1, "mrc-engine")
         self.worker = asyncio.create_task(self.serve())
         return self

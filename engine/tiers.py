@@ -37,7 +37,7 @@ class Tier:
 
     @property
     def one_group(self) -> bool:
-        """Whether all branches are computed alike at every step."""
+        """Whether every step treats all branches the same."""
         every_step = (self.guidance_every, self.guidance_interval) == (1, (0, 1))
         return every_step and self.deep_every == self.guidance_deep_every
 

@@ -134,7 +134,7 @@ def build(request: dict) -> dict[str, str]:
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise MRCError(f"{flavour} {trt.__version__} gave no engine")
-    # TensorRT-RTX builds for SM 8.0, 8.6, 8.9, 12.0 and later unless told; TensorRT for the GPU it sees
+    # TensorRT-RTX builds for SM 8.0, 8.6, 8.9, 12.0 and later by default; TensorRT for the GPU of this machine
     target = "sm80+" if flavour == "tensorrt_rtx" else gpu_target(trt)
     path = Path(f"{request['engine']}.{flavour}.{target}.{request['precision']}.engine")
     path.write_bytes(memoryview(plan))

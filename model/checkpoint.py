@@ -112,7 +112,7 @@ def built(folder: Path, make: Callable[[dict], Module]) -> Module:
             return make(config)
     except MRCError:
         raise
-    except Exception as error:  # diffusers and transformers raise whatever a wrong value leads to
+    except Exception as error:  # diffusers and transformers raise many types for a wrong value
         reason = f"{type(error).__name__}: {error}"
         raise MRCError(f"{folder}/config.json describes no model ({reason}); restore the original file") from None
 

@@ -57,7 +57,7 @@ class TrainConfig:
     ] = 0.05  # InstructPix2Pix §3.2.1
     reward_dropout: Annotated[float, "probability to hide the reward: scores 2.5, no text"] = 0.0
     min_snr_gamma: Annotated[
-        float | None, "weight timesteps by min(SNR, gamma)/SNR (arXiv 2303.09556); none weights all alike"
+        float | None, "weight timesteps by min(SNR, gamma)/SNR (arXiv 2303.09556); none gives all the same weight"
     ] = None
     change_weight: Annotated[
         float, "factor of the mean loss over the edited positions, added to the mean over all: for small edits"

@@ -22,7 +22,7 @@ from .sharding import shard
 from .state import TrainState
 from .texts import TextStates
 
-TEXT_SHARE = 0.1  # of the learning rate, for a trained text encoder: at the full rate all texts become alike
+TEXT_SHARE = 0.1  # of the learning rate, for a trained text encoder: at the full rate all texts become the same
 CACHE_TIME = timedelta(hours=12)  # how long the other processes wait for the one that fills a cache
 
 
