@@ -14,6 +14,7 @@ from ..engine import Engine
 from ..engine.backends.base import Conditions
 from ..engine.backends.graphs import GraphUNet
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
+from ..engine.graphs import dtype
 
 REMEDY = "mend or remove it"
 STEPS = 6  # of Euler's method, an edit
@@ -46,7 +47,9 @@ class RecordingUNet(GraphUNet[OrtValue]):
         if step in self.backend.steps:
             to_device = self.backend.to_device
             feeds = self.feeds(step, to_device(sample), to_device(guidance)) | self.deep
-            self.backend.samples.append({name: value.numpy().copy() for name, value in feeds.items()})
+            # ONNX Runtime's int64 is numpy's longlong, which OpenVINO does not take
+            sample_feeds = {name: value.numpy().astype(dtype(name)) for name, value in feeds.items()}
+            self.backend.samples.append(sample_feeds)
         return noise
 
 

@@ -7,6 +7,7 @@ weights, one scale an output channel. Layers that would move the noise too far s
 import json
 import os
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from ..core.errors import MRCError
 from ..core.fidelity import relative_error
+from ..engine.backends.onnxruntime import cpu
 from .calibration import record
 
 BARE = "/WithoutBiases"  # what OpenVINO adds to the name of a convolution whose bias it takes apart
@@ -221,10 +223,21 @@ def difference(source: Path, target: Path, feeds: list[dict[str, np.ndarray]]) -
     return max(relative_error(actual, expected) for expected, actual in zip(*noises, strict=True))
 
 
+@cache
+def greatest_weight() -> int:
+    """127, or 64 on an x86-64 CPU without VNNI.
+
+    Such a CPU adds pairs of 8-bit products in 16 bits, which overflow with larger weights. Graphs with the smaller
+    range are right on every CPU.
+    """
+    flags = cpu().split()
+    return 127 if not flags or {"avx512_vnni", "avx_vnni"} & set(flags) else 64
+
+
 def int8_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Values -127…127 and scales, one an index of `axis`, broadcast to the weight."""
+    """Values up to ±`greatest_weight` and scales, one an index of `axis`, broadcast to the weight."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    scale = np.maximum(np.abs(weight).max(axis=others, keepdims=True), 1e-12) / np.float32(127)
+    scale = np.maximum(np.abs(weight).max(axis=others, keepdims=True), 1e-12) / np.float32(greatest_weight())
     return np.round(weight / scale).astype(np.int8), scale.astype(np.float32)
 
 

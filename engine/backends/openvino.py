@@ -81,6 +81,7 @@ class RequestRunner:
 
     def __init__(self, backend: OpenVinoBackend, graph: str) -> None:
         self.backend, self.graph = backend, graph
+        self.outputs = list(backend.artifact(graph).outputs)  # a port may have several names
         self.requests: dict[tuple, openvino.InferRequest] = {}
 
     def __call__(self, feeds: dict[str, openvino.Tensor]) -> dict[str, openvino.Tensor]:
@@ -95,7 +96,7 @@ class RequestRunner:
             for name in port.get_names() & feeds.keys():  # a port may have several names
                 request.set_tensor(port, feeds[name])
         request.infer()
-        return {port.any_name: request.get_tensor(port) for port in request.model_outputs}
+        return {name: request.get_output_tensor(i) for i, name in enumerate(self.outputs)}
 
 
 def part_text(model: openvino.Model) -> None:

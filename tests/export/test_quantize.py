@@ -61,10 +61,14 @@ def test_an_export_without_int8_says_what_to_do(tiny_export):
         Engine.from_pretrained(tiny_export, tier="turbo")
 
 
-def test_weights_round_to_the_nearest_of_255_values():
+@pytest.mark.parametrize(
+    ("greatest", "expected"), [(127, [[127, -25], [0, 127]]), (64, [[64, -13], [0, 64]])], ids=["VNNI", "none"]
+)
+def test_weights_round_to_the_nearest_value(monkeypatch, greatest, expected):
+    monkeypatch.setattr(quantize, "greatest_weight", lambda: greatest)
     weight = np.array([[1.0, -0.5], [0.0, 2.54]], dtype=np.float32)
     values, scale = quantize.int8_weight(weight, 1)
-    assert values.tolist() == [[127, -25], [0, 127]]
+    assert values.tolist() == expected
     assert np.abs(values * scale - weight).max() <= scale.max() / 2
 
 
