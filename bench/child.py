@@ -61,7 +61,7 @@ class Child:
 
 @contextmanager
 def child(name: str, prepare: Prepare, *arguments: object) -> Iterator[Child]:
-    """A child that ends with the block, whatever ends the block.
+    """A child process that ends with the block, also after an error.
 
     Args:
         name: for messages.

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ...core.errors import MRCError
-from ...core.precision import HALVES, PRECISIONS
+from ...core.precision import PRECISIONS
 from ...kernels import ops
 from ...model import Checkpoint, load_checkpoint
 from ...model.graphs import graph_module
@@ -49,7 +49,7 @@ class TorchBackend(GraphBackend[Tensor]):
         checkpoint.text_encoder.to(self.device)
         parts = {name: getattr(checkpoint, graph.part) for name, graph in GRAPHS.items()}
         self.graphs: dict[str, nn.Module] = {}
-        if precision in HALVES:  # copied before their weights are rounded
+        if precision != "float32":  # copied before their weights are rounded
             self.graphs = {
                 name: copy.deepcopy(graph_module(graph.module, parts[name]))
                 for name, graph in GRAPHS.items()
