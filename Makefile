@@ -1,5 +1,5 @@
 # make demo    edit a photograph and three drawn scenes with mini; writes out/demo/before_after.png
-# make test    the whole test suite
+# make test    the whole test suite, in two processes (plain `pytest` runs the same in one)
 # make check   lint, types and the tests of what changed since origin/main, but for slow ones
 # make lint    formatting, lint and types
 # Each sets up .venv with what it needs; the second time that takes no time.
@@ -14,7 +14,7 @@ demo: .venv/demo.stamp
 	$(BIN)/python -m mrc_edit.demo out/demo
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint
 	$(BIN)/python tests/changed.py

@@ -3,6 +3,7 @@
 `MRC_REFERENCE` names the folder of golden data; tests that need it skip without.
 """
 
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -10,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 # Read when OpenMP is loaded, here and in child processes. A thread that waits would otherwise spin, and take the core
@@ -47,25 +49,45 @@ def tiny(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def traced_once(tmp_path_factory):
+def once(tmp_path_factory, request):
+    """`once(name, make)`: a folder that all processes of a test run share; the first that asks calls `make(folder)`."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if hasattr(request.config, "workerinput") else base  # workers of pytest-xdist
+
+    def folder(name: str, make) -> Path:
+        path, whole = shared / "once" / name, shared / "once" / f"{name}.whole"
+        path.parent.mkdir(exist_ok=True)
+        with path.with_name(f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                make(path)
+                whole.touch()
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def traced_once(once):
     """From here on each graph of a model is traced once a run: tracing is most of an export."""
+    from mrc_edit.engine.manifest import Artifact
     from mrc_edit.export import exporter
 
     trace, monkeypatch = exporter.trace, pytest.MonkeyPatch()
-    folder, artifacts = tmp_path_factory.mktemp("traced"), {}
 
     def trace_once(checkpoint, graph, precision, out, path):
         parts = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
         digest = hashlib.sha256("\n".join(str(part.config) for part in parts).encode())
         for name, value in (item for part in parts for item in part.state_dict().items()):
             digest.update(f"{name} {value.dtype}".encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
-        copy = folder / "-".join((graph, precision, digest.hexdigest()[:16], path.replace("/", "-")))
-        if copy not in artifacts:
-            artifacts[copy] = trace(checkpoint, graph, precision, out, path)
-            shutil.copytree((out / path).parent, copy)
-        else:
-            shutil.copytree(copy, (out / path).parent)
-        return artifacts[copy]
+
+        def make(folder):
+            artifact = trace(checkpoint, graph, precision, folder, path)
+            (folder / "artifact.json").write_text(json.dumps(asdict(artifact)))
+
+        copy = once("-".join((graph, precision, digest.hexdigest()[:16], path.replace("/", "-"))), make)
+        shutil.copytree((copy / path).parent, (out / path).parent)
+        return Artifact(**json.loads((copy / "artifact.json").read_text()))
 
     monkeypatch.setattr(exporter, "trace", trace_once)
     yield
@@ -73,11 +95,10 @@ def traced_once(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def tiny_export(tiny, traced_once) -> Path:
+def tiny_export(tiny, traced_once, once) -> Path:
     from mrc_edit.export.exporter import export
 
-    export(tiny, tiny.parent / "exported")
-    return tiny.parent / "exported"
+    return once("exported", lambda folder: export(tiny, folder))
 
 
 @pytest.fixture(scope="session")
@@ -92,11 +113,10 @@ def plain(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def plain_export(plain, traced_once) -> Path:
+def plain_export(plain, traced_once, once) -> Path:
     from mrc_edit.export.exporter import export
 
-    export(plain, plain.parent / "exported")
-    return plain.parent / "exported"
+    return once("exported-plain", lambda folder: export(plain, folder))
 
 
 @pytest.fixture(scope="session")
@@ -119,22 +139,20 @@ ENGINES = {
 
 
 @pytest.fixture(scope="session")
-def full_export(tiny, pictures, traced_once) -> Path:
+def full_export(tiny, pictures, traced_once, once) -> Path:
     """A float32 export with int8 graphs and engines."""
     from mrc_edit.export.exporter import export
 
     int8 = pictures if importlib.util.find_spec("nncf") else None
-    export(tiny, tiny.parent / "full", int8=int8, **ENGINES)
-    return tiny.parent / "full"
+    return once("exported-full", lambda folder: export(tiny, folder, int8=int8, **ENGINES))
 
 
 @pytest.fixture(scope="session")
-def float16_export(tiny, traced_once) -> Path:
+def float16_export(tiny, traced_once, once) -> Path:
     """A float16 export with engines."""
     from mrc_edit.export.exporter import export
 
-    export(tiny, tiny.parent / "float16", dtype="float16", **ENGINES)
-    return tiny.parent / "float16"
+    return once("exported-float16", lambda folder: export(tiny, folder, dtype="float16", **ENGINES))
 
 
 @pytest.fixture(scope="session")
