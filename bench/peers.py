@@ -121,17 +121,16 @@ class PlainOpenVino(EagerBackend):
         requests: dict[tuple, Any] = {}
 
         def run(*inputs: Tensor) -> Tensor:
-            import openvino
+            from mrc_edit.engine.backends.openvino import CORE
 
             arrays = {name: tensor.numpy() for name, tensor in zip(NAMES, inputs, strict=True)}
             shapes = tuple(array.shape for array in arrays.values())
             if shapes not in requests:
-                core = openvino.Core()
-                model = core.read_model(graph)
+                model = CORE.read_model(graph)
                 model.reshape({name: list(array.shape) for name, array in arrays.items()})
                 hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
                 settings = {"INFERENCE_PRECISION_HINT": hint, "PERFORMANCE_HINT": "LATENCY"}
-                requests[shapes] = core.compile_model(model, "CPU", settings).create_infer_request()
+                requests[shapes] = CORE.compile_model(model, "CPU", settings).create_infer_request()
             requests[shapes].infer(arrays, share_inputs=True)
             return torch.from_numpy(requests[shapes].get_output_tensor(0).data.copy())
 

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ..core.errors import MRCError
 from ..core.fidelity import relative_error
 from ..engine.backends.onnxruntime import cpu
+from ..engine.backends.openvino import CORE
 from .calibration import record
 
 BARE = "/WithoutBiases"  # what OpenVINO adds to the name of a convolution whose bias it takes apart
@@ -85,7 +86,7 @@ def quantize(
         All layers, the greatest error first. Errors of layers are independent, so their squares add. Layers with
         the most error for their work stay in higher precision until the rest is within BUDGET.
     """
-    read = openvino.Core().read_model
+    read = CORE.read_model
     ranges = activation_ranges(read(source), samples)
     layers = choose_layers(layer_errors(read(source), ranges, small))
     write_quantized(source, target, [layer for layer in layers if layer.int8])
@@ -163,7 +164,7 @@ def layer_errors(
         for i, (name, node) in enumerate(nodes.items())
     ]
     twins = openvino.Model(model.get_results()[:1], [*model.get_parameters(), switches], "twins")
-    request = openvino.Core().compile_model(twins, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
+    request = CORE.compile_model(twins, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
 
     def noise(switched: np.ndarray, feed: dict[str, np.ndarray]) -> np.ndarray:
         request.infer({**feed, "switches": switched})
@@ -216,9 +217,9 @@ def difference(source: Path, target: Path, feeds: list[dict[str, np.ndarray]]) -
     """Greatest relative error of the noise of `target` against `source`."""
     noises = []
     for path in (source, target):
-        model = openvino.Core().read_model(path)
+        model = CORE.read_model(path)
         names = [port.any_name for port in model.inputs]
-        compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = CORE.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         noises.append([compiled({name: feed[name] for name in names})[0].copy() for feed in feeds])
     return max(relative_error(actual, expected) for expected, actual in zip(*noises, strict=True))
 

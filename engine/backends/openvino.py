@@ -14,6 +14,11 @@ from ...core.errors import MRCError
 from ..graphs import EACH_STEP, GRAPHS
 from .exported import ExportBackend
 
+# One for the process, never freed. A Core's CPU plugin gives the thread a signal stack of its own (openvino 2026.4).
+# Of two that are freed in the order they were made, the second restores the freed stack of the first: the next signal
+# kills the process.
+CORE = openvino.Core()
+
 
 def load(folder: Path, precision: str | None = None) -> "OpenVinoBackend":
     return OpenVinoBackend(folder, precision)
@@ -30,8 +35,7 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
         if precision not in (None, "float32", "bfloat16", "int8"):
             raise MRCError(f"precision is {precision!r}; OpenVINO computes in float32, bfloat16 or int8")
         super().__init__(folder, "int8" if precision == "int8" else None)
-        self.core = openvino.Core()
-        fast = "BF16" in self.core.get_property("CPU", properties.device.capabilities)
+        fast = "BF16" in CORE.get_property("CPU", properties.device.capabilities)
         if precision == "bfloat16" and not fast:
             raise MRCError("precision is 'bfloat16' and this CPU has no instructions for it; use float32 or int8")
         self.precision = precision or ("bfloat16" if fast else "float32")
@@ -47,7 +51,7 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
         return self.models[key]
 
     def compile(self, graph: str, shapes: dict[str, tuple[int, ...]]) -> openvino.CompiledModel:
-        model = self.core.read_model(self.paths[graph])
+        model = CORE.read_model(self.paths[graph])
         if graph in EACH_STEP:
             part_text(model)
         names = {name for port in model.inputs for name in port.get_names()}
@@ -62,7 +66,7 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
             properties.hint.performance_mode: properties.hint.PerformanceMode.LATENCY,
         }
         try:
-            return self.core.compile_model(model, "CPU", settings)
+            return CORE.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise MRCError(f"OpenVINO refuses {self.paths[graph]}: {str(error).splitlines()[0]}") from None
 

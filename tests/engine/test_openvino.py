@@ -1,16 +1,19 @@
+import subprocess
+import sys
+
 import pytest
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
 
-openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
-from mrc_edit.engine.backends.openvino import part_text  # noqa: E402
+pytest.importorskip("openvino", reason="OpenVINO is not installed")
+from mrc_edit.engine.backends.openvino import CORE, part_text
 
 LATENT = {"num_inference_steps": 3, "resolution": 0, "output_type": "latent", "seed": 3}
 
 
 def has_bfloat16() -> bool:
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in CORE.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def test_float32_is_the_eager_edit(tiny_export, eager, photo, error):
@@ -39,12 +42,29 @@ def test_bfloat16_is_refused_where_the_cpu_has_none(tiny_export):
 def test_no_step_copies_the_text(tiny_export):
     """Every key and value is an input of its own; nothing else is left of the split."""
     backend = Engine.from_pretrained(tiny_export, "openvino").backend
-    model = backend.core.read_model(backend.paths["unet"])
+    model = CORE.read_model(backend.paths["unet"])
     width = next(port for port in model.inputs if port.any_name == "text_kv").partial_shape[2].get_length()
     part_text(model)
     parts = [port for port in model.inputs if "text_kv" in port.any_name]
     assert [port.any_name for port in parts] == [f"text_kv.{i}" for i in range(len(parts))] and len(parts) > 1
     assert sum(port.partial_shape[2].get_length() for port in parts) == width
+
+
+CLOSED = """
+import signal, subprocess, sys
+from mrc_edit.engine import Engine
+first, second = (Engine.from_pretrained(sys.argv[1], "openvino") for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGCHLD, lambda *_: print("handled"))
+subprocess.run([sys.executable, "-c", ""], check=True)
+"""
+
+
+def test_a_signal_is_handled_after_engines_were_closed(tiny_export):
+    """In the order that they were opened, which two plugins' signal stacks do not survive."""
+    done = subprocess.run([sys.executable, "-c", CLOSED, tiny_export], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
 
 
 @pytest.mark.slow
