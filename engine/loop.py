@@ -8,7 +8,7 @@ from tqdm import tqdm
 from ..core.errors import MRCError
 from .noise import normal
 from .plan import Plan
-from .sampling import SamplerTable, sampler_step
+from .sampling import SamplerTable, clipping, sampler_step
 
 Predict = Callable[[int, np.ndarray], np.ndarray]  # step, sample `[P, 8, h, w]` → guided noise `[B, 4, h, w]`
 OnStep = Callable[[int, np.ndarray], np.ndarray | None]
@@ -39,6 +39,8 @@ def denoise(
         noise = predict(step, np.concatenate([scaled, visible], axis=1))
         check_finite(noise, f"unet at step {step + 1} of {steps}")
         fresh = step_noise(table, generators, source.shape)
+        if table.clip is not None:
+            fresh = clipping(table, step, noise, latents)
         latents, denoised = sampler_step(
             noise, latents, denoised, fresh, table.coefficients[step], table.denoised[step]
         )

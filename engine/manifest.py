@@ -52,7 +52,7 @@ class Manifest:
     checkpoint: str  # digest of the checkpoint folder
     precision: str
     geometry: Geometry
-    scheduler: str  # sampler of `scheduler/scheduler_config.json`
+    scheduler: str | None  # sampler of `scheduler/scheduler_config.json`; None if the engine does not have it
     artifacts: list[Artifact]
     files: dict[str, str]
     tools: dict[str, str]

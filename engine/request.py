@@ -19,7 +19,7 @@ from ..core.reward import BEST, NO_FAULTS, PERSPECTIVES
 from .backends.base import Backend
 from .images import ImageLike, fit, load_image
 from .plan import BranchRewards, Reward
-from .sampling import sampler_of, sampler_table
+from .sampling import SAMPLERS, sampler_of, sampler_table
 
 Scores = Sequence[float]
 BranchScores = Scores | Mapping[str, Scores]
@@ -130,9 +130,7 @@ def check(backend: Backend, request: EditRequest) -> tuple[list[Edit], Settings]
 def check_settings(backend: Backend, request: EditRequest) -> Settings:
     """The settings of a pass, with the model's defaults for what is not given."""
     defaults = backend.defaults
-    scheduler = (
-        request.scheduler if request.scheduler is not None else defaults.scheduler or sampler_of(backend.scheduler)
-    )
+    scheduler = request.scheduler if request.scheduler is not None else default_sampler(backend)
     steps = defaults.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
     sampler_table(scheduler, backend.scheduler, steps)  # refuses what it does not know
     if request.output_type not in OUTPUT_TYPES:
@@ -143,6 +141,18 @@ def check_settings(backend: Backend, request: EditRequest) -> Settings:
     image = defaults.image_guidance_scale if request.image_guidance_scale is None else request.image_guidance_scale
     guidance = check_guidance(text, "guidance_scale"), check_guidance(image, "image_guidance_scale")
     return Settings(guidance, scheduler, steps, request.output_type)
+
+
+def default_sampler(backend: Backend) -> str:
+    """The sampler that the model edits with when none is asked for."""
+    sampler = backend.defaults.scheduler or sampler_of(backend.scheduler)
+    if sampler is None:
+        raise MRCError(
+            f"the model's own sampler is {backend.scheduler.get('_class_name')}, which is not among ours; "
+            f"choose scheduler {', '.join(SAMPLERS)} (the release uses euler_ancestral)",
+            argument="scheduler",
+        )
+    return sampler
 
 
 def check_images(backend: Backend, request: EditRequest) -> list[Image.Image]:

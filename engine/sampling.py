@@ -1,20 +1,34 @@
 """Samplers as tables of linear coefficients, computed in float64 by numpy.
 
-Every step of Euler, Euler ancestral, DDIM (eta 0) and DPM-Solver++(2M) is linear in the latents x,
-the predicted noise ε, fresh noise z, and the previous step's estimate d of the clean latents:
+Every step of Euler, Euler ancestral, DDIM (eta 0) and DPM-Solver++ is linear in the latents x, what the model
+predicts (m), fresh noise z, and the previous step's estimate d of the clean latents:
 
-    x' = a·x + b·ε + c·d + e·z        then        d = p·x + q·ε
+    x' = a·x + b·m + c·d + e·z        then        d = p·x + q·m
 
-(DPM-Solver++ needs d: it cannot be recovered from the previous ε without the previous latents.)
-Each function follows the diffusers scheduler of that name, its configuration keys and defaults.
+(DPM-Solver++ needs d: it cannot be recovered from the previous prediction without the previous latents.)
+Each function follows the diffusers scheduler of that name with all settings of `scheduler_config.py`. It gives the
+step in terms of the clean latents x₀ and the noise ε that the prediction stands for.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 
 from ..core.errors import MRCError
+from .noise_schedule import (
+    Settings,
+    alphas_cumprod,
+    final_sigma,
+    respaced,
+    spaced_timesteps,
+    timesteps_at,
+    training_sigmas,
+)
+from .scheduler_config import settings_of
+
+Array = TypeVar("Array")  # of numpy or PyTorch
 
 
 @dataclass(frozen=True)
@@ -24,10 +38,11 @@ class SamplerTable:
     Attributes:
         timesteps: `[S]`, the U-Net's time.
         input_scale: `[S]`, factor on the latents that enter the U-Net.
-        coefficients: `[S, 4]`, factors of x, ε, d and z.
-        denoised: `[S, 2]`, factors of x and ε in d.
+        coefficients: `[S, 4]`, factors of x, m, d and z.
+        denoised: `[S, 2]`, factors of x and m in d.
         initial_scale: factor on the initial noise.
         ancestral: whether steps draw fresh noise.
+        clip: limit of x₀ where the sampler clips it; z is then what `clipping` gives, not noise.
     """
 
     timesteps: np.ndarray
@@ -36,6 +51,7 @@ class SamplerTable:
     denoised: np.ndarray
     initial_scale: float
     ancestral: bool = False
+    clip: float | None = None
 
 
 def sampler_step(
@@ -50,7 +66,7 @@ def sampler_step(
 
     Args:
         noise: the guided noise.
-        fresh_noise: None for samplers that add none.
+        fresh_noise: z; None where there is none.
         coefficients: `[4]`, denoised_coefficients: `[2]`: a row of the table.
     """
     a, b, c, e = np.asarray(coefficients, dtype=np.float32)
@@ -59,122 +75,179 @@ def sampler_step(
     return after if fresh_noise is None else after + e * fresh_noise, p * latents + q * noise
 
 
-def alphas_cumprod(config: dict) -> np.ndarray:
-    """Cumulative signal power ᾱ for every training timestep."""
-    steps = config.get("num_train_timesteps", 1000)
-    start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
-    schedule = config.get("beta_schedule", "linear")
-    if config.get("trained_betas") is not None:
-        raise MRCError("the scheduler config has trained_betas; only beta_start and beta_end are supported")
-    if schedule == "scaled_linear":
-        betas = np.linspace(start**0.5, end**0.5, steps) ** 2
-    elif schedule == "linear":
-        betas = np.linspace(start, end, steps)
-    else:
-        raise MRCError(f"beta_schedule is {schedule!r} in the scheduler config; use 'scaled_linear' or 'linear'")
-    return np.cumprod(1 - betas)
+def clipping(table: SamplerTable, step: int, noise: Any, latents: Array) -> Array:
+    """What clipping x₀ to ±`table.clip` adds to it, on numpy arrays or tensors."""
+    p, q = map(float, table.denoised[step])
+    clean: Any = p * latents + q * noise  # type: ignore[operator]
+    return clean.clip(-table.clip, table.clip) - clean
 
 
-def spaced_timesteps(config: dict, steps: int, default: str, *, extra: int = 0) -> np.ndarray:
-    """Descending timesteps by `timestep_spacing` (arXiv 2305.08891, table 2).
+def make_table(
+    config: Settings,
+    timesteps: np.ndarray,
+    sigmas: np.ndarray,
+    weights: list[np.ndarray],
+    *,
+    input_scale: np.ndarray | None = None,
+    initial_scale: float = 1.0,
+    ancestral: bool = False,
+    clip: float | None = None,
+) -> SamplerTable:
+    """The table of steps that are given as weights of x₀, ε, d and z.
 
-    `extra=1` spaces one more step and drops the last, as DPM-Solver does.
+    Args:
+        sigmas: `[S]`, σ of the latents that enter the U-Net; infinite where they are noise alone.
+        input_scale: see `SamplerTable`; 1 by default.
     """
-    total = config.get("num_train_timesteps", 1000)
-    spacing = config.get("timestep_spacing", default)
-    if spacing == "linspace":
-        return np.linspace(0, total - 1, steps + extra)[::-1][:steps]
-    if spacing == "leading":
-        ascending = np.arange(steps + extra) * (total // (steps + extra)) + config.get("steps_offset", 0)
-        return ascending[::-1][:steps].astype(float)
-    if spacing == "trailing":
-        return np.round(np.arange(total, 0, -total / steps))[:steps] - 1
-    raise MRCError(f"timestep_spacing is {spacing!r} in the scheduler config; use linspace, leading or trailing")
+    scale = np.ones(len(timesteps)) if input_scale is None else input_scale
+    alpha = 1 / np.sqrt(sigmas**2 + 1)
+    with np.errstate(invalid="ignore"):
+        sigma = np.where(alpha > 0, sigmas * alpha, 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p, q, r, s = (factor + np.zeros_like(alpha) for factor in READINGS[config["prediction_type"]](alpha, sigma))
+        clean, noise, previous, fresh = weights
+        a, b = (clean * p + noise * r) * scale, clean * q + noise * s
+    coefficients, denoised = np.stack([a, b, previous, fresh], axis=1), np.stack([p * scale, q], axis=1)
+    if not np.isfinite(coefficients).all() or not np.isfinite(denoised).all():
+        raise MRCError(
+            "the scheduler config has rescale_betas_zero_snr, so the first step sees noise alone, from which a model "
+            "that predicts the noise cannot begin; set prediction_type to v_prediction if the model was trained so, "
+            "or timestep_spacing to leading",
+            argument="scheduler",
+        )
+    return SamplerTable(timesteps, scale, coefficients, denoised, initial_scale, ancestral, clip)
 
 
-def sigmas_at(config: dict, timesteps: np.ndarray) -> np.ndarray:
-    """Noise-to-signal ratios σ at (fractional) timesteps, and a final 0."""
-    alphas = alphas_cumprod(config)
-    sigmas = np.sqrt((1 - alphas) / alphas)
-    return np.append(np.interp(timesteps, np.arange(len(sigmas)), sigmas), 0.0)
+# What the model predicts of y = α·x₀ + σ·ε, the latents that enter the U-Net (α² + σ² = 1): factors of y and of the
+# prediction in x₀, then in ε
+READINGS: dict[str, Callable] = {
+    "epsilon": lambda alpha, sigma: (1 / alpha, -sigma / alpha, 0, 1),
+    "v_prediction": lambda alpha, sigma: (alpha, -sigma, sigma, alpha),  # α·ε - σ·x₀ (arXiv 2202.00512, appendix D)
+    "sample": lambda alpha, sigma: (0, 1, 1 / sigma, -alpha / sigma),
+}
 
 
-def euler_like(config: dict, steps: int, noise_share: Callable) -> SamplerTable:
-    """Euler steps in σ space (arXiv 2206.00364); `noise_share` gives the σ that fresh noise replaces."""
-    timesteps = spaced_timesteps(config, steps, "linspace")
-    sigmas = sigmas_at(config, timesteps)
+def euler_like(
+    config: Settings, timesteps: np.ndarray, sigmas: np.ndarray, noise_share: np.ndarray | float
+) -> SamplerTable:
+    """Euler steps over S + 1 values of σ (arXiv 2206.00364), in which fresh noise replaces `noise_share` of it."""
     here, after = sigmas[:-1], sigmas[1:]
-    up = noise_share(here, after)
-    down = np.sqrt(after**2 - up**2)
-    zero, one = np.zeros(steps), np.ones(steps)
-    leading = config.get("timestep_spacing", "linspace") == "leading"
-    return SamplerTable(
-        timesteps=timesteps,
+    zero = np.zeros_like(here)
+    kept, highest = np.sqrt(after**2 - noise_share**2), sigmas.max()
+    return make_table(
+        config,
+        timesteps,
+        here,
+        [zero + 1, kept, zero, zero + noise_share],
         input_scale=1 / np.sqrt(here**2 + 1),
-        coefficients=np.stack([one, down - here, zero, up], axis=1),
-        denoised=np.stack([one, -here], axis=1),
-        initial_scale=float(np.sqrt(here.max() ** 2 + 1) if leading else here.max()),
-        ancestral=bool(up.any()),
+        initial_scale=float(np.hypot(highest, 1) if config["timestep_spacing"] == "leading" else highest),
+        ancestral=bool(np.any(noise_share)),
     )
 
 
-def euler(config: dict, steps: int) -> SamplerTable:
+def euler(config: Settings, steps: int) -> SamplerTable:
     """Euler's method (arXiv 2206.00364, algorithm 2 without churn)."""
-    return euler_like(config, steps, lambda here, after: np.zeros_like(here))
+    training = training_sigmas(config)
+    timesteps = spaced_timesteps(config, steps)
+    if config["interpolation_type"] == "log_linear":
+        sigmas = np.geomspace(training[-1], training[0], steps + 1)
+    else:
+        sigmas = np.interp(timesteps, np.arange(len(training)), training)
+    respacing = respaced(config, sigmas[0], sigmas[-1], steps)
+    if respacing is not None:
+        sigmas, timesteps = respacing, timesteps_at(respacing, training)
+    sigmas = np.append(sigmas, final_sigma(config, training))[: steps + 1]
+    if config["timestep_type"] == "continuous" and config["prediction_type"] == "v_prediction":
+        timesteps = 0.25 * np.log(sigmas[:-1])
+    return euler_like(config, timesteps, sigmas, 0.0)
 
 
-def euler_ancestral(config: dict, steps: int) -> SamplerTable:
+def euler_ancestral(config: Settings, steps: int) -> SamplerTable:
     """Euler's method with ancestral noise (k-diffusion, `sample_euler_ancestral`)."""
-    return euler_like(config, steps, lambda here, after: np.sqrt(after**2 * (here**2 - after**2) / here**2))
+    training = training_sigmas(config)
+    timesteps = spaced_timesteps(config, steps)
+    sigmas = np.append(np.interp(timesteps, np.arange(len(training)), training), 0.0)
+    here, after = sigmas[:-1], sigmas[1:]
+    return euler_like(config, timesteps, sigmas, np.sqrt(after**2 * (here**2 - after**2) / here**2))
 
 
-def ddim(config: dict, steps: int) -> SamplerTable:
-    """DDIM with eta 0 and no clipping (arXiv 2010.02502, formula 12)."""
-    timesteps = np.round(spaced_timesteps(config, steps, "leading"))
+def ddim(config: Settings, steps: int) -> SamplerTable:
+    """DDIM with eta 0 (arXiv 2010.02502, formula 12); where it clips x₀, ε stays as it was."""
+    timesteps = np.round(spaced_timesteps(config, steps))
     alphas = alphas_cumprod(config)
-    before = timesteps - config.get("num_train_timesteps", 1000) // steps
-    final = 1.0 if config.get("set_alpha_to_one", True) else alphas[0]
+    check_reach(config, timesteps, len(alphas))
+    before = timesteps - config["num_train_timesteps"] // steps
+    final = 1.0 if config["set_alpha_to_one"] else alphas[0]
     here = alphas[timesteps.astype(int)]
     after = np.where(before >= 0, alphas[np.maximum(before, 0).astype(int)], final)
-    x = np.sqrt(after / here)
-    noise = np.sqrt(1 - after) - x * np.sqrt(1 - here)
-    zero = np.zeros(steps)
-    return SamplerTable(
-        timesteps=timesteps,
-        input_scale=np.ones(steps),
-        coefficients=np.stack([x, noise, zero, zero], axis=1),
-        denoised=np.stack([1 / np.sqrt(here), -np.sqrt((1 - here) / here)], axis=1),
-        initial_scale=1.0,
-    )
+    with np.errstate(divide="ignore"):
+        sigmas = np.sqrt((1 - here) / here)
+    zero, clip = np.zeros(steps), config["clip_sample"]
+    weights = [np.sqrt(after), np.sqrt(1 - after), zero, np.sqrt(after) if clip else zero]
+    return make_table(config, timesteps, sigmas, weights, clip=float(config["clip_sample_range"]) if clip else None)
 
 
-def dpmpp_2m(config: dict, steps: int) -> SamplerTable:
-    """DPM-Solver++(2M), midpoint, first and last step of first order (arXiv 2211.01095, algorithm 2)."""
-    timesteps = np.round(spaced_timesteps(config, steps, "linspace", extra=1))
-    ratio = sigmas_at(config, timesteps)
+def dpmpp_2m(config: Settings, steps: int) -> SamplerTable:
+    """DPM-Solver++ of first or second order over its own steps (arXiv 2211.01095, algorithm 2 and appendix B)."""
+    timesteps, ratio = dpm_steps(config, steps)
     alpha = 1 / np.sqrt(ratio**2 + 1)
     sigma = ratio * alpha
     with np.errstate(divide="ignore"):
-        lam = -np.log(ratio)  # log signal-to-noise; infinite at the end
-    p, q = 1 / alpha[:-1], -sigma[:-1] / alpha[:-1]
-    rows = []
-    for i in range(steps):
-        h = lam[i + 1] - lam[i]
-        gain = -alpha[i + 1] * np.expm1(-h)  # of the data prediction
-        first_order = i == 0 or i == steps - 1
-        extrapolate = 0.0 if first_order else 0.5 * h / (lam[i] - lam[i - 1])
-        now, previous = gain * (1 + extrapolate), -gain * extrapolate
-        rows.append([sigma[i + 1] / sigma[i] + now * p[i], now * q[i], previous, 0.0])
-    return SamplerTable(
-        timesteps=timesteps,
-        input_scale=np.ones(steps),
-        coefficients=np.array(rows),
-        denoised=np.stack([p, q], axis=1),
-        initial_scale=1.0,
-    )
+        h = -np.diff(np.log(ratio))  # growth of the log signal-to-noise ratio; infinite at σ = 0
+    sde = config["algorithm_type"] == "sde-dpmsolver++"
+    k = 2 * h if sde else h
+    if config["solver_type"] == "midpoint":
+        gain = -0.5 * np.expm1(-k)
+    else:
+        gain = 1 + np.divide(np.expm1(-k), k, out=-np.ones_like(k), where=k > 0)
+    rows = len(timesteps)
+    few = config["lower_order_final"] and rows < 15
+    first_order_final = config["euler_at_final"] or few or config["final_sigmas_type"] == "zero"
+    extrapolate = np.zeros(rows)
+    if config["solver_order"] == 2:
+        second = slice(1, rows - 1 if first_order_final else rows)
+        extrapolate[second] = (alpha[1:] * gain * h)[second] / h[:-1][: second.stop - 1]
+    zero = np.zeros(rows)
+    kept = np.exp(-h) if sde else zero + 1  # of the noise; fresh noise replaces the rest
+    weights = [
+        alpha[1:] + extrapolate,
+        sigma[1:] * kept,
+        -extrapolate,
+        sigma[1:] * np.sqrt(-np.expm1(-2 * h)) if sde else zero,
+    ]
+    return make_table(config, timesteps, ratio[:-1], weights, ancestral=sde)
 
 
-SAMPLERS: dict[str, Callable[[dict, int], SamplerTable]] = {
+def dpm_steps(config: Settings, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Timesteps `[S]` and σ `[S + 1]` of DPM-Solver++."""
+    training = training_sigmas(config)
+    respacing = respaced(config, training[-1], training[0], steps)
+    if respacing is not None:
+        timesteps = timesteps_at(respacing, training)
+        if (config["use_karras_sigmas"] or config["use_lu_lambdas"]) and config["beta_schedule"] != "squaredcos_cap_v2":
+            timesteps = np.round(timesteps)
+        else:  # diffusers truncates, and its rounding in float32 puts the highest σ just below the last timestep
+            timesteps = np.floor(np.maximum(timesteps - 1e-6, 0))
+        return timesteps, np.append(respacing, final_sigma(config, training))
+    least_signal = np.searchsorted(-np.log(training[::-1]), config["lambda_min_clipped"])
+    last = config["num_train_timesteps"] - int(least_signal)
+    timesteps = np.round(spaced_timesteps(config, steps, extra=1, last=last))
+    check_reach(config, timesteps, last)
+    sigmas = np.interp(timesteps, np.arange(len(training)), training)
+    return timesteps, np.append(sigmas, final_sigma(config, training))
+
+
+def check_reach(config: Settings, timesteps: np.ndarray, count: int) -> None:
+    """Refuse so many steps that some repeat or begin beyond the last training timestep."""
+    if timesteps[0] >= count or np.any(np.diff(timesteps) >= 0):
+        raise MRCError(
+            f"num_inference_steps is {len(timesteps)}, too many for timestep_spacing {config['timestep_spacing']!r} "
+            f"and steps_offset {config['steps_offset']} over {count} timesteps; give fewer steps",
+            argument="num_inference_steps",
+        )
+
+
+SAMPLERS: dict[str, Callable[[Settings, int], SamplerTable]] = {
     "euler": euler,
     "euler_ancestral": euler_ancestral,
     "ddim": ddim,
@@ -182,51 +255,25 @@ SAMPLERS: dict[str, Callable[[dict, int], SamplerTable]] = {
 }
 
 
-def sampler_of(config: dict) -> str:
-    """The sampler of a `scheduler_config.json`; the released one where we have none of its class."""
+def sampler_of(config: dict) -> str | None:
+    """The sampler of a `scheduler_config.json`; None for a diffusers class that is none of ours."""
     short = str(config.get("_class_name")).removesuffix("Scheduler").removesuffix("Discrete").lower()
     names = {name.replace("_", ""): name for name in SAMPLERS} | {"dpmsolvermultistep": "dpmpp_2m"}
-    return names.get(short, "euler_ancestral")
+    return names.get(short)
 
 
 def sampler_table(name: str, config: dict, steps: int) -> SamplerTable:
     """The table of sampler `name` for a `scheduler_config.json` and a number of steps.
 
     Raises:
-        MRCError: an unknown name, or a step count outside 1…num_train_timesteps.
+        MRCError: an unknown name, settings that are not computed here, or a step count that they do not allow.
     """
     if not isinstance(name, str) or name not in SAMPLERS:
         raise MRCError(f"scheduler is {name!r}; choose one of {', '.join(SAMPLERS)}", argument="scheduler")
-    limit = config.get("num_train_timesteps", 1000)
-    if not isinstance(steps, int | np.integer) or not 1 <= steps <= limit:
+    settings = settings_of(name, config)
+    limit = settings["num_train_timesteps"]
+    if not isinstance(steps, int | np.integer) or isinstance(steps, bool) or not 1 <= steps <= limit:
         raise MRCError(
             f"num_inference_steps is {steps!r}; give a whole number from 1 to {limit}", argument="num_inference_steps"
         )
-    table = SAMPLERS[name](config, int(steps))
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction not in NOISE_OF:
-        raise MRCError(f"prediction_type is {prediction!r} in the scheduler config; use {', '.join(NOISE_OF)}")
-    return table_for(prediction, table, config)
-
-
-# The noise ε of y = α·x₀ + σ·ε, the latents that enter the U-Net (α² + σ² = 1): factors of y and of what the
-# model predicts, from α and σ
-NOISE_OF: dict[str, Callable] = {
-    "epsilon": lambda alpha, sigma: (0 * alpha, 1 + 0 * alpha),
-    "v_prediction": lambda alpha, sigma: (sigma, alpha),  # v = α·ε - σ·x₀ (arXiv 2202.00512, appendix D)
-    "sample": lambda alpha, sigma: (1 / sigma, -alpha / sigma),  # x₀
-}
-
-
-def table_for(prediction: str, table: SamplerTable, config: dict) -> SamplerTable:
-    """The same steps for a model that predicts something else than ε: still linear."""
-    ratio = sigmas_at(config, table.timesteps)[:-1]
-    alpha = 1 / np.sqrt(ratio**2 + 1)
-    of_input, of_output = NOISE_OF[prediction](alpha, ratio * alpha)
-
-    def rows_for(rows: np.ndarray) -> np.ndarray:
-        """Rows (of x, of ε, …) → (of x, of the prediction, …)."""
-        noise = rows[:, 1]
-        return np.column_stack([rows[:, 0] + noise * of_input * table.input_scale, noise * of_output, rows[:, 2:]])
-
-    return replace(table, coefficients=rows_for(table.coefficients), denoised=rows_for(table.denoised))
+    return SAMPLERS[name](settings, int(steps))

@@ -12,12 +12,13 @@ from tqdm import tqdm
 from ..core.errors import MRCError
 from ..core.files import file_digest, replace_folder
 from ..core.precision import PRECISIONS
-from ..engine.backends.eager import EagerBackend, geometry, scheduler_config
+from ..engine.backends.eager import EagerBackend, geometry
 from ..engine.graphs import EACH_STEP, GRAPHS
 from ..engine.manifest import Artifact, Geometry, Manifest
 from ..engine.sampling import sampler_of
 from ..model import load_checkpoint
 from ..model.checkpoint import Checkpoint, checkpoint_digest
+from ..model.scheduler import scheduler_config, write_scheduler
 from ..model.step import check_injection
 from . import tensorrt
 from .calibration import check_int8
@@ -183,14 +184,14 @@ def write_settings(work: Work) -> None:
     assert checkpoint is not None and work.geometry is not None
     (folder / "tokenizer").mkdir()
     checkpoint.tokenizer.backend_tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
-    checkpoint.scheduler.save_pretrained(folder / "scheduler")
+    write_scheduler(checkpoint.scheduler, folder / "scheduler")
     # the fallback comes last: the first artifact of a graph is the one in the export's precision
     artifacts = sorted(work.artifacts, key=lambda artifact: artifact.path.startswith(FALLBACK))
     work.manifest = Manifest(
         checkpoint=checkpoint_digest(options.source),
         precision=options.dtype,
         geometry=work.geometry,
-        scheduler=sampler_of(scheduler_config(checkpoint)),
+        scheduler=sampler_of(scheduler_config(checkpoint.scheduler)),
         artifacts=artifacts,
         files=digests(folder),
         tools={tool: version(tool) for tool in TOOLS},

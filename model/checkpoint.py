@@ -27,6 +27,7 @@ from ..core.defaults import Defaults, read_defaults, write_defaults
 from ..core.errors import MRCError
 from ..core.files import file_digest, read_json, replace_folder
 from .rewards import BLOCK_KEYS, REWARD_KEYS
+from .scheduler import write_scheduler
 from .unet import MRCUNet
 
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -220,7 +221,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
         write_weights(text_state, out / "text_encoder" / WEIGHTS["text_encoder"])
         checkpoint.tokenizer.save_pretrained(out / "tokenizer")
         checkpoint.tokenizer.backend_tokenizer.model.save(str(out / "tokenizer"))  # vocab.json, merges.txt
-        checkpoint.scheduler.save_pretrained(out / "scheduler")
+        write_scheduler(checkpoint.scheduler, out / "scheduler")
         index = {
             "_class_name": "StableDiffusionInstructPix2PixPipeline",
             "_diffusers_version": diffusers.__version__,

@@ -3,6 +3,8 @@
 Shapes: B images of H×W pixels, latents h×w = H/8×W/8, text length 77, width D.
 """
 
+import inspect
+
 import torch
 from diffusers import SchedulerMixin
 
@@ -81,6 +83,8 @@ def edit_latents(
         }
 
     scheduler.set_timesteps(num_inference_steps)
+    draws = "generator" in inspect.signature(scheduler.step).parameters
+    extra = {"generator": generators} if draws else {}
     shape = (1, checkpoint.vae.config.latent_channels, *source.shape[2:])
     latents = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
     latents = latents.to(source.device, source.dtype) * scheduler.init_noise_sigma
@@ -89,6 +93,5 @@ def edit_latents(
         noise = checkpoint.unet(torch.cat([sample, source], dim=1), timestep, text, **rewards)
         with_text, with_image, with_none = noise.chunk(3)
         guided = with_none + guidance_scale * (with_text - with_image) + image_guidance_scale * (with_image - with_none)
-        extra = {"generator": generators} if "EulerAncestral" in type(scheduler).__name__ else {}
         latents = scheduler.step(guided, timestep, latents, **extra).prev_sample
     return latents

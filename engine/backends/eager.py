@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from ...core.errors import MRCError
 from ...model import Checkpoint, load_checkpoint
 from ...model.pipeline import decode_latents, encode_image
+from ...model.scheduler import scheduler_config
 from ..manifest import Geometry
 from .base import Backend, Conditions, GuidedUNet
 
@@ -28,10 +29,6 @@ def geometry(checkpoint: Checkpoint) -> Geometry:
     )
 
 
-def scheduler_config(checkpoint: Checkpoint) -> dict:
-    return {**checkpoint.scheduler.config, "_class_name": type(checkpoint.scheduler).__name__}
-
-
 def load(folder: Path, precision: str | None = None) -> "EagerBackend":
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
@@ -47,7 +44,7 @@ class EagerBackend(Backend):
         self.checkpoint = checkpoint
         self.geometry = geometry(checkpoint)
         self.defaults = checkpoint.defaults
-        self.scheduler = scheduler_config(checkpoint)
+        self.scheduler = scheduler_config(checkpoint.scheduler)
         self.tokenizer: Tokenizer = checkpoint.tokenizer.backend_tokenizer
 
     @torch.inference_mode()

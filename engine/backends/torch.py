@@ -13,12 +13,13 @@ from ...core.precision import PRECISIONS
 from ...kernels import ops
 from ...model import Checkpoint, load_checkpoint
 from ...model.graphs import graph_module
+from ...model.scheduler import scheduler_config
 from ..graphs import EACH_STEP, GRAPHS
 from ..loop import OnStep, check_latents, start, step_noise
 from ..plan import Plan
-from ..sampling import SamplerTable
+from ..sampling import SamplerTable, clipping
 from .base import DeviceLoop, GuidedUNet
-from .eager import geometry, scheduler_config
+from .eager import geometry
 from .graphs import Feeds, GraphBackend, GraphUNet, Runner
 
 
@@ -40,7 +41,7 @@ class TorchBackend(GraphBackend[Tensor]):
     def __init__(self, checkpoint: Checkpoint, device: str, precision: str, loop: bool = False) -> None:
         self.precision = precision
         self.geometry, self.defaults = geometry(checkpoint), checkpoint.defaults
-        self.scheduler = scheduler_config(checkpoint)
+        self.scheduler = scheduler_config(checkpoint.scheduler)
         self.tokenizer: Tokenizer = checkpoint.tokenizer.backend_tokenizer
         self.device = torch.device(device)
         self.device_loop = TorchLoop(self.device) if loop else None
@@ -104,11 +105,14 @@ class TorchLoop(DeviceLoop):
         sample = torch.cat([latents[image] * scale[0], to_device(visible)], dim=1)
         for step in range(len(table.timesteps)):
             noise = unet.run_full(unet.feeds(step, sample, guidance))["noise"].contiguous()
-            fresh = step_noise(table, generators, source.shape)
+            drawn = step_noise(table, generators, source.shape)
+            fresh = None if drawn is None else to_device(drawn)
+            if table.clip is not None:
+                fresh = clipping(table, step, noise, latents)
             next_scale = scale[min(step + 1, len(scale) - 1)].reshape(1)
             ops.sampler_step(
-                noise, latents, denoised, None if fresh is None else to_device(fresh), coefficients[step],
-                of_denoised[step], next_scale, image, sample,
+                noise, latents, denoised, fresh, coefficients[step], of_denoised[step], next_scale,
+                image, sample,
             )  # fmt: skip
             replaced = on_step(step, latents.cpu().numpy()) if on_step else None
             if replaced is not None:

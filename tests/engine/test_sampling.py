@@ -1,35 +1,110 @@
 import itertools
+from contextlib import contextmanager
+from inspect import signature
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.schedulers import scheduling_dpmsolver_multistep, scheduling_euler_ancestral_discrete
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine.noise import generator, normal
-from mrc_edit.engine.sampling import SAMPLERS, sampler_step, sampler_table
+from mrc_edit.engine.sampling import SAMPLERS, clipping, sampler_of, sampler_step, sampler_table
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 DIFFUSERS = {
-    "euler": (diffusers.EulerDiscreteScheduler, {}),
-    "euler_ancestral": (diffusers.EulerAncestralDiscreteScheduler, {}),
-    "ddim": (diffusers.DDIMScheduler, {"clip_sample": False}),
-    "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {}),
+    "euler": diffusers.EulerDiscreteScheduler,
+    "euler_ancestral": diffusers.EulerAncestralDiscreteScheduler,
+    "ddim": diffusers.DDIMScheduler,
+    "dpmpp_2m": diffusers.DPMSolverMultistepScheduler,
+}
+SHAPE = (1, 4, 9, 7)
+FLOAT32 = torch.float32
+EVERY = [
+    {},
+    {"beta_schedule": "linear"},
+    {"beta_schedule": "squaredcos_cap_v2"},
+    {"trained_betas": np.linspace(0.001, 0.02, 1000).tolist()},
+    {"num_train_timesteps": 400},
+    {"steps_offset": 7, "timestep_spacing": "leading"},
+    {"rescale_betas_zero_snr": True, "timestep_spacing": "leading"},
+    {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction"},
+]
+SIGMAS = [
+    {"use_karras_sigmas": True},
+    {"use_exponential_sigmas": True},
+    {"use_beta_sigmas": True},
+    {"use_karras_sigmas": True, "sigma_min": 0.05, "sigma_max": 9.0},
+    {"use_exponential_sigmas": True, "sigma_min": 0.05, "sigma_max": 9.0},
+    {"use_beta_sigmas": True, "sigma_min": 0.05, "sigma_max": 9.0},
+    {"final_sigmas_type": "sigma_min"},
+    {"use_karras_sigmas": True, "timestep_spacing": "trailing", "final_sigmas_type": "sigma_min"},
+]
+OWN = {
+    "euler": [
+        *SIGMAS,
+        {"interpolation_type": "log_linear"},
+        {"interpolation_type": "log_linear", "use_karras_sigmas": True},
+        {"timestep_type": "continuous"},
+        {"timestep_type": "continuous", "prediction_type": "v_prediction", "use_karras_sigmas": True},
+    ],
+    "euler_ancestral": [],
+    "ddim": [
+        {"clip_sample": False},
+        {"clip_sample_range": 0.4},
+        {"clip_sample_range": 0.4, "prediction_type": "v_prediction"},
+        {"clip_sample_range": 0.4, "prediction_type": "sample"},
+        {"clip_sample": False, "set_alpha_to_one": False},
+        {"rescale_betas_zero_snr": True, "timestep_spacing": "linspace", "prediction_type": "sample"},
+    ],
+    "dpmpp_2m": [
+        *(change for change in SIGMAS if not change.keys() & {"use_exponential_sigmas", "use_beta_sigmas"}),
+        {"use_lu_lambdas": True},
+        {"solver_order": 1},
+        {"solver_type": "heun"},
+        {"solver_type": "bh2"},
+        {"lower_order_final": False},
+        {"lower_order_final": False, "final_sigmas_type": "sigma_min"},
+        {"euler_at_final": True, "final_sigmas_type": "sigma_min"},
+        {"solver_type": "heun", "lower_order_final": False, "final_sigmas_type": "sigma_min"},
+        {"algorithm_type": "sde-dpmsolver++"},
+        {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun"},
+        {"algorithm_type": "sde-dpmsolver++", "solver_type": "heun", "final_sigmas_type": "sigma_min"},
+        {"algorithm_type": "sde-dpmsolver++", "solver_order": 1, "use_karras_sigmas": True},
+        {"lambda_min_clipped": -1.0},
+        {"lambda_min_clipped": -1.0, "timestep_spacing": "trailing"},
+    ],
 }
 
 
+def changes():
+    """Every sampler with every change of its settings."""
+    for name in SAMPLERS:
+        for change in (*EVERY, *OWN[name]):
+            told = ",".join(f"{key}={'...' if isinstance(value, list) else value}" for key, value in change.items())
+            yield pytest.param(name, change, id=f"{name}-{told or 'none'}")
+
+
 def predict(x, timestep):
-    """A nonlinear noise predictor that numpy and torch compute alike."""
-    return 0.5 * x + 0.3 * x[..., ::-1].copy() * np.cos(float(timestep)) + np.tanh(x)
+    """A nonlinear noise predictor that numpy and torch compute alike, and that changes slowly with time, as models."""
+    return 0.5 * x + 0.3 * x[..., ::-1].copy() * np.cos(float(timestep) / 300) + np.tanh(x)
+
+
+def draw(shape, generator, **_):
+    """Noise in float32, as the pipeline draws it."""
+    return torch.randn(shape, generator=generator, dtype=FLOAT32).double()
 
 
 def run_table(table, seed, shape):
-    state = generator(seed)
-    x = normal(state, shape) * table.initial_scale
+    random = torch.Generator().manual_seed(seed)
+    x = draw(shape, random).numpy() * table.initial_scale
     data = np.zeros(shape)
     for i, timestep in enumerate(table.timesteps):
         noise = predict(x * table.input_scale[i], timestep)
-        fresh = normal(state, shape) if table.ancestral else 0.0
+        fresh = draw(shape, random).numpy() if table.ancestral else 0.0
+        if table.clip is not None:
+            fresh = clipping(table, i, noise, x)
         (a, b, c, e), (p, q) = table.coefficients[i], table.denoised[i]
         x, data = a * x + b * noise + c * data + e * fresh, p * x + q * noise
     return x
@@ -52,15 +127,31 @@ def test_a_step_is_its_row_of_the_table():
                 np.testing.assert_allclose(ours, truth, rtol=1e-4, atol=1e-4)
 
 
-def run_diffusers(scheduler, steps, seed, shape, ancestral):
-    """The scheduler in float64, its noise drawn in float32 as the pipeline's is."""
+@contextmanager
+def float64():
+    """diffusers' schedulers compute in float64 where they ask for float32."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "float32", torch.float64)
+        patch.setattr(np, "float32", np.float64)
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(FLOAT32)
+
+
+def run_diffusers(scheduler, steps, seed, shape):
+    """The scheduler on latents and predictions in float64."""
     random = torch.Generator().manual_seed(seed)
+    extra = {"generator": random} if "generator" in signature(scheduler.step).parameters else {}
     scheduler.set_timesteps(steps)
-    x = torch.randn(shape, generator=random).double() * scheduler.init_noise_sigma
-    for timestep in scheduler.timesteps:
-        noise = torch.from_numpy(predict(scheduler.scale_model_input(x, timestep).numpy(), timestep))
-        extra = {"generator": random} if ancestral else {}
-        x = scheduler.step(noise.float() if ancestral else noise, timestep, x, **extra).prev_sample
+    x = draw(shape, random) * scheduler.init_noise_sigma
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (scheduling_euler_ancestral_discrete, scheduling_dpmsolver_multistep):
+            patch.setattr(module, "randn_tensor", draw)
+        for timestep in scheduler.timesteps:
+            noise = torch.from_numpy(predict(scheduler.scale_model_input(x, timestep).numpy(), timestep))
+            x = scheduler.step(noise, timestep, x, **extra).prev_sample
     return x.numpy()
 
 
@@ -73,11 +164,61 @@ def run_diffusers(scheduler, steps, seed, shape, ancestral):
 @pytest.mark.parametrize("steps", [5, 20, 30])
 def test_sampler_agrees_with_diffusers(name, steps, spacing, prediction, error):
     config = CONFIG | ({"timestep_spacing": spacing} if spacing else {}) | {"prediction_type": prediction}
-    kind, extra = DIFFUSERS[name]
-    shape = (1, 4, 9, 7)
-    expected = run_diffusers(kind(**config, **extra), steps, 3, shape, name == "euler_ancestral")
-    found = run_table(sampler_table(name, config, steps), 3, shape)
-    assert error(found, expected) <= 1e-5
+    expected = run_diffusers(DIFFUSERS[name].from_config(config), steps, 3, SHAPE)
+    assert error(run_table(sampler_table(name, config, steps), 3, SHAPE), expected) <= 1e-5
+
+
+@pytest.mark.parametrize(("name", "change"), list(changes()))
+@pytest.mark.parametrize("steps", [4, 20])
+def test_every_setting_is_that_of_diffusers(name, change, steps, error):
+    with float64():
+        scheduler = DIFFUSERS[name].from_config(CONFIG | change)
+        expected = run_diffusers(scheduler, steps, 3, SHAPE)
+    table = sampler_table(name, CONFIG | change, steps)
+    np.testing.assert_allclose(table.timesteps, scheduler.timesteps.numpy(), rtol=1e-9, atol=1e-9)
+    assert error(run_table(table, 3, SHAPE), expected) <= 1e-9
+
+
+@pytest.mark.parametrize("change", ["use_exponential_sigmas", "use_beta_sigmas"])
+@pytest.mark.parametrize("steps", [4, 20])
+def test_timesteps_that_diffusers_truncates_in_float32(change, steps, error):
+    """At σ's highest value, whose timestep is 998 or 999 by the last bit of a logarithm."""
+    config = CONFIG | {change: True}
+    scheduler = diffusers.DPMSolverMultistepScheduler.from_config(config)
+    expected = run_diffusers(scheduler, steps, 3, SHAPE)
+    table = sampler_table("dpmpp_2m", config, steps)
+    np.testing.assert_array_equal(table.timesteps, scheduler.timesteps.numpy())
+    assert error(run_table(table, 3, SHAPE), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "euler"])
+@pytest.mark.parametrize("steps", [1, 100, 333, 900])
+def test_many_steps_agree_with_diffusers(name, spacing, steps, error):
+    config = CONFIG | {"timestep_spacing": spacing, "clip_sample": False}
+    expected = run_diffusers(DIFFUSERS[name].from_config(config), steps, 3, SHAPE)
+    assert error(run_table(sampler_table(name, config, steps), 3, SHAPE), expected) <= 2e-5
+
+
+@pytest.mark.parametrize(("name", "spacing"), [("ddim", "leading"), ("dpmpp_2m", "linspace"), ("dpmpp_2m", "leading")])
+def test_steps_that_diffusers_cannot_take_are_refused(name, spacing):
+    """Timesteps that repeat give NaN there, and one beyond the last an IndexError."""
+    with pytest.raises(MRCError, match="1000, too many"):
+        sampler_table(name, CONFIG | {"timestep_spacing": spacing}, 1000)
+
+
+def test_noise_alone_is_no_beginning_for_a_model_that_predicts_noise():
+    config = CONFIG | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    with pytest.raises(MRCError, match="rescale_betas_zero_snr"):
+        sampler_table("ddim", config, 4)
+    assert np.isfinite(sampler_table("ddim", config | {"prediction_type": "v_prediction"}, 4).coefficients).all()
+
+
+def test_the_sampler_of_a_checkpoint_is_its_class():
+    for name, kind in DIFFUSERS.items():
+        assert sampler_of({"_class_name": kind.__name__}) == name
+    assert sampler_of({"_class_name": "PNDMScheduler"}) is None
+    assert sampler_of({}) is None
 
 
 @pytest.mark.parametrize("name", list(SAMPLERS))
@@ -106,8 +247,7 @@ def test_what_a_model_predicts_changes_no_step(name):
 
 @pytest.mark.parametrize("name", list(SAMPLERS))
 def test_timesteps_are_those_of_diffusers(name):
-    kind, extra = DIFFUSERS[name]
-    scheduler = kind(**CONFIG, **extra)
+    scheduler = DIFFUSERS[name](**CONFIG)
     scheduler.set_timesteps(13)
     np.testing.assert_allclose(sampler_table(name, CONFIG, 13).timesteps, scheduler.timesteps.numpy(), rtol=1e-6)
 
@@ -118,15 +258,7 @@ def test_bad_step_counts(steps):
         sampler_table("euler", CONFIG, steps)
 
 
-@pytest.mark.parametrize(
-    ("name", "change", "word"),
-    [
-        ("heun", {}, "scheduler"),
-        ("euler", {"prediction_type": "flow"}, "epsilon"),
-        ("euler", {"beta_schedule": "squaredcos_cap_v2"}, "beta_schedule"),
-        ("euler", {"timestep_spacing": "other"}, "timestep_spacing"),
-    ],
-)
-def test_unsupported_schedules_are_named(name, change, word):
-    with pytest.raises(MRCError, match=word):
-        sampler_table(name, CONFIG | change, 4)
+@pytest.mark.parametrize("name", ["heun", "", None, ["euler"]])
+def test_unknown_samplers_are_named(name):
+    with pytest.raises(MRCError, match="choose one of euler"):
+        sampler_table(name, CONFIG, 4)

@@ -1,0 +1,107 @@
+"""The noise schedule a model was trained with, and the timesteps and noise levels that a sampler visits of it.
+
+Everything is numpy in float64. ᾱ is the share of the signal's power, σ = √((1 - ᾱ) / ᾱ) the noise-to-signal ratio.
+`config` is what `scheduler_config.settings_of` gives.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+
+Settings = dict[str, Any]
+NEARLY_ZERO = 2.0**-24  # ᾱ in place of 0, where σ would be infinite; diffusers' value
+KARRAS_RHO = 7.0  # arXiv 2206.00364, formula 5
+BETA = 0.6  # both parameters of the beta distribution in arXiv 2407.12173
+
+
+def alphas_cumprod(config: Settings) -> np.ndarray:
+    """ᾱ of every training timestep; the last one is 0 with `rescale_betas_zero_snr`."""
+    steps, start, end = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
+    if config["trained_betas"] is not None:
+        betas = np.array(config["trained_betas"], dtype=np.float64)
+    elif config["beta_schedule"] == "linear":
+        betas = np.linspace(start, end, steps)
+    elif config["beta_schedule"] == "scaled_linear":
+        betas = np.linspace(start**0.5, end**0.5, steps) ** 2
+    else:  # cosine, arXiv 2102.09672, formula 17
+        signal = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
+        betas = np.minimum(1 - signal[1:] / signal[:-1], 0.999)
+    alphas = np.cumprod(1 - betas)
+    if config["rescale_betas_zero_snr"]:  # arXiv 2305.08891, algorithm 1
+        root = np.sqrt(alphas)
+        alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    return alphas
+
+
+def training_sigmas(config: Settings) -> np.ndarray:
+    """σ of every training timestep, ascending and finite."""
+    alphas = alphas_cumprod(config)
+    if config["rescale_betas_zero_snr"]:
+        alphas[-1] = NEARLY_ZERO
+    return np.sqrt((1 - alphas) / alphas)
+
+
+def spaced_timesteps(config: Settings, steps: int, *, extra: int = 0, last: int | None = None) -> np.ndarray:
+    """Descending timesteps by `timestep_spacing` (arXiv 2305.08891, table 2).
+
+    For 62 of the counts to 1000 diffusers' rounding takes one step too many with "trailing", at timestep -1; not here.
+
+    Args:
+        extra: 1 spaces one more step and drops the last, as DPM-Solver does.
+        last: number of the timesteps to space; all by default.
+    """
+    total = config["num_train_timesteps"]
+    last = last or total
+    spacing = config["timestep_spacing"]
+    if spacing == "linspace":
+        return np.linspace(0, last - 1, steps + extra)[::-1][:steps]
+    if spacing == "leading":
+        ascending = np.arange(steps + extra) * (last // (steps + extra)) + config["steps_offset"]
+        return ascending[::-1][:steps].astype(float)
+    return np.round(np.arange(last, 0, -total / steps))[:steps] - 1
+
+
+def timesteps_at(sigmas: np.ndarray, training: np.ndarray) -> np.ndarray:
+    """The fractional timesteps at which the training schedule has these σ."""
+    return np.interp(np.log(sigmas), np.log(training), np.arange(len(training)))
+
+
+def respaced(config: Settings, highest: float, lowest: float, steps: int) -> np.ndarray | None:
+    """σ of `steps` steps from `highest` to `lowest`, or to the config's own bounds; None where timesteps space them."""
+    if config.get("use_lu_lambdas"):  # arXiv 2206.00927: even in the logarithm
+        return np.geomspace(highest, lowest, steps)
+    highest, lowest = config["sigma_max"] or highest, config["sigma_min"] or lowest
+    if config["use_karras_sigmas"]:
+        ends = highest ** (1 / KARRAS_RHO), lowest ** (1 / KARRAS_RHO)
+        return np.linspace(*ends, steps) ** KARRAS_RHO
+    if config["use_exponential_sigmas"]:
+        return np.geomspace(highest, lowest, steps)
+    if config["use_beta_sigmas"]:
+        return lowest + (highest - lowest) * beta_quantile(np.linspace(1, 0, steps))
+    return None
+
+
+def final_sigma(config: Settings, training: np.ndarray) -> float:
+    return float(training[0]) if config.get("final_sigmas_type") == "sigma_min" else 0.0
+
+
+def beta_quantile(shares: np.ndarray) -> np.ndarray:
+    """Quantiles of the symmetric beta distribution, by bisection of its power series."""
+    low, high = np.zeros_like(shares), np.ones_like(shares)
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = beta_share(middle) < shares
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return np.where((shares == 0) | (shares == 1), shares, (low + high) / 2)
+
+
+def beta_share(x: np.ndarray) -> np.ndarray:
+    """The distribution function I_x(BETA, BETA) (DLMF 8.17.7), by I_x = 1 - I_(1-x) above one half."""
+    small = np.minimum(x, 1 - x)
+    factor, total = small**BETA, np.zeros_like(x)
+    for n in range(64):  # each term is at most half of the one before
+        total += factor / (BETA + n)
+        factor = factor * small * (n + 1 - BETA) / (n + 1)
+    share = total * math.gamma(2 * BETA) / math.gamma(BETA) ** 2
+    return np.where(x <= 0.5, share, 1 - share)
