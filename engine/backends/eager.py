@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from ...core.errors import MRCError
 from ...model import Checkpoint, load_checkpoint
 from ...model.pipeline import decode_latents, encode_image
 from ..manifest import Geometry
+from ..text import whole_texts
 from .base import Backend, Conditions, GuidedUNet
 
 
@@ -48,7 +48,7 @@ class EagerBackend(Backend):
         self.geometry = geometry(checkpoint)
         self.defaults = checkpoint.defaults
         self.scheduler = scheduler_config(checkpoint)
-        self.tokenizer: Tokenizer = checkpoint.tokenizer.backend_tokenizer
+        self.tokenizer = whole_texts(checkpoint.tokenizer.backend_tokenizer)
 
     @torch.inference_mode()
     def text_encoder(self, *, input_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
