@@ -13,6 +13,7 @@ from ..core.errors import MRCError, run_command
 from ..core.precision import PRECISIONS
 from .backends import BACKENDS, state_of
 from .engine import Engine
+from .framing import FITS
 from .sampling import SAMPLERS
 from .shipped import MODELS
 from .tiers import TIERS
@@ -51,6 +52,10 @@ def arguments() -> argparse.ArgumentParser:
     sampling.add_argument(
         "--resolution", type=int, help="pixels of the longer side (default: the model's own); 0 keeps the size"
     )
+    sampling.add_argument(
+        "--fit", choices=FITS, default="crop", help="crop the image, pad or stretch it to that size (default: crop)"
+    )
+    sampling.add_argument("--keep-size", action="store_true", help="scale the edit back to the image's size")
     runtime = parser.add_argument_group("runtime")
     runtime.add_argument("--backend", default="auto", metavar="NAME", help="one of those below (default: auto)")
     runtime.add_argument(
@@ -91,6 +96,8 @@ def edit(args: argparse.Namespace) -> None:
         scheduler=args.scheduler,
         seed=args.seed,
         resolution=args.resolution,
+        fit=args.fit,
+        keep_size=args.keep_size,
     )
     image = result.images[0]
     save(image, output)

@@ -12,6 +12,8 @@ import numpy as np
 from ..core.errors import MRCError
 from .backends import Backend, load_backend
 from .backends.base import Conditions
+from .failures import computing, enough_memory
+from .framing import Box, without_padding
 from .images import ImageLike, to_array, to_pil, to_unit
 from .loop import check_finite, denoise
 from .noise import generator
@@ -31,7 +33,9 @@ class EditResult:
 
     Attributes:
         images: one an input image: Pillow images, float32 `[H, W, 3]` in 0…1 for "np", or for
-            "latent" the final latents `[B, 4, h, w]` (a list where sizes differ).
+            "latent" the final latents `[B, 4, h, w]` (a list where sizes differ), those of padding too.
+        boxes: for each, the part of its input image that it shows: left, top, right, bottom in pixels of the upright
+            image. Other than "crop" all of it.
         seed: the seed, or the list of seeds of a batch; give it again for the same edit.
         timings: seconds by phase: text, encode, condition, denoise, decode.
         step_seconds: seconds of every denoising step; each is their mean where a device loop runs them.
@@ -39,6 +43,7 @@ class EditResult:
 
     images: Any  # its type depends on `output_type`
     seed: int | list[int]
+    boxes: list[Box] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
 
@@ -104,7 +109,8 @@ class Engine:
         Args:
             image, instruction, options: the fields of `EditRequest`, which documents them.
             callback_on_step_end: called as `f(engine, step, timestep, {"latents": array})` after
-                each step; a returned dictionary may replace the latents, as in diffusers.
+                each step; a returned dictionary may replace the latents, as in diffusers. The array is a copy: it
+                may be kept, and changing it without returning it changes nothing.
 
         Raises:
             MRCError: an argument that cannot be used, or a phase whose output is not finite.
@@ -115,9 +121,10 @@ class Engine:
             result.seed = edits[0].seed
         return result
 
+    @enough_memory()
     def run(self, edits: list[Edit], settings: Settings, callback: Callback | None = None) -> EditResult:
         """Edit what `request.check` passed, in one pass a size; `seed` of the result is a list."""
-        result = EditResult(images=[], seed=[edit.seed for edit in edits])
+        result = EditResult([], [edit.seed for edit in edits], [edit.frame.box for edit in edits])
         outputs: list[np.ndarray] = [np.empty(0)] * len(edits)
         by_size: dict[tuple[int, int], list[int]] = {}
         for i, edit in enumerate(edits):
@@ -127,12 +134,15 @@ class Engine:
             decoded = latents if settings.output_type == "latent" else self.decode(latents, result)
             for i, output in zip(rows, decoded, strict=True):
                 outputs[i] = output
-        if settings.output_type == "pil":
-            result.images = [to_pil(output) for output in outputs]
-        elif settings.output_type == "np":
-            result.images = [to_unit(output) for output in outputs]
-        else:
+        if settings.output_type == "latent":
             result.images = np.stack(outputs) if len(by_size) == 1 else outputs
+        else:
+            convert = to_pil if settings.output_type == "pil" else to_unit
+            frames = [edit.frame for edit in edits]
+            result.images = [
+                convert(without_padding(output, frame), frame.output)
+                for output, frame in zip(outputs, frames, strict=True)
+            ]
         return result
 
     def edit_latents(
@@ -142,12 +152,12 @@ class Engine:
         table = sampler_table(settings.scheduler, self.backend.scheduler, settings.steps)
         instructions, rewards = [edit.instruction for edit in edits], [edit.rewards for edit in edits]
         plan = make_plan(instructions, rewards, *settings.guidance)
-        with timed(result, "text"):
+        with timed(result, "text"), computing("text_encoder"):
             states, reward_text = self.encode_texts(plan)
-        with timed(result, "encode"):
+        with timed(result, "encode"), computing("vae_encoder"):
             source = self.backend.vae_encoder(images=np.stack([to_array(edit.image) for edit in edits]))
             check_finite(source, "vae_encoder")
-        with timed(result, "condition"):
+        with timed(result, "condition"), computing("conditioner"):
             conditions = self.backend.conditioner(
                 timesteps=table.timesteps.astype(np.float32),
                 text_states=states,
@@ -178,7 +188,7 @@ class Engine:
         def on_step(step: int, latents: np.ndarray) -> np.ndarray | None:
             nonlocal clock
             result.step_seconds.append(time.perf_counter() - clock)
-            changed = callback(self, step, float(table.timesteps[step]), {"latents": latents}) if callback else None
+            changed = callback and callback(self, step, float(table.timesteps[step]), {"latents": latents.copy()})
             clock = time.perf_counter()
             return (changed or {}).get("latents")
 
@@ -193,7 +203,7 @@ class Engine:
         return final
 
     def decode(self, latents: np.ndarray, result: EditResult) -> np.ndarray:
-        with timed(result, "decode"):
+        with timed(result, "decode"), computing("vae_decoder"):
             images = self.backend.vae_decoder(latents=latents)
             check_finite(images, "vae_decoder")
             return images

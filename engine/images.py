@@ -1,107 +1,113 @@
-"""Images in and out: anything Pillow opens → float arrays in -1…1 → Pillow or numpy again."""
+"""Images in and out: files, arrays and tensors → upright RGB → float arrays in -1…1 → Pillow or numpy again."""
 
-from fractions import Fraction
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ..core.errors import MRCError
+from .pixels import array_image, check_pixels, tensor_array, to_rgb
 
-MAX_PIXELS = 64_000_000  # refused before decoding; a 64-megapixel photograph takes 192 MB as RGB
-MAX_SIDE = 4096  # of what is edited; self-attention grows with the square of the pixels
-MULTIPLE = 64  # of both sides, in the released scripts
-ImageLike = Image.Image | str | Path | np.ndarray
+# No others: Pillow runs Ghostscript for EPS, and the picture in an ICO may be far larger than it says
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+TILE_WIDTH, TILE_LENGTH = 322, 323  # tags of TIFF
+LANCZOS = Image.Resampling.LANCZOS
+READ = "JPEG, PNG, WebP, GIF, BMP, TIFF and AVIF are read"
+
+
+class Tensor(Protocol):
+    """A PyTorch tensor; the engine imports no PyTorch."""
+
+    def detach(self) -> Any: ...
+
+
+ImageLike = Image.Image | str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor
 
 
 def load_image(image: ImageLike) -> Image.Image:
-    """An upright RGB image from a path, a Pillow image or a uint8 array `[H, W]`, `[H, W, 3 or 4]`.
+    """An upright RGB image in sRGB, without transparency.
 
-    EXIF rotation is applied; transparency is laid over white; 16-bit values are scaled to 8 bits.
+    EXIF rotation and colour profiles are applied, transparency is laid over white, 16 bits are scaled to 8. Of an
+    animation it is the first frame.
 
-    Raises:
-        MRCError: not an image, damaged, or more than 64 megapixels.
-    """
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (3, 4)):
-            raise MRCError(f"image array is {image.dtype} {image.shape}; give uint8 [H, W], [H, W, 3] or [H, W, 4]")
-        if not image.size:
-            raise MRCError(f"image array is empty, {image.shape}; give at least one pixel")
-        check_pixels(image.shape[1], image.shape[0], "image array")
-        return to_rgb(Image.fromarray(image))
-    if isinstance(image, str | Path):
-        try:
-            with Image.open(image) as opened:
-                check_pixels(*opened.size, str(image))
-                return to_rgb(opened)
-        except FileNotFoundError:
-            raise MRCError(f"{image} does not exist; give the path of an image") from None
-        except UnidentifiedImageError:
-            raise MRCError(f"{image} is not an image that Pillow can open; give a JPEG, PNG or WebP file") from None
-        except Image.DecompressionBombError as error:
-            raise MRCError(f"{image} is too large ({error}); resize it first") from None
-        except (OSError, SyntaxError, ValueError) as error:
-            if isinstance(error, MRCError):
-                raise
-            raise MRCError(f"{image} cannot be decoded ({error}); the file is damaged") from None
-    if isinstance(image, Image.Image):
-        check_pixels(*image.size, "image")
-        try:
-            return to_rgb(image)
-        except (OSError, ValueError) as error:  # opened lazily: truncated, or closed since
-            raise MRCError(f"the image cannot be decoded ({error}); open it again from a whole file") from None
-    raise MRCError(f"image is a {type(image).__name__}; give a Pillow image, a path or a uint8 array")
-
-
-def check_pixels(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise MRCError(f"{name} has {width}×{height} pixels; the limit is {MAX_PIXELS:,}, resize it first")
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float32) / (257 if image.mode.startswith("I") else 1)
-        image = Image.fromarray(np.nan_to_num(values).clip(0, 255).round().astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
-
-
-def fitted_size(width: int, height: int, resolution: int) -> tuple[int, int]:
-    """Width and height as the released scripts choose them: longer side near `resolution`,
-    both multiples of 64."""
-    short, long = min(width, height), max(width, height)
-    short_side = -(-short * resolution // (long * MULTIPLE)) * MULTIPLE  # rounded up
-    factor = Fraction(short_side, short)
-    fitted = [int(side * factor) // MULTIPLE * MULTIPLE for side in (width, height)]
-    return fitted[0], fitted[1]
-
-
-def fit(image: Image.Image, resolution: int, multiple: int) -> Image.Image:
-    """Scale and crop to `fitted_size`; `resolution=0` keeps the image's own size.
+    Args:
+        image: a path, the bytes of a file, or a file opened in binary, in one of `FORMATS`; a Pillow image; an array
+            or tensor as `array_image` takes it.
 
     Raises:
-        MRCError: a resolution below 64, or an own size that is no multiple of `multiple`.
+        MRCError: not an image, another format, damaged, more than 64 megapixels, or values that can be meant in
+            more than one way.
     """
-    if resolution == 0:
-        if image.width % multiple or image.height % multiple:
-            raise MRCError(
-                f"the image is {image.width}×{image.height} and resolution=0 keeps its size; both sides must be "
-                f"multiples of {multiple}, so resize it or give a resolution"
-            )
-        return image
-    if not isinstance(resolution, int) or not MULTIPLE <= resolution <= MAX_SIDE:
-        limits = f"{MULTIPLE} to {MAX_SIDE}"
-        raise MRCError(
-            f"resolution is {resolution!r}; give a whole number of pixels from {limits}, or 0 for the image's own size"
-        )
-    size = fitted_size(image.width, image.height, resolution)
-    if max(size) > MAX_SIDE:
-        raise MRCError(f"a {image.width}×{image.height} image would become {size[0]}×{size[1]}; crop it first")
-    return ImageOps.fit(image, size, method=Image.Resampling.LANCZOS)
+    name = str(image) if isinstance(image, str | os.PathLike) else "the image"
+    with decoding(name):
+        if isinstance(image, str | os.PathLike):
+            if not Path(image).is_file():
+                raise MRCError(f"{name} {'is not a file' if Path(image).exists() else 'does not exist'}; give an image")
+            with Path(image).open("rb") as file:
+                return read(file, name)
+        if isinstance(image, bytes | bytearray | memoryview):
+            return read(io.BytesIO(image), name)
+        if hasattr(image, "read"):
+            return read(cast(BinaryIO, image), name)
+        if isinstance(image, Image.Image):
+            return decoded(image, name)
+        if isinstance(image, np.ndarray):
+            return to_rgb(array_image(image))
+        if hasattr(image, "detach"):
+            return to_rgb(array_image(tensor_array(image)))
+    raise MRCError(f"image is a {type(image).__name__}; give a path, bytes, a file, a Pillow image, array or tensor")
+
+
+@contextmanager
+def decoding(name: str) -> Iterator[None]:
+    """Make one MRCError of whatever Pillow raises: its readers have no common exception."""
+    try:
+        yield
+    except MRCError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise MRCError(f"{name} is too large ({error}); resize it first") from None
+    except MemoryError:
+        raise MRCError(f"there is not enough memory to read {name}; resize it first") from None
+    except Exception as error:
+        raise MRCError(f"{name} cannot be decoded ({error}); the file is damaged") from None
+
+
+def read(file: BinaryIO, name: str) -> Image.Image:
+    if isinstance(file, io.TextIOBase):
+        raise MRCError(f"{name} is a file opened as text; open it in binary, with mode 'rb'")
+    if not file.seekable():
+        file = io.BytesIO(file.read())
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            return decoded(image, name)
+    except (UnidentifiedImageError, KeyError):  # KeyError: this Pillow has no reader for a format
+        found = file_format(file)
+        if found in FORMATS:
+            raise MRCError(f"{name} is a damaged {found}; restore the file") from None
+        raise MRCError(f"{name} is {found}; {READ}") from None
+
+
+def file_format(file: BinaryIO) -> str:
+    """The format that a file begins like, such as EPS. Nothing is decoded."""
+    file.seek(0)
+    begin = file.read(16).ljust(16, b"\0")
+    Image.init()
+    return next((name for name, (_, accept) in Image.OPEN.items() if accept and accept(begin) is True), "not an image")
+
+
+def decoded(image: Image.Image, name: str) -> Image.Image:
+    if isinstance(image, ImageFile.ImageFile) and image.format not in (*FORMATS, "MPO"):  # MPO: JPEGs in one file
+        raise MRCError(f"{name} is {image.format}; {READ}. Give image.copy() if you trust its file")
+    check_pixels(*image.size, name)
+    if tags := getattr(image, "tag_v2", None):  # a TIFF decodes whole tiles, which may be larger than the image
+        check_pixels(tags.get(TILE_WIDTH, 1), tags.get(TILE_LENGTH, 1), f"a tile of {name}")
+    return to_rgb(image)
 
 
 def to_array(image: Image.Image) -> np.ndarray:
@@ -109,10 +115,17 @@ def to_array(image: Image.Image) -> np.ndarray:
     return np.asarray(image, dtype=np.float32).transpose(2, 0, 1) / 127.5 - 1
 
 
-def to_unit(array: np.ndarray) -> np.ndarray:
-    """Decoder output `[3, H, W]` → float32 `[H, W, 3]` in 0…1, as diffusers' "np"."""
-    return (array.transpose(1, 2, 0) / 2 + 0.5).clip(0, 1)
+def to_unit(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Decoder output `[3, H, W]` → float32 `[H, W, 3]` in 0…1 of that width and height, as diffusers' "np"."""
+    unit = (array.transpose(1, 2, 0) / 2 + 0.5).clip(0, 1)
+    if size == (unit.shape[1], unit.shape[0]):
+        return unit
+    channels = [Image.fromarray(np.ascontiguousarray(unit[..., i])).resize(size, LANCZOS) for i in range(3)]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1).clip(0, 1)
 
 
-def to_pil(array: np.ndarray) -> Image.Image:
-    return Image.fromarray((to_unit(array) * 255).round().astype(np.uint8))
+def to_pil(array: np.ndarray, size: tuple[int, int]) -> Image.Image:
+    """Decoder output `[3, H, W]` → RGB image of that width and height."""
+    height, width = array.shape[1:]
+    image = Image.fromarray((to_unit(array, (width, height)) * 255).round().astype(np.uint8))
+    return image if size == image.size else image.resize(size, LANCZOS)

@@ -6,6 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..core.errors import MRCError
+from .failures import computing
 from .noise import normal
 from .plan import Plan
 from .sampling import SamplerTable, clipping, sampler_step
@@ -36,8 +37,10 @@ def denoise(
     steps = len(table.timesteps)
     for step in tqdm(range(steps), desc="edit", unit="step", leave=False, disable=None):
         scaled = latents[plan.image] * np.float32(table.input_scale[step])
-        noise = predict(step, np.concatenate([scaled, visible], axis=1))
-        check_finite(noise, f"unet at step {step + 1} of {steps}")
+        phase = f"unet at step {step + 1} of {steps}"
+        with computing(phase):
+            noise = predict(step, np.concatenate([scaled, visible], axis=1))
+        check_finite(noise, phase)
         fresh = step_noise(table, generators, source.shape)
         if table.clip is not None:
             fresh = clipping(table, step, noise, latents)

@@ -17,9 +17,12 @@ from PIL import Image
 from ..core.errors import MRCError
 from ..core.reward import BEST, NO_FAULTS, PERSPECTIVES
 from .backends.base import Backend
-from .images import ImageLike, fit, load_image
+from .failures import enough_memory
+from .framing import FITS, Fit, Frame, framed, make_frame
+from .images import ImageLike, load_image
 from .plan import BranchRewards, Reward
 from .sampling import SAMPLERS, sampler_of, sampler_table
+from .text import check_length
 
 Scores = Sequence[float]
 BranchScores = Scores | Mapping[str, Scores]
@@ -41,6 +44,8 @@ class EditOptions(TypedDict, total=False):
     scheduler: str | None
     seed: int | Sequence[int] | None
     resolution: int | None
+    fit: Fit
+    keep_size: bool
     output_type: OutputType
 
 
@@ -49,7 +54,7 @@ class EditRequest:
     """What to edit and how. A list holds one value an image and must be as long as the batch.
 
     Attributes:
-        image: Pillow image, path, or uint8 array `[H, W, 3]`.
+        image: path, bytes or file, Pillow image, array or tensor (`engine.images.load_image` has all it takes).
         instruction: what to change; may be empty.
         reward_scores: following, preserving, quality, each 0 to 5.
         reward_text: what may go wrong, three texts joined by "; "; None asks for no faults.
@@ -64,6 +69,9 @@ class EditRequest:
         seed: as for `torch.Generator("cpu").manual_seed`; None draws one and reports it.
         resolution: pixels of the longer side, about; None for what the model was trained at (512 in the release,
             128 for `mini`), 0 keeps the image's size.
+        fit: where that size has another aspect ratio, "crop" cuts off the image's edges, as released, "pad" edits it
+            whole and "stretch" distorts it a little.
+        keep_size: scale the edit back to the size of the image, or of what "crop" left of it.
         output_type: "pil", "np" or "latent".
     """
 
@@ -79,6 +87,8 @@ class EditRequest:
     scheduler: str | None = None
     seed: int | Sequence[int] | None = None
     resolution: int | None = None
+    fit: Fit = "crop"
+    keep_size: bool = False
     output_type: OutputType = "pil"
 
 
@@ -90,6 +100,7 @@ class Edit:
     instruction: str
     rewards: BranchRewards
     seed: int
+    frame: Frame
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,7 @@ class Settings:
     output_type: OutputType
 
 
+@enough_memory()
 def check(backend: Backend, request: EditRequest) -> tuple[list[Edit], Settings]:
     """A request as one edit an image. Nothing that passes here is refused later.
 
@@ -109,7 +121,7 @@ def check(backend: Backend, request: EditRequest) -> tuple[list[Edit], Settings]
         MRCError: an argument that cannot be used; `argument` has its name.
     """
     settings = check_settings(backend, request)
-    images = check_images(backend, request)
+    images, frames = check_images(backend, request)
     instructions = as_list(request.instruction)
     count = max(len(images), len(instructions))
     if not count:
@@ -117,12 +129,14 @@ def check(backend: Backend, request: EditRequest) -> tuple[list[Edit], Settings]
     for text in instructions:
         if not isinstance(text, str):
             raise MRCError(f"instruction is {text!r}; give a text", argument="instruction")
+        check_length(text, "instruction")
     rewards = check_rewards(backend, request, count)
     columns = (
         spread(images, count, "image"),
         spread(instructions, count, "instruction"),
         rewards,
         check_seeds(request.seed, count),
+        spread(frames, count, "image"),
     )
     return [Edit(*row) for row in zip(*columns, strict=True)], settings
 
@@ -155,14 +169,21 @@ def default_sampler(backend: Backend) -> str:
     return sampler
 
 
-def check_images(backend: Backend, request: EditRequest) -> list[Image.Image]:
-    """The images, read and scaled to the size that they are edited at."""
+def check_images(backend: Backend, request: EditRequest) -> tuple[list[Image.Image], list[Frame]]:
+    """The images, read and at the size that they are edited at, and how they came to it."""
     geometry = backend.geometry
     resolution = geometry.resolution if request.resolution is None else request.resolution
+    if request.fit not in FITS:
+        raise MRCError(f"fit is {request.fit!r}; choose one of {', '.join(FITS)}", argument="fit")
+    if not isinstance(request.keep_size, bool):
+        raise MRCError(f"keep_size is {request.keep_size!r}; give True or False", argument="keep_size")
     with naming("image"):
         images = [load_image(image) for image in as_list(request.image)]
     with naming("resolution"):
-        return [fit(image, resolution, geometry.multiple) for image in images]
+        frames = [
+            make_frame(*image.size, resolution, geometry.multiple, request.fit, request.keep_size) for image in images
+        ]
+    return [framed(image, frame) for image, frame in zip(images, frames, strict=True)], frames
 
 
 @contextmanager
@@ -231,6 +252,7 @@ def check_reward(scores: object, text: object, name: str = "reward_scores", text
             raise MRCError(f"{name} for {perspective} is {score!r}; give a number from 0 to 5", argument=name)
     if text is not None and not isinstance(text, str):
         raise MRCError(f"{text_name} is {text!r}; give a text such as {NO_FAULTS!r}", argument=text_name)
+    check_length(text or "", text_name)
     first, second, third = (float(score) for score in scores)
     return (first, second, third), NO_FAULTS if text is None else text
 

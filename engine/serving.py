@@ -14,8 +14,11 @@ from typing import Unpack
 
 from ..core.errors import MRCError
 from .engine import EditResult, Engine
+from .failures import as_error
 from .images import ImageLike
 from .request import Edit, EditOptions, EditRequest, Settings, check
+
+READERS = 4  # threads that read images; one that is stuck in a file must not be one of asyncio's own
 
 
 class QueueFull(MRCError):
@@ -73,22 +76,30 @@ class AsyncEngine:
     async def __aenter__(self) -> "AsyncEngine":
         self.ready = asyncio.Event()  # a request waits, or the worker must end
         self.thread = ThreadPoolExecutor(1, "mrc-engine")
+        self.thread.submit(int)  # starts it now: an error here stops nobody
+        self.readers = ThreadPoolExecutor(READERS, "mrc-image")
         self.worker = asyncio.create_task(self.serve())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Refuse what waits and stop what runs, within a step."""
-        worker, self.worker = self.worker, None
-        for waiting in (*self.waiting, *self.running):
-            if not waiting.future.done():
-                waiting.future.set_exception(closed())
-        self.waiting = []
-        self.ready.set()
+        worker = self.worker
+        self.close()
         try:
             if worker is not None:
                 await worker
         finally:
             self.thread.shutdown()
+            self.readers.shutdown(wait=False)  # one may wait for a file that never comes
+
+    def close(self) -> None:
+        """Refuse what waits and what runs, and all that comes."""
+        self.worker = None
+        for waiting in (*self.waiting, *self.running):
+            if not waiting.future.done():
+                waiting.future.set_exception(closed())
+        self.waiting = []
+        self.ready.set()
 
     async def edit(
         self, image: ImageLike, instruction: str, *, timeout: float | None = None, **options: Unpack[EditOptions]
@@ -132,7 +143,8 @@ class AsyncEngine:
         """Read and check in another thread; nothing that could fail a batch passes."""
         self.checking += 1
         try:
-            edits, settings = await asyncio.to_thread(check, self.engine.backend, request)
+            loop = asyncio.get_running_loop()
+            edits, settings = await loop.run_in_executor(self.readers, self.read, request)
         finally:
             self.checking -= 1
         if len(edits) != 1:
@@ -141,25 +153,43 @@ class AsyncEngine:
             raise closed()
         return edits[0], settings
 
+    def read(self, request: EditRequest) -> tuple[list[Edit], Settings]:
+        """Check a request, in a reader's thread."""
+        if self.worker is None:
+            raise closed()
+        try:
+            return check(self.engine.backend, request)
+        except MRCError:
+            raise
+        except BaseException as error:
+            raise as_error(error) from error
+
     async def serve(self) -> None:
-        """Edit batch after batch until closed."""
-        while self.worker is not None:
-            if not self.waiting:
-                self.ready.clear()
-                await self.ready.wait()
-                continue
-            kind = self.waiting[0].kind
-            self.running = [waiting for waiting in self.waiting if waiting.kind == kind][: self.max_batch]
-            self.waiting = [waiting for waiting in self.waiting if waiting not in self.running]
-            outcomes = await asyncio.get_running_loop().run_in_executor(self.thread, self.run, self.running)
-            for waiting, outcome in zip(self.running, outcomes, strict=True):
-                if waiting.future.done():
-                    continue
-                if isinstance(outcome, Exception):
-                    waiting.future.set_exception(outcome)
+        """Edit batch after batch until closed. Should it fail, nobody waits for ever."""
+        try:
+            while self.worker is not None:
+                if self.waiting:
+                    await self.serve_batch()
                 else:
-                    waiting.future.set_result(outcome)
-            self.running = []
+                    self.ready.clear()
+                    await self.ready.wait()
+        finally:
+            self.close()
+
+    async def serve_batch(self) -> None:
+        """Edit the oldest request and others of its kind."""
+        kind = self.waiting[0].kind
+        self.running = [waiting for waiting in self.waiting if waiting.kind == kind][: self.max_batch]
+        self.waiting = [waiting for waiting in self.waiting if waiting not in self.running]
+        outcomes = await asyncio.get_running_loop().run_in_executor(self.thread, self.run, self.running)
+        for waiting, outcome in zip(self.running, outcomes, strict=True):
+            if waiting.future.done():
+                continue
+            if isinstance(outcome, Exception):
+                waiting.future.set_exception(outcome)
+            else:
+                waiting.future.set_result(outcome)
+        self.running = []
 
     def run(self, batch: list[Waiting]) -> Sequence[EditResult | Exception]:
         """One pass, in the worker thread. A batch that fails is edited one by one, so that only those
@@ -174,12 +204,13 @@ class AsyncEngine:
             result = self.engine.run([waiting.edit for waiting in batch], batch[0].settings, stop_if_abandoned)
         except Abandoned as error:
             return [error] * len(batch)
-        except Exception as error:
+        except BaseException as error:  # also what is no Exception, such as a panic of a native library
             if len(batch) == 1:
-                return [error]
+                return [as_error(error)]
             return [outcome for waiting in batch for outcome in self.run([waiting])]
         return [
-            replace(result, images=result.images[i : i + 1], seed=waiting.edit.seed) for i, waiting in enumerate(batch)
+            replace(result, images=result.images[i : i + 1], boxes=result.boxes[i : i + 1], seed=waiting.edit.seed)
+            for i, waiting in enumerate(batch)
         ]
 
 

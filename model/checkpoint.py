@@ -28,6 +28,7 @@ from ..core.errors import MRCError
 from ..core.files import file_digest, read_json, replace_folder
 from .rewards import BLOCK_KEYS, REWARD_KEYS
 from .scheduler import write_scheduler
+from .settings import check_vae_settings
 from .unet import MRCUNet
 
 Module = TypeVar("Module", bound=torch.nn.Module)
@@ -71,6 +72,7 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> C
         unet = load_unet(folder / "unet", dtype)
         progress.update()
         vae = built(folder / "vae", AutoencoderKL.from_config)
+        check_vae_settings(vae.config)
         fill(vae, modern_vae_keys(read_weights(folder, "vae")), dtype, folder / "vae")
         progress.update()
         text_encoder = built(folder / "text_encoder", lambda config: CLIPTextModel(CLIPTextConfig(**config)))

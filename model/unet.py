@@ -13,6 +13,7 @@ from torch import nn
 
 from ..core.errors import MRCError
 from .rewards import RewardConditioning
+from .settings import check_unet_settings
 
 DOWN_BLOCKS = {"CrossAttnDownBlock2D", "DownBlock2D"}
 UP_BLOCKS = {"CrossAttnUpBlock2D", "UpBlock2D"}
@@ -31,8 +32,8 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
     next block; the skip connections keep the down blocks' own outputs.
 
     Raises:
-        MRCError: a keyword that diffusers does not know, a block type outside SD 1.x, another
-            `reward_injection`, or a width that the reward layers' heads do not divide.
+        MRCError: a keyword that diffusers does not know, a setting that is not computed here, a block type outside
+            SD 1.x, another `reward_injection`, or a width that the reward layers' heads do not divide.
     """
 
     # What diffusers' class makes, for the type checker
@@ -57,6 +58,7 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         blocks = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
         if other := sorted(blocks - DOWN_BLOCKS - UP_BLOCKS):
             raise MRCError(f"unet config has blocks {other}; MRC is built on {sorted(DOWN_BLOCKS | UP_BLOCKS)}")
+        check_unet_settings(config)
         super().__init__(**config)
         self.rewards = rewards
         self.reward_injection = reward_injection

@@ -23,7 +23,8 @@ from ...core.errors import MRCError
 from ...core.files import file_digest, write_file
 from ...engine import Engine
 from ...engine.command import save
-from ...engine.images import fit, load_image
+from ...engine.framing import framed, make_frame
+from ...engine.images import load_image
 from ...engine.manifest import NAME as MANIFEST
 from ...engine.shipped import shipped
 from ...judge import Judge, Reward
@@ -54,7 +55,8 @@ def edit_items(data: Path, model: str, out: Path, settings: dict[str, Any]) -> l
     engine = Engine.from_pretrained(model)
     geometry = engine.backend.geometry
     for item in tqdm(missing, desc="edit", unit="edit", disable=None):
-        source = fit(load_image(item.image), geometry.resolution, geometry.multiple)
+        image = load_image(item.image)
+        source = framed(image, make_frame(*image.size, geometry.resolution, geometry.multiple))
         if not source_path(out, item).is_file():
             save(source, source_path(out, item))
         result = engine.edit(source, item.instruction, seed=item.seed, resolution=0, **settings)

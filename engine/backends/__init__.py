@@ -36,7 +36,7 @@ BACKENDS = {
     "onnxruntime": Entry(
         "export", ("onnxruntime",), "cpu or gpu", lazy("onnxruntime"), ("provider", "provider_options")
     ),
-    "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino")),
+    "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino"), ("shapes",)),
 }
 AUTO = {"checkpoint": "eager", "export": "onnxruntime"}
 

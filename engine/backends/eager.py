@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from ...core.errors import MRCError
 from ...model import Checkpoint, load_checkpoint
 from ...model.pipeline import decode_latents, encode_image
 from ...model.scheduler import scheduler_config
 from ..manifest import Geometry
+from ..text import whole_texts
 from .base import Backend, Conditions, GuidedUNet
 
 
@@ -45,7 +45,7 @@ class EagerBackend(Backend):
         self.geometry = geometry(checkpoint)
         self.defaults = checkpoint.defaults
         self.scheduler = scheduler_config(checkpoint.scheduler)
-        self.tokenizer: Tokenizer = checkpoint.tokenizer.backend_tokenizer
+        self.tokenizer = whole_texts(checkpoint.tokenizer.backend_tokenizer)
 
     @torch.inference_mode()
     def text_encoder(self, *, input_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

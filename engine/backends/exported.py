@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 from ...core.errors import MRCError
 from ..graphs import EACH_STEP
 from ..manifest import Artifact, check_digests, files_of, read_manifest
+from ..text import whole_texts
 from .graphs import GraphBackend, Value
 
 
@@ -28,7 +29,7 @@ class ExportBackend(GraphBackend[Value]):
         settings = [name for name in self.manifest.files if name.startswith(("tokenizer/", "scheduler/"))]
         check_digests(folder, self.manifest, {*settings, "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"})
         self.scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
+        self.tokenizer = whole_texts(Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json")))
 
     def artifact(self, graph: str) -> Artifact:
         """The ONNX file of a graph."""

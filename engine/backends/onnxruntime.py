@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from ...core.errors import MRCError
 from ...core.files import file_digest, replace_folder
+from ..failures import memory_ran_out
 from ..graphs import GRAPHS
 from ..manifest import Artifact, files_of
 from .exported import ExportBackend, cache_folder
@@ -49,6 +50,7 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
             provider = next(name for name in PREFERRED if name in available)
         self.provider, self.options = provider, {k: str(v) for k, v in (provider_options or {}).items()}
         self.device = "cuda" if provider.startswith(("CUDA", "Tensorrt", "NvTensorRT")) else "cpu"
+        self.fallback: onnxruntime.InferenceSession | None = None  # the decoder in float32
         with tqdm(GRAPHS, desc="load export", leave=False, disable=None) as names:
             self.sessions = {name: self.session(self.artifact(name)) for name in names}
 
@@ -100,6 +102,8 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         # ONNX Runtime's exceptions share no base but Exception
         except Exception as error:
             reason = str(error).splitlines()[0]
+            if memory_ran_out(error):
+                raise MRCError(f"there is not enough memory to open {artifact.path} ({reason}); free some") from None
             if artifact.precision == "bfloat16":
                 reason = f"ONNX Runtime's CPU provider has no bfloat16 convolution ({reason})"
             raise MRCError(f"ONNX Runtime refuses {artifact.path}: {reason}; export again, or in float32") from None
@@ -114,11 +118,17 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         return SessionRunner(self.sessions[graph], self.device)
 
     def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
+        """Images that overflow in half precision are decoded again in float32: those alone, and each time anew."""
         images = super().vae_decoder(latents=latents)
+        overflowed = ~np.isfinite(images).all(axis=(1, 2, 3))
         fallback = self.manifest.artifact("vae_decoder", "onnx", "float32")
-        if not np.isfinite(images).all() and self.manifest.precision != "float32" and fallback:
-            self.sessions["vae_decoder"] = self.session(fallback)
-            images = super().vae_decoder(latents=latents)
+        if self.manifest.precision == "float32" or fallback is None or not overflowed.any():
+            return images
+        if self.fallback is None:
+            self.fallback = self.session(fallback)
+        outputs = SessionRunner(self.fallback, self.device)({"latents": self.to_device(latents[overflowed])})
+        images = images.copy()
+        images[overflowed] = self.to_numpy(outputs["images"])
         return images
 
 

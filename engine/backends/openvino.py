@@ -1,7 +1,7 @@
 """OpenVINO on an export folder: the same ONNX graphs on any x86-64 or Arm CPU; no PyTorch.
 
-A graph is compiled once for each set of input shapes. Compiled models are not stored on disk: at full
-size one is as large as the float32 weights, and takes longer to write than the graph to compile.
+A graph is compiled for each set of input shapes. Compiled models are not stored on disk: at full size one is as large
+as the float32 weights, and takes longer to write than the graph to compile. So few are kept in memory, too.
 """
 
 from pathlib import Path
@@ -11,8 +11,12 @@ import openvino
 from openvino import opset13, properties
 
 from ...core.errors import MRCError
+from ..failures import ADVICE, memory_ran_out, reason
 from ..graphs import EACH_STEP, GRAPHS
 from .exported import ExportBackend
+from .recent import Recent
+
+SHAPES = 2  # with both, a size that alternates with another is compiled once
 
 # One for the process, never freed. A Core's CPU plugin gives the thread a signal stack of its own (openvino 2026.4).
 # Of two that are freed in the order they were made, the second restores the freed stack of the first: the next signal
@@ -20,18 +24,22 @@ from .exported import ExportBackend
 CORE = openvino.Core()
 
 
-def load(folder: Path, precision: str | None = None) -> "OpenVinoBackend":
-    return OpenVinoBackend(folder, precision)
+def load(folder: Path, precision: str | None = None, shapes: int = SHAPES) -> "OpenVinoBackend":
+    return OpenVinoBackend(folder, precision, shapes)
 
 
 class OpenVinoBackend(ExportBackend[openvino.Tensor]):
-    """One compiled model for each graph and set of shapes.
+    """Compiled models, one for each graph and set of shapes.
 
     `precision` is of the arithmetic: float32, bfloat16, or int8 in the U-Net and bfloat16 elsewhere; by
     default bfloat16 where the CPU has instructions for it, float32 elsewhere.
+
+    Of each graph the models of the last `shapes` sets of shapes are kept: each has its own copy of the weights.
     """
 
-    def __init__(self, folder: Path, precision: str | None = None) -> None:
+    def __init__(self, folder: Path, precision: str | None = None, shapes: int = SHAPES) -> None:
+        if not isinstance(shapes, int) or isinstance(shapes, bool) or shapes < 1:
+            raise MRCError(f"shapes is {shapes!r}; give the number of sets of shapes to keep compiled, from 1")
         if precision not in (None, "float32", "bfloat16", "int8"):
             raise MRCError(f"precision is {precision!r}; OpenVINO computes in float32, bfloat16 or int8")
         super().__init__(folder, "int8" if precision == "int8" else None)
@@ -41,16 +49,26 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
         self.precision = precision or ("bfloat16" if fast else "float32")
         self.half = fast and self.precision != "float32"
         self.paths = {graph: self.checked_path(self.artifact(graph)) for graph in GRAPHS}
-        self.models: dict[tuple, openvino.CompiledModel] = {}
+        self.models = {graph: Recent[openvino.CompiledModel](shapes) for graph in GRAPHS}
 
     def compiled(self, graph: str, shapes: dict[str, tuple[int, ...]]) -> openvino.CompiledModel:
-        """The graph compiled for these input shapes, once."""
-        key = (graph, *shapes.values())
-        if key not in self.models:
-            self.models[key] = self.compile(graph, shapes)
-        return self.models[key]
+        """The graph compiled for these input shapes."""
+        return self.models[graph].get(tuple(shapes.values()), lambda: self.compile(graph, shapes))
 
     def compile(self, graph: str, shapes: dict[str, tuple[int, ...]]) -> openvino.CompiledModel:
+        half = self.half and GRAPHS[graph].half
+        settings = {
+            properties.hint.inference_precision: openvino.Type.bf16 if half else openvino.Type.f32,
+            properties.hint.performance_mode: properties.hint.PerformanceMode.LATENCY,
+        }
+        try:
+            return CORE.compile_model(self.reshaped(graph, shapes), "CPU", settings)
+        except (RuntimeError, MemoryError) as error:
+            if memory_ran_out(error):
+                raise MRCError(f"there is not enough memory to compile {graph} ({reason(error)}); {ADVICE}") from None
+            raise MRCError(f"OpenVINO refuses {self.paths[graph]}: {reason(error)}; export again") from None
+
+    def reshaped(self, graph: str, shapes: dict[str, tuple[int, ...]]) -> openvino.Model:
         model = CORE.read_model(self.paths[graph])
         if graph in EACH_STEP:
             part_text(model)
@@ -60,15 +78,7 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
             if port.any_name.startswith("text_kv."):
                 fixed[port.any_name] = [*shapes["text_kv"][:2], port.partial_shape[2].get_length()]
         model.reshape(fixed)
-        half = self.half and GRAPHS[graph].half
-        settings = {
-            properties.hint.inference_precision: openvino.Type.bf16 if half else openvino.Type.f32,
-            properties.hint.performance_mode: properties.hint.PerformanceMode.LATENCY,
-        }
-        try:
-            return CORE.compile_model(model, "CPU", settings)
-        except RuntimeError as error:
-            raise MRCError(f"OpenVINO refuses {self.paths[graph]}: {str(error).splitlines()[0]}") from None
+        return model
 
     def to_device(self, array: np.ndarray) -> openvino.Tensor:
         return openvino.Tensor(np.ascontiguousarray(array), shared_memory=True)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from ...core.errors import MRCError
@@ -14,13 +13,19 @@ from ...kernels import ops
 from ...model import Checkpoint, load_checkpoint
 from ...model.graphs import graph_module
 from ...model.scheduler import scheduler_config
+from ..failures import computing
 from ..graphs import EACH_STEP, GRAPHS
 from ..loop import OnStep, check_latents, start, step_noise
 from ..plan import Plan
 from ..sampling import SamplerTable, clipping
+from ..text import whole_texts
 from .base import DeviceLoop, GuidedUNet
 from .eager import geometry
 from .graphs import Feeds, GraphBackend, GraphUNet, Runner
+from .recent import Recent
+
+RECORDINGS = 4
+Recording = tuple[torch.cuda.CUDAGraph, dict[str, Tensor], tuple[Tensor, ...]]  # graph, inputs, outputs
 
 
 def load(folder: Path, precision: str | None = None, loop: bool = False) -> "TorchBackend":
@@ -42,7 +47,7 @@ class TorchBackend(GraphBackend[Tensor]):
         self.precision = precision
         self.geometry, self.defaults = geometry(checkpoint), checkpoint.defaults
         self.scheduler = scheduler_config(checkpoint.scheduler)
-        self.tokenizer: Tokenizer = checkpoint.tokenizer.backend_tokenizer
+        self.tokenizer = whole_texts(checkpoint.tokenizer.backend_tokenizer)
         self.device = torch.device(device)
         self.device_loop = TorchLoop(self.device) if loop else None
         for module in (checkpoint.unet, checkpoint.vae):
@@ -104,7 +109,8 @@ class TorchLoop(DeviceLoop):
         denoised = torch.zeros_like(latents)
         sample = torch.cat([latents[image] * scale[0], to_device(visible)], dim=1)
         for step in range(len(table.timesteps)):
-            noise = unet.run_full(unet.feeds(step, sample, guidance))["noise"].contiguous()
+            with computing(f"unet at step {step + 1} of {len(table.timesteps)}"):
+                noise = unet.run_full(unet.feeds(step, sample, guidance))["noise"].contiguous()
             drawn = step_noise(table, generators, source.shape)
             fresh = None if drawn is None else to_device(drawn)
             if table.clip is not None:
@@ -122,24 +128,25 @@ class TorchLoop(DeviceLoop):
 
 
 class Captured(nn.Module):
-    """A module whose launches are recorded once for each set of shapes and then replayed at once."""
+    """A module whose launches are recorded for each set of shapes and then replayed at once.
+
+    Each recording owns its activations: the last `RECORDINGS` are kept.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
-        self.recorded: dict[tuple, tuple[torch.cuda.CUDAGraph, dict[str, Tensor], tuple[Tensor, ...]]] = {}
+        self.recorded: Recent[Recording] = Recent(RECORDINGS)
 
     def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
         shapes = tuple(tensor.shape for tensor in inputs.values())
-        if shapes not in self.recorded:
-            self.recorded[shapes] = self.record(inputs)
-        graph, buffers, outputs = self.recorded[shapes]
+        graph, buffers, outputs = self.recorded.get(shapes, lambda: self.record(inputs))
         for name, tensor in inputs.items():
             buffers[name].copy_(tensor)
         graph.replay()
         return outputs
 
-    def record(self, inputs: dict[str, Tensor]) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor], tuple[Tensor, ...]]:
+    def record(self, inputs: dict[str, Tensor]) -> Recording:
         buffers = {name: tensor.clone() for name, tensor in inputs.items()}
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

@@ -127,6 +127,25 @@ def test_the_callback_sees_every_step_and_may_replace_latents(engine, photo):
     assert not result.images.any()
 
 
+@pytest.mark.parametrize("loop", [False, True])
+def test_latents_that_a_callback_keeps_stay_those_of_their_step(photo, loop):
+    """And changing them without returning them changes nothing."""
+    engine = Engine.from_pretrained("mini", "torch", loop=True) if loop else Engine.from_pretrained("mini")
+    kept, copies = [], []
+
+    def keep(engine, step, timestep, tensors):
+        kept.append(tensors["latents"])
+        copies.append(tensors["latents"].copy())
+
+    def spoil(engine, step, timestep, tensors):
+        tensors["latents"][:] = 7
+
+    expected = engine.edit(photo, "snow", seed=3, scheduler="euler", callback_on_step_end=keep, **LATENT).images
+    assert all(np.array_equal(array, copy) for array, copy in zip(kept, copies, strict=True))
+    spoiled = engine.edit(photo, "snow", seed=3, scheduler="euler", callback_on_step_end=spoil, **LATENT).images
+    np.testing.assert_array_equal(spoiled, expected)
+
+
 def test_replaced_latents_enter_the_next_step(engine, photo, error):
     """Restarting from the latents of another run gives that run's end."""
     kept = []

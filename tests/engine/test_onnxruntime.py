@@ -1,5 +1,7 @@
+import dataclasses
 import shutil
 
+import numpy as np
 import pytest
 
 from mrc_edit.core.errors import MRCError
@@ -67,3 +69,40 @@ def test_the_cpu_by_name(tiny_export, engine, photo, error):
         tiny_export, provider="CPUExecutionProvider", provider_options={"arena_extend_strategy": "kSameAsRequested"}
     )
     assert error(named.edit(photo, "snow", **LATENT).images, engine.edit(photo, "snow", **LATENT).images) <= 1e-6
+
+
+def test_an_overflow_in_half_precision_changes_no_other_edit():
+    """The decoder in float32 serves the images that overflow, and these alone, in a batch and afterwards."""
+    backend = Engine.from_pretrained("mini").backend
+    latents = np.random.RandomState(0).standard_normal((3, 4, 16, 16)).astype(np.float32)
+    before = backend.vae_decoder(latents=latents).copy()
+    backend.manifest = dataclasses.replace(backend.manifest, precision="float16")  # its decoder serves as both
+    decoder = backend.sessions["vae_decoder"]
+
+    class Half:
+        """A decoder in half precision, whose second image overflows."""
+
+        def __getattr__(self, name):
+            return getattr(decoder, name)
+
+        def run_with_iobinding(self, binding):
+            decoder.run_with_iobinding(binding)
+            images = binding.get_outputs()[0].numpy()
+            images += 1
+            images[1] = np.inf
+
+    backend.sessions["vae_decoder"] = Half()
+    for _ in range(2):
+        found = backend.vae_decoder(latents=latents)
+        np.testing.assert_array_equal(found[[0, 2]], before[[0, 2]] + 1)
+        np.testing.assert_allclose(found[1], before[1], atol=1e-5)
+    assert isinstance(backend.sessions["vae_decoder"], Half)
+
+
+def test_too_little_memory_to_open_a_graph_is_told(monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Exception during initialization: std::bad_alloc")
+
+    monkeypatch.setattr(module.onnxruntime, "InferenceSession", fail)
+    with pytest.raises(MRCError, match=r"not enough memory to open .*; free some"):
+        Engine.from_pretrained("mini")

@@ -1,13 +1,14 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
-from mrc_edit.engine.backends.openvino import CORE, part_text
+from mrc_edit.engine.backends.openvino import CORE, SHAPES, part_text
 
 LATENT = {"num_inference_steps": 3, "resolution": 0, "output_type": "latent", "seed": 3}
 
@@ -78,3 +79,39 @@ def test_a_plain_model_edits(plain, plain_export, photo, error):
 def test_what_is_not_there_is_refused(tiny_export, precision, word):
     with pytest.raises(MRCError, match=word):
         Engine.from_pretrained(tiny_export, "openvino", precision=precision)
+
+
+def test_only_the_last_shapes_are_kept_compiled(photo):
+    """However many sizes, batches and steps were asked for; a size that comes back gives the same edit."""
+    engine = Engine.from_pretrained("mini", "openvino", precision="float32")
+
+    def edit(width, steps):
+        return engine.edit(photo[:64, :width], "snow", **LATENT | {"num_inference_steps": steps}).images
+
+    first = edit(64, 1)
+    for steps, width in enumerate((16, 32, 48), start=1):
+        edit(width, steps)
+    assert all(len(models.values) <= SHAPES for models in engine.backend.models.values())
+    np.testing.assert_array_equal(edit(64, 1), first)
+
+
+@pytest.mark.parametrize("shapes", [0, 1.5, True])
+def test_bad_numbers_of_shapes(shapes):
+    with pytest.raises(MRCError, match="shapes"):
+        Engine.from_pretrained("mini", "openvino", shapes=shapes)
+
+
+@pytest.mark.parametrize(
+    ("problem", "word"), [("Check failed\nx", "refuses .*unet"), ("std::bad_alloc", "not enough memory")]
+)
+def test_a_graph_that_does_not_compile_is_one_error(photo, monkeypatch, problem, word):
+    engine = Engine.from_pretrained("mini", "openvino")
+
+    def fail(graph, shapes):
+        raise RuntimeError(problem)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.backend, "reshaped", fail)
+        with pytest.raises(MRCError, match=word.replace("unet", "text_encoder")):
+            engine.edit(photo[:64], "snow", **LATENT)
+    assert engine.edit(photo[:64], "snow", **LATENT).images.size

@@ -1,6 +1,7 @@
 """Requests at once: each gets its own edit, whatever becomes of the others."""
 
 import asyncio
+import io
 import threading
 
 import numpy as np
@@ -300,6 +301,101 @@ def test_a_failing_request_fails_alone(engine, photo, error, monkeypatch):
     for result in (first, last):
         alone = engine.edit(photo, f"snow {result.seed}", seed=result.seed, **LATENT)
         assert error(result.images, alone.images) <= 1e-5
+
+
+@pytest.fixture(scope="module")
+def mini():
+    return Engine.from_pretrained("mini")
+
+
+class Panic(BaseException):
+    """As native libraries raise it: no Exception."""
+
+
+@pytest.mark.parametrize("error", [Panic("thread panicked"), SystemExit(3), StopIteration(), RuntimeError("bad_alloc")])
+@pytest.mark.parametrize("place", ["text_encoder", "guided_unet"])
+def test_no_exception_of_one_request_stops_the_server(photo, error, place):
+    """The batch that it meets is edited one by one, the one that fails alone is told, later ones are edited."""
+    engine = Engine.from_pretrained("mini")
+    compute, calls = getattr(engine.backend, place), []
+
+    def fail_twice(*args, **named):
+        calls.append(1)
+        if len(calls) <= 2:
+            raise error
+        return compute(*args, **named)
+
+    setattr(engine.backend, place, fail_twice)
+    engine = Watched(engine.backend)
+    engine.go()
+
+    async def serve():
+        async with AsyncEngine(engine, max_batch=3) as serving, asyncio.timeout(60):
+            asked = asyncio.gather(*(start(serving, photo, seed) for seed in (1, 2, 3)), return_exceptions=True)
+            return [*await asked, await start(serving, photo, 4)]
+
+    results = asyncio.run(serve())
+    failed = [result for result in results if isinstance(result, MRCError)]
+    assert 1 <= len(failed) <= 2 and type(error).__name__ in str(failed[0])
+    assert all(np.isfinite(result.images).all() for result in results if result not in failed)
+
+
+@pytest.mark.parametrize("error", [Panic("thread panicked"), SystemExit(3), StopIteration()])
+def test_nor_one_of_an_image(mini, photo, error, monkeypatch):
+    class Hostile(np.ndarray):
+        @property
+        def dtype(self):
+            raise error
+
+    async def serve():
+        async with AsyncEngine(mini) as serving:
+            with pytest.raises(MRCError, match=r"the edit failed|cannot be decoded"):
+                await serving.edit(photo.view(Hostile), "snow", **LATENT)
+            return await serving.edit(photo, "snow", seed=2, **LATENT)
+
+    assert asyncio.run(serve()).seed == 2
+
+
+def test_a_file_that_never_ends_takes_no_thread_of_others(mini, photo):
+    """Nor does it hinder closing; asyncio's own threads stay free."""
+    release = threading.Event()
+
+    class Stuck(io.RawIOBase):
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            release.wait()
+            return 0
+
+    async def serve():
+        async with AsyncEngine(mini) as serving:
+            with pytest.raises(TimedOut):
+                await serving.edit(Stuck(), "snow", timeout=0.2, **LATENT)
+            others = asyncio.gather(*(serving.edit(photo, "snow", seed=i, **LATENT) for i in range(3)))
+            assert len(await asyncio.wait_for(others, 60)) == 3
+            stuck = asyncio.gather(
+                *(serving.edit(Stuck(), "snow", timeout=0.2, **LATENT) for _ in range(8)), return_exceptions=True
+            )
+            assert all(isinstance(error, TimedOut) for error in await stuck)
+            assert await asyncio.wait_for(asyncio.to_thread(lambda: 5), 60) == 5
+
+    try:
+        asyncio.run(serve())
+    finally:
+        release.set()
+
+
+def test_a_worker_that_fails_refuses_all(mini, photo, monkeypatch):
+    async def serve():
+        async with AsyncEngine(mini) as serving:
+            monkeypatch.setattr(serving, "run", lambda batch: [])  # an outcome too few
+            with pytest.raises(MRCError, match="closed"):
+                await asyncio.wait_for(start(serving, photo, 1), 60)
+            with pytest.raises(MRCError, match="closed"):
+                await start(serving, photo, 2)
+
+    asyncio.run(serve())
 
 
 def test_closing_stops_what_runs_and_refuses_what_waits(watched, photo):

@@ -1,0 +1,43 @@
+"""Which settings of `config.json` are computed here. What would be ignored in silence is refused by name."""
+
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from diffusers import AutoencoderKL, UNet2DConditionModel
+
+from ..core.errors import MRCError
+
+UNET = {
+    "sample_size", "in_channels", "out_channels", "flip_sin_to_cos", "freq_shift", "down_block_types",
+    "up_block_types", "block_out_channels", "layers_per_block", "downsample_padding", "mid_block_scale_factor",
+    "dropout", "norm_num_groups", "norm_eps", "cross_attention_dim", "transformer_layers_per_block",
+    "attention_head_dim", "use_linear_projection", "upcast_attention", "resnet_out_scale_factor", "conv_in_kernel",
+    "conv_out_kernel",
+}  # fmt: skip
+VAE = {
+    "in_channels", "out_channels", "down_block_types", "block_out_channels", "layers_per_block", "act_fn",
+    "latent_channels", "norm_num_groups", "sample_size", "scaling_factor", "force_upcast", "use_quant_conv",
+    "use_post_quant_conv", "mid_block_add_attention",
+}  # fmt: skip
+
+
+def check_unet_settings(config: Mapping[str, Any]) -> None:
+    """Of the settings outside `UNET` each must have diffusers' default."""
+    act_fn = {"act_fn": "silu"} if config.get("act_fn") == "swish" else {}  # two names of one function
+    refuse_others("unet", UNet2DConditionModel, {**config, **act_fn}, UNET)
+
+
+def check_vae_settings(config: Mapping[str, Any]) -> None:
+    """Of the settings outside `VAE` each must have diffusers' default; all up blocks are plain."""
+    if other := sorted(set(config["up_block_types"]) - {"UpDecoderBlock2D"}):
+        raise MRCError(f"vae config has up_block_types {other}; only UpDecoderBlock2D is computed")
+    refuse_others("vae", AutoencoderKL, config, VAE | {"up_block_types"})
+
+
+def refuse_others(part: str, model: type, config: Mapping[str, Any], computed: Collection[str]) -> None:
+    for name, parameter in inspect.signature(model.__init__).parameters.items():
+        if name == "self" or name in computed:
+            continue
+        if (value := config.get(name, parameter.default)) != parameter.default:
+            raise MRCError(f"{part} config has {name}={value!r}; only {parameter.default!r} is computed")
