@@ -62,7 +62,7 @@ def read_json(path: Path, remedy: str) -> dict:
         raise MRCError(f"{path} is missing; {remedy}") from None
     except OSError as error:
         raise MRCError(f"{path} cannot be read ({error}); {remedy}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise MRCError(f"{path} cannot be read, it is not JSON ({error}); {remedy}") from None
     if not isinstance(value, dict):
         raise MRCError(f"{path} holds a {type(value).__name__}, not an object; {remedy}")

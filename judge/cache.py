@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..core.errors import MRCError
 from ..core.files import read_json, write_file
-from .reply import Reply
+from .reply import Reply, checked_reply
 
 
 def path_of(folder: Path, key: str) -> Path:
@@ -27,9 +27,9 @@ def load(folder: Path, key: str) -> Reply | None:
     remedy = "delete it, and the question is sent again"
     entry = read_json(path, remedy)
     try:
-        return Reply(str(entry["text"]), entry["tokens"])
-    except KeyError as error:
-        raise MRCError(f"{path} is no stored reply, it has no {error}; {remedy}") from None
+        return checked_reply(entry.get("text"), entry.get("tokens"))
+    except MRCError as error:
+        raise MRCError(f"{path} is no stored reply ({error}); {remedy}") from None
 
 
 def store(folder: Path, key: str, model: str, reply: Reply) -> None:

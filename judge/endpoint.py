@@ -1,18 +1,15 @@
-"""Any server with OpenAI chat completions, through the `openai` client.
+"""Any server with OpenAI chat completions: which replies count, which requests are sent again.
 
-The key is read from OPENAI_API_KEY and given to the client alone: where a server repeats it, in a reply
-or an error, it is replaced by "[key]".
+The key is read from OPENAI_API_KEY and given to the client alone; `secret.py` keeps it out of all that a server says.
 """
 
 import email.utils
-import json
 import os
 import random
 import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -20,8 +17,10 @@ import openai
 from tqdm import tqdm
 
 from ..core.errors import MRCError
+from .client import Client
 from .questions import SCHEMA, Message
-from .reply import Reply
+from .reply import Reply, one_line, read_completion
+from .secret import protected_key, without_key
 from .spending import Spending
 
 Options = dict[str, object]
@@ -29,7 +28,6 @@ ATTEMPTS = 6  # requests for one reply, while the server is busy, broken or sile
 LONGEST_WAIT = 600.0  # seconds between two attempts; no retry where a server asks for more
 SILENCE = 20  # questions in a row without a reply after which the run ends
 LONGEST_FAULT = 200  # characters of a server's error in our message
-SECRET = 8  # shortest key that is secret; local servers take "EMPTY" and the like
 BUSY = {408, 409, 425, 429}  # statuses to retry, besides 5xx
 # Left out one by one where a server refuses them
 OPTIONS: Options = {
@@ -51,7 +49,7 @@ class Endpoint:
 
     Args:
         base_url: such as http://localhost:8000/v1; OpenAI's own (or OPENAI_BASE_URL) if None.
-        timeout: seconds for a whole reply.
+        timeout: seconds for a whole request.
         backoff: seconds before the second attempt; doubled for each further one.
 
     Raises:
@@ -61,16 +59,10 @@ class Endpoint:
     def __init__(
         self, model: str, base_url: str | None, spending: Spending, timeout: float = 120.0, backoff: float = 1.0
     ) -> None:
-        self.model, self.spending, self.timeout, self.backoff = model, spending, timeout, backoff
-        self.key = os.environ.get("OPENAI_API_KEY", "").strip()
-        base_url = base_url or os.environ.get("OPENAI_BASE_URL")
-        check_access(base_url, self.key)
-        self.client = openai.OpenAI(
-            api_key=self.key or "none",
-            base_url=base_url,
-            timeout=timeout,
-            max_retries=0,  # `ask` is the one that retries
-        )
+        self.model, self.spending, self.backoff = model, spending, backoff
+        key, base_url = protected_key(), base_url or os.environ.get("OPENAI_BASE_URL")
+        check_access(base_url, key)
+        self.client = Client(key, base_url, timeout)
         self.options = OPTIONS
         self.unanswered = 0  # questions in a row
         self.lock = threading.Lock()
@@ -90,9 +82,13 @@ class Endpoint:
             try:
                 reply = self.request(messages, options)
             except openai.APIStatusError as error:
-                fault, status = self.without_key(error)[:LONGEST_FAULT], error.status_code
+                fault, status = shown(error), error.status_code
                 if status in (401, 403):
                     raise MRCError(f"the server refuses access (HTTP {status}); check OPENAI_API_KEY") from None
+                if 300 <= status < 400:
+                    raise MRCError(
+                        f"the server redirects (HTTP {status}), which is not followed; give the --base-url it leads to"
+                    ) from None
                 if status == 404:
                     raise MRCError(f"{fault}; check the base URL and the model's name") from None
                 if status in (400, 422) and options:
@@ -102,11 +98,11 @@ class Endpoint:
                 if status < 500 and status not in BUSY:
                     raise NoReply(fault) from None
                 wait = retry_after(error.response.headers)
-            except (openai.APIConnectionError, httpx2.HTTPError, TimeoutError) as error:
+            except (openai.OpenAIError, httpx2.HTTPError, TimeoutError) as error:
                 cause = error.__cause__ or error
-                fault = f"{type(cause).__name__}, {self.without_key(cause)}"
-            except ValueError as error:
-                fault = f"the response is no chat completion ({self.without_key(error)})"
+                fault = shown(cause) if isinstance(cause, MRCError) else f"{type(cause).__name__}, {shown(cause)}"
+            except MRCError as error:
+                fault = shown(error)
             else:
                 if left_out := self.options.keys() - options.keys():
                     tqdm.write(
@@ -132,29 +128,19 @@ class Endpoint:
         )
 
     def request(self, messages: list[Message], options: Options) -> Reply:
-        """One request. The client's time-out is between two bytes; the deadline here is for the whole reply."""
-        deadline = time.monotonic() + self.timeout
-        body = b""
-        # its overloads want each option as an argument of its own type
-        create: Any = self.client.chat.completions.with_streaming_response.create
-        with create(model=self.model, messages=messages, **options) as response:
-            for piece in response.iter_bytes():
-                body += piece
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"no whole reply in {self.timeout:g} s")
-        try:
-            completion = json.loads(body)
-            text = completion["choices"][0]["message"].get("content") or ""
-            tokens = (completion.get("usage") or {}).get("total_tokens")
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            raise ValueError(repr(error)) from None
-        if not isinstance(text, str) or not isinstance(tokens, int | None):
-            raise ValueError(f"content {type(text).__name__}, total_tokens {type(tokens).__name__}")
-        return Reply(self.without_key(text), tokens)
+        """One request.
 
-    def without_key(self, value: object) -> str:
-        text = str(value)
-        return text.replace(self.key, "[key]") if len(self.key) >= SECRET else text
+        Raises:
+            openai.OpenAIError, TimeoutError: no reply.
+            MRCError: a reply that is no chat completion.
+        """
+        reply = read_completion(self.client.complete(self.model, messages, options))
+        return Reply(without_key(reply.text), reply.tokens)
+
+
+def shown(error: BaseException) -> str:
+    """A server's error for our message."""
+    return one_line(without_key(error))[:LONGEST_FAULT]
 
 
 def check_access(base_url: str | None, key: str) -> None:
@@ -169,10 +155,17 @@ def check_access(base_url: str | None, key: str) -> None:
         )
     if not key.isascii() or not key.isprintable():
         raise MRCError("OPENAI_API_KEY has characters that no key has; set it again")
-    if base_url is not None:
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            raise MRCError("--base-url must be like http://localhost:8000/v1, without a name or password in it")
+    if base_url is not None and not is_address(base_url):
+        raise MRCError("--base-url must be like http://localhost:8000/v1, without a name or password in it")
+
+
+def is_address(url: str) -> bool:
+    """Whether requests can be sent there."""
+    try:
+        parts, host = urlsplit(url), httpx2.URL(url).host  # which differ in what they accept
+        return parts.scheme in ("http", "https") and bool(host and parts.port != 0) and "@" not in parts.netloc
+    except (ValueError, httpx2.InvalidURL):
+        return False
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
@@ -184,5 +177,5 @@ def retry_after(headers: Mapping[str, str]) -> float:
         pass
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return 0.0

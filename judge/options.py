@@ -16,7 +16,7 @@ class JudgeOptions:
 
     Attributes:
         concurrency: requests in flight at a time.
-        timeout: seconds for a whole reply.
+        timeout: seconds for a whole request.
     """
 
     judge_model: str | None = None
@@ -27,7 +27,7 @@ class JudgeOptions:
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
-        if self.concurrency < 1 or self.timeout <= 0:
+        if self.concurrency < 1 or not self.timeout > 0:
             raise MRCError(f"concurrency is {self.concurrency} (from 1 up), timeout {self.timeout} (above 0)")
 
     def spending(self) -> Spending:
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser, model_flag: str = "--judge-mo
         "--concurrency", type=int, default=default.concurrency, help="requests at a time (default: %(default)s)"
     )
     group.add_argument(
-        "--timeout", type=float, default=default.timeout, help="seconds for a whole reply (default: %(default)s)"
+        "--timeout", type=float, default=default.timeout, help="seconds for a whole request (default: %(default)s)"
     )
     group.add_argument("--max-requests", type=int, help="requests of this run at most (default: no limit)")
     group.add_argument("--max-tokens", type=int, help="stop when this run has used so many tokens (default: no limit)")

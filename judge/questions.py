@@ -12,7 +12,9 @@ from typing import TypedDict
 
 from PIL import Image
 
+from ..core.errors import MRCError
 from ..core.reward import PERSPECTIVES
+from .reply import LONGEST, whole_pairs
 
 VERSION = 1  # of the prompts; raise it with every change of them
 
@@ -84,7 +86,13 @@ def text(name: str) -> str:
 
 
 def questions(source: Image.Image, edited: Image.Image, instruction: str) -> list[Question]:
-    """One question a perspective, in order; the one on quality shows the edited image alone."""
+    """One question a perspective, in order; the one on quality shows the edited image alone.
+
+    Raises:
+        MRCError: an instruction that is no valid text.
+    """
+    if whole_pairs(instruction) != instruction:
+        raise MRCError(f"the instruction {instruction!r} has half a surrogate pair; give valid text")
     before, after = Picture(source), Picture(edited)
     pair = (f"Instruction: {instruction}", "Source image:", before, "Edited image:", after)
     shown = dict.fromkeys(PERSPECTIVES, pair) | {"quality": (after,)}
@@ -96,7 +104,7 @@ def repeated(question: Question, unusable: Sequence[tuple[str, str]]) -> list[Me
     messages = question.messages()
     for reply, fault in unusable:
         messages += [
-            {"role": "assistant", "content": reply or "(nothing)"},
+            {"role": "assistant", "content": reply[:LONGEST] or "(nothing)"},
             {"role": "user", "content": text("again").format(reason=fault)},
         ]
     return messages

@@ -1,9 +1,10 @@
 import json
+import time
 
 import pytest
 
 from mrc_edit.core.errors import MRCError
-from mrc_edit.judge.reply import Answer, read_answer
+from mrc_edit.judge.reply import Answer, Reply, read_answer, read_completion
 
 
 def reply(score, verdict="no", failure="the tail vanished"):
@@ -53,6 +54,8 @@ def test_keys_in_capitals():
 
 
 def test_lines_instead_of_json():
+    headed = "## Failure:\nthe cat vanished\n\n**Verdict**\t=\r\n no\n_Score_ : **2**"
+    assert read_answer(headed) == Answer(2, False, "the cat vanished")
     text = "I looked at it.\n**Score:** 4/5\n- Verdict: Yes.\nFailure = the cat; it vanished"
     assert read_answer(text) == Answer(4, True, "the cat, it vanished")
     with pytest.raises(MRCError, match="-1"):
@@ -98,3 +101,45 @@ def test_a_failure_fits_into_a_reward_text():
 def test_what_is_no_judgement(text, message):
     with pytest.raises(MRCError, match=message):
         read_answer(text)
+
+
+def completion(content, tokens=5):
+    return json.dumps({"choices": [{"message": {"content": content}}], "usage": {"total_tokens": tokens}}).encode()
+
+
+def test_a_completion():
+    assert read_completion(completion("said")) == Reply("said", 5)
+    assert read_completion(b'{"choices": [{"message": {"content": null}}]}') == Reply("", None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[" * 100_000, b'{"choices":' * 100_000, b"<html>", b"\xff\xfe\x00", b"{}", b"[]", b'{"choices": []}',
+     b'{"choices": [{"message": "said"}]}', b'{"choices": {"0": 1}}', completion(["said"]), completion({"text": "x"}),
+     completion("said", "5"), completion("said", -1), completion("said", True), completion("said", 10**12),
+     completion("said", 1.5), b"1" * 5000],
+)  # fmt: skip
+def test_what_is_no_completion(body):
+    with pytest.raises(MRCError, match=r"response|reply"):
+        read_completion(body)
+
+
+def test_halves_of_surrogate_pairs_and_control_characters_are_replaced():
+    """Models cut the escapes of emoji; no file in UTF-8 holds a half, and a terminal obeys some others."""
+    assert read_completion(completion("a \ud83d b \ud83d\ude00")).text == "a \ufffd b 😀"
+    written = '{"failure": "a face \\ud83d is\\u001b[2J \\u0000gone \\ud83d\\ude00", "verdict": "no", "score": 2}'
+    assert read_answer(written).text == "a face \ufffd is\ufffd[2J \ufffdgone 😀"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n" * 20_000, "*" * 20_000, "score: b" + "*" * 19_000 + "a", "score" + " " * 19_000, "score:" * 3000,
+     '{"a":' * 4000, "{" * 20_000, '{"{' * 6000, '{"failure": "", "verdict": "yes", "score": "4' + " " * 19_000 + 'x"}',
+     '{"failure": "", "verdict": "yes", "score": ' + "[" * 900 + "]" * 900 + "}"],
+)  # fmt: skip
+def test_no_reply_takes_long_to_read(text):
+    """None takes a tenth of a second but the nested ones, which take half; a quadratic reading takes many."""
+    started = time.process_time()
+    with pytest.raises(MRCError):
+        read_answer(text)
+    assert time.process_time() - started < 5

@@ -102,6 +102,8 @@ def test_retry_after_is_waited_for(judge, judge_server):
 
 def test_retry_after_in_both_forms():
     assert retry_after({"Retry-After": "2.5"}) == 2.5 and retry_after({}) == 0
+    for date in ("Mon, 01 Jan 0001 00:00:00 -0000", "Mon, 01 Jan 2024 00:00:00 +9999999999999", "nan"):
+        assert retry_after({"Retry-After": date}) == 0
     assert retry_after({"Retry-After": "soon"}) == 0 and retry_after({"Retry-After": "-3"}) == 0
     assert retry_after({"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}) == 0
     assert retry_after({"Retry-After": "Wed, 21 Oct 2815 07:28:00 GMT"}) > 1e9
@@ -166,6 +168,31 @@ def test_a_damaged_reply_is_named(judge, tmp_path):
         judge("good").score(*EDIT)
 
 
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, "[]", "{}", '{"text": 5, "tokens": 1}', '{"text": "x", "tokens": "1"}', "\ud83d"]
+)
+def test_a_stored_reply_of_another_form_is_named(judge, tmp_path, content):
+    judge("good").score(*EDIT)
+    path = next((tmp_path / "replies").glob("*/*.json"))
+    path.write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(MRCError, match=f"{path.name}.*delete it"):
+        judge("good").score(*EDIT)
+
+
+def test_a_stored_half_of_a_surrogate_pair_is_replaced(judge, tmp_path):
+    """As earlier versions stored them."""
+    judge("prose").score(*EDIT)
+    for path in (tmp_path / "replies").glob("*/*.json"):
+        path.write_text(path.read_text().replace("Let", "\\ud83d"))
+    assert all(reply.startswith("\ufffd me see") for reply in judge("prose").score(*EDIT).replies)
+
+
+def test_an_instruction_that_is_no_text_is_refused(judge, judge_server):
+    with pytest.raises(MRCError, match="surrogate"):
+        judge("good").score(picture(1), picture(2), "a face \ud83d")
+    assert not judge_server.log
+
+
 def test_limits(judge, judge_server):
     with pytest.raises(Stopped, match="--max-requests 2"):
         judge("good", max_requests=2).score(*EDIT)
@@ -206,6 +233,10 @@ def test_the_key_goes_to_the_server_and_nowhere_else(judge, judge_server, monkey
         ("ftp://localhost/v1", "", "--base-url"),
         (None, "sk-\n-broken", "OPENAI_API_KEY"),
         (None, "schlüssel", "OPENAI_API_KEY"),
+        ("http://[::1/v1", "", "--base-url"),
+        ("http://host:99999/v1", "", "--base-url"),
+        ("http://host\x00/v1", "", "--base-url"),
+        ("http:///v1", "", "--base-url"),
     ],
 )
 def test_access_that_cannot_be(url, key, message, monkeypatch):
@@ -218,7 +249,7 @@ def test_access_that_cannot_be(url, key, message, monkeypatch):
 def test_options_are_checked(tmp_path):
     with pytest.raises(MRCError, match="name the"):
         open_judge(JudgeOptions(), tmp_path, Spending())
-    for wrong in ({"concurrency": 0}, {"timeout": 0.0}):
+    for wrong in ({"concurrency": 0}, {"timeout": 0.0}, {"timeout": float("nan")}):
         with pytest.raises(MRCError, match=next(iter(wrong))):
             JudgeOptions(**wrong)
 
