@@ -8,14 +8,15 @@ from safetensors import safe_open
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from mrc_edit.core.errors import MRCError
 from mrc_edit.engine.graphs import shapes
 from mrc_edit.engine.plan import Plan
 from mrc_edit.export.trace import constants
 from mrc_edit.model import Checkpoint, MRCUNet
-from mrc_edit.model.checkpoint import WEIGHTS, built, load_scheduler, load_tokenizer, without_notes
+from mrc_edit.model.checkpoint import built, load_scheduler, without_notes
 from mrc_edit.model.rewards import BLOCK_KEYS, REWARD_KEYS
 from mrc_edit.model.step import UNetStep
+from mrc_edit.model.tokenizer import load_tokenizer
+from mrc_edit.model.weights import WEIGHTS, weight_files
 
 # weights that the conditioner uses, once an edit
 CONDITIONER = ("attn2.to_k.", "attn2.to_v.", "time_emb_proj.", "time_embedding.", "add_embedding", "text_linear")
@@ -27,11 +28,10 @@ def empty_checkpoint(folder: Path) -> Checkpoint:
     Raises:
         MRCError: not a checkpoint folder.
     """
-    weights = folder / "unet" / WEIGHTS["unet"]
-    if not weights.is_file():
-        raise MRCError(f"{weights} is missing; give a checkpoint folder")
-    with safe_open(weights, "pt") as file:
-        names = list(file.keys())
+    names: list[str] = []
+    for path, _ in weight_files(folder / "unet", WEIGHTS["unet"]):
+        with safe_open(path, "pt") as file:
+            names += file.keys()
     rewards = any(name.startswith(REWARD_KEYS) for name in names)
     injection = "blocks" if any(name.startswith(BLOCK_KEYS) for name in names) else "time"
     unet = built(folder / "unet", lambda config: MRCUNet(rewards, injection, **without_notes(config)))

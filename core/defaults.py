@@ -1,10 +1,11 @@
 """What a model edits best with, in a file of its folder."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from .errors import MRCError
-from .files import read_json, write_json
+from .files import read_record, write_json
+from .schema import Between
 
 FILE = "defaults.json"
 
@@ -17,25 +18,19 @@ class Defaults:
     """
 
     scheduler: str | None = None
-    num_inference_steps: int = 30
-    guidance_scale: float = 7.5
-    image_guidance_scale: float = 1.5
+    num_inference_steps: Annotated[int, Between(1, 10_000)] = 30
+    guidance_scale: Annotated[float, Between(0, 1000)] = 7.5
+    image_guidance_scale: Annotated[float, Between(0, 1000)] = 1.5
 
 
 def read_defaults(folder: Path) -> Defaults:
     """Content of `defaults.json` in a checkpoint folder; the released values without that file.
 
     Raises:
-        MRCError: no JSON, or an entry that is unknown.
+        MRCError: no JSON, or an entry that is unknown or cannot be.
     """
     path = folder / FILE
-    if not path.is_file():
-        return Defaults()
-    values = read_json(path, "restore the file, or remove it for the released values")
-    known = [field.name for field in fields(Defaults)]
-    if unknown := sorted(values.keys() - set(known)):
-        raise MRCError(f"{path} has {', '.join(unknown)}; its entries are {', '.join(known)}")
-    return Defaults(**values)
+    return read_record(path, Defaults, "mend the entry, or remove the file") if path.is_file() else Defaults()
 
 
 def write_defaults(folder: Path, defaults: Defaults) -> None:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import MRCError
+from .schema import Record, parse
 
 
 @contextmanager
@@ -67,6 +68,19 @@ def read_json(path: Path, remedy: str) -> dict:
     if not isinstance(value, dict):
         raise MRCError(f"{path} holds a {type(value).__name__}, not an object; {remedy}")
     return value
+
+
+def read_record(path: Path, kind: type[Record], remedy: str) -> Record:
+    """The JSON object in a file as the dataclass `kind`.
+
+    Raises:
+        MRCError: as `read_json`, or an entry that does not fit the dataclass (`core.schema`).
+    """
+    value = read_json(path, remedy)
+    try:
+        return parse(kind, value, str(path))
+    except MRCError as error:
+        raise MRCError(f"{error}; {remedy}") from None
 
 
 def write_json(path: Path, value: object) -> None:

@@ -4,16 +4,22 @@ Reading it needs no runtime. The SHA-256 of every file is checked before anythin
 """
 
 import json
+import reprlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Annotated
 
 from ..core.defaults import Defaults
 from ..core.errors import MRCError
-from ..core.files import file_digest
+from ..core.files import file_digest, read_json, read_record
+from ..core.schema import Between
 
 SCHEMA = 4
 NAME = "manifest.json"
+LONGEST = 1000  # characters of a file's name
+REMEDY = "run mrc-export again"
+Token = Annotated[int, Between(0, 2**31 - 1)]
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,13 @@ class Geometry:
     """What the engine must know of a model."""
 
     rewards: bool  # False: a plain InstructPix2Pix model
-    latent_channels: int
-    vae_scale: int  # pixels a latent, along one side
-    multiple: int  # both sides in pixels are multiples of it: one position of the deepest features
-    resolution: int  # pixels of the longer side that the model was trained for
-    text_length: int
-    eos_token_id: int
-    pad_token_id: int
+    latent_channels: Annotated[int, Between(1, 1024)]
+    vae_scale: Annotated[int, Between(1, 256)]  # pixels a latent, along one side
+    multiple: Annotated[int, Between(1, 4096)]  # of both sides in pixels: one position of the deepest features
+    resolution: Annotated[int, Between(1, 65_536)]  # pixels of the longer side that the model was trained for
+    text_length: Annotated[int, Between(2, 65_536)]
+    eos_token_id: Token
+    pad_token_id: Token
 
 
 @dataclass(frozen=True)
@@ -74,25 +80,17 @@ def read_manifest(folder: Path) -> Manifest:
     """Read `folder/manifest.json`.
 
     Raises:
-        MRCError: not JSON, another schema, or fields missing.
+        MRCError: not JSON, another schema, an entry that is missing or cannot be.
     """
     path = folder / NAME
-    try:
-        value = json.loads(path.read_text())
-        if value.get("schema") != SCHEMA:
-            raise MRCError(
-                f"{path} has schema {value.get('schema')}, this mrc-edit reads {SCHEMA}; run mrc-export again"
-            )
-        return Manifest(
-            **{
-                **value,
-                "geometry": Geometry(**value["geometry"]),
-                "defaults": Defaults(**value.get("defaults", {})),
-                "artifacts": [Artifact(**artifact) for artifact in value["artifacts"]],
-            }
-        )
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise MRCError(f"{path} is damaged ({error}); run mrc-export again") from None
+    schema = read_json(path, REMEDY).get("schema")
+    if schema != SCHEMA:
+        raise MRCError(f"{path} has schema {schema!r}, this mrc-edit reads {SCHEMA}; {REMEDY}")
+    manifest = read_record(path, Manifest, REMEDY)
+    for name in (*manifest.files, *(artifact.path for artifact in manifest.artifacts)):
+        if not name.isprintable() or not 0 < len(name) <= LONGEST:
+            raise MRCError(f"{path} names a file {reprlib.repr(name)}, which cannot be; {REMEDY}")
+    return manifest
 
 
 def check_digests(folder: Path, manifest: Manifest, paths: Iterable[str]) -> None:

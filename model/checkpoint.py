@@ -8,11 +8,9 @@ Keys written by older libraries load: `text_model.` prefixes in the text encoder
 
 import hashlib
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import diffusers
 import safetensors.torch
@@ -25,22 +23,14 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..core.defaults import Defaults, read_defaults, write_defaults
 from ..core.errors import MRCError
-from ..core.files import file_digest, read_json, replace_folder
+from ..core.files import file_digest, replace_folder
+from .configs import read_config, reason
 from .rewards import BLOCK_KEYS, REWARD_KEYS
 from .scheduler import write_scheduler
 from .settings import check_vae_settings
+from .tokenizer import load_tokenizer
 from .unet import MRCUNet
-
-Module = TypeVar("Module", bound=torch.nn.Module)
-
-WEIGHTS = {
-    "unet": "diffusion_pytorch_model.safetensors",
-    "vae": "diffusion_pytorch_model.safetensors",
-    "text_encoder": "model.safetensors",
-}
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
-REMEDY = "the checkpoint is incomplete or damaged, restore the original file"
-VAE_OLD_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+from .weights import WEIGHTS, Module, fill, modern_vae_keys, read_weights
 
 
 @dataclass(frozen=True)
@@ -61,9 +51,11 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> C
     All reward keys missing gives a U-Net with `rewards=False`, keys of layers after the blocks one
     with `reward_injection="blocks"`.
 
+    Weights may be in shards, or of one variant such as fp16; they become `dtype`.
+
     Raises:
         MRCError: not a checkpoint folder; pickled, truncated or non-finite weights; keys or shapes
-            that do not fit the configuration; a part of the reward keys missing.
+            that do not fit the configuration; a part of the reward keys missing; parts of different models.
     """
     folder = Path(folder)
     if not (folder / "model_index.json").is_file():
@@ -73,22 +65,24 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> C
         progress.update()
         vae = built(folder / "vae", AutoencoderKL.from_config)
         check_vae_settings(vae.config)
-        fill(vae, modern_vae_keys(read_weights(folder, "vae")), dtype, folder / "vae")
+        fill(vae, modern_vae_keys(read_weights(folder, "vae", dtype)), dtype, folder / "vae")
         progress.update()
         text_encoder = built(folder / "text_encoder", lambda config: CLIPTextModel(CLIPTextConfig(**config)))
         text_state = {
             key.removeprefix("text_model."): value
-            for key, value in read_weights(folder, "text_encoder").items()
+            for key, value in read_weights(folder, "text_encoder", dtype).items()
             if not key.endswith("position_ids")  # an integer buffer that old libraries saved
         }
         fill(text_encoder, text_state, dtype, folder / "text_encoder")
         progress.update()
     tokenizer, scheduler = load_tokenizer(folder / "tokenizer"), load_scheduler(folder / "scheduler")
+    if (last := max(tokenizer.get_vocab().values())) >= (size := text_encoder.config.vocab_size):
+        raise MRCError(f"{folder}: the tokenizer has token {last} and the text encoder {size}; use matching ones")
     return Checkpoint(unet, vae, text_encoder, tokenizer, scheduler, read_defaults(folder))
 
 
 def load_unet(folder: Path, dtype: torch.dtype) -> MRCUNet:
-    state = read_weights(folder.parent, folder.name)
+    state = read_weights(folder.parent, folder.name, dtype)
     rewards = {key for key in state if key.startswith(REWARD_KEYS)}
     injection = "blocks" if any(key.startswith(BLOCK_KEYS) for key in rewards) else "time"
     unet = built(folder, lambda config: MRCUNet(bool(rewards), injection, **without_notes(config)))
@@ -109,98 +103,26 @@ def without_notes(config: dict) -> dict:
 
 def built(folder: Path, make: Callable[[dict], Module]) -> Module:
     """The module that `folder/config.json` describes, its parameters still empty."""
-    config = read_config(folder)
+    config = read_config(folder / "config.json")
     try:
         with init_empty_weights():
             return make(config)
     except MRCError:
         raise
     except Exception as error:  # diffusers and transformers raise many types for a wrong value
-        reason = f"{type(error).__name__}: {error}"
-        raise MRCError(f"{folder}/config.json describes no model ({reason}); restore the original file") from None
-
-
-def read_config(folder: Path) -> dict:
-    return read_json(folder / "config.json", REMEDY)
-
-
-def read_weights(checkpoint: Path, part: str) -> dict[str, torch.Tensor]:
-    """Tensors of `checkpoint/part` after checking that each is floating point and finite."""
-    path = checkpoint / part / WEIGHTS[part]
-    if not path.is_file():
-        pickles = sorted(file.name for pattern in PICKLES for file in path.parent.glob(pattern))
-        if pickles:
-            raise MRCError(
-                f"{path.parent} holds pickled weights {pickles}, which can run code and are never loaded; "
-                "convert them to safetensors"
-            )
-        raise MRCError(f"{path} is missing; the checkpoint folder is incomplete")
-    try:
-        state = safetensors.torch.load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise MRCError(f"{path} cannot be read ({error}); it is truncated or damaged, copy it again") from None
-    for key, value in state.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise MRCError(f"{path}: tensor {key} holds NaN or infinity; restore it from the original checkpoint")
-    return state
-
-
-def modern_vae_keys(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename the attention keys of old diffusers; 1×1 convolutions of still older files become matrices."""
-
-    def rename(key: str) -> str:
-        return re.sub(
-            r"(attentions\.\d+)\.(query|key|value|proj_attn)\.",
-            lambda match: f"{match[1]}.{VAE_OLD_KEYS[match[2]]}.",
-            key,
-        )
-
-    renamed = {rename(key): value for key, value in state.items()}
-    return {
-        key: value.flatten(1) if re.search(r"attentions\.\d+\.to_.*weight$", key) else value
-        for key, value in renamed.items()
-    }
-
-
-def fill(module: Module, state: dict[str, torch.Tensor], dtype: torch.dtype, folder: Path) -> Module:
-    """Give `module` exactly the tensors of `state`, as `dtype`; a wrong key or shape is an error."""
-    own = module.state_dict()
-    faults = [f"missing {key}" for key in own.keys() - state.keys()]
-    faults += [f"unknown {key}" for key in state.keys() - own.keys()]
-    faults += [
-        f"{key} is {list(state[key].shape)}, its config says {list(own[key].shape)}"
-        for key in own.keys() & state.keys()
-        if state[key].shape != own[key].shape
-    ]
-    faults += [
-        f"{key} is {state[key].dtype}, not floating point"
-        for key in own.keys() & state.keys()
-        if own[key].is_floating_point() != state[key].is_floating_point()
-    ]
-    if faults:
-        shown = "; ".join(sorted(faults)[:8])
-        raise MRCError(f"{folder}: {len(faults)} tensors do not fit config.json: {shown}; use the matching config")
-    module.load_state_dict(state, assign=True)
-    # not module.to: diffusers' own warns about modules to be kept in float32 even where it lists none
-    return torch.nn.Module.to(module, dtype).eval().requires_grad_(False)
+        raise MRCError(f"{folder}/config.json describes no model ({reason(error)}); restore the original") from None
 
 
 def load_scheduler(folder: Path) -> diffusers.SchedulerMixin:
-    config = read_json(folder / "scheduler_config.json", REMEDY)
+    path = folder / "scheduler_config.json"
+    config = read_config(path)
     name = config.get("_class_name")
     if not (isinstance(name, str) and name.endswith("Scheduler") and hasattr(diffusers, name)):
-        raise MRCError(f"{folder}: _class_name is {name!r}, not a diffusers scheduler; restore the original file")
-    return getattr(diffusers, name).from_config(config)
-
-
-def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    for name in ("vocab.json", "merges.txt"):
-        if not (folder / name).is_file():
-            raise MRCError(f"{folder / name} is missing; the checkpoint folder is incomplete")
+        raise MRCError(f"{path}: _class_name is {name!r}, not a diffusers scheduler; restore the original file")
     try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # tokenizers raises plain Exception
-        raise MRCError(f"{folder} holds no CLIP tokenizer ({error}); restore the original files") from None
+        return getattr(diffusers, name).from_config(config)
+    except Exception as error:  # many types for a wrong value, and ImportError for what a scheduler needs
+        raise MRCError(f"{path} describes no scheduler ({reason(error)}); restore the original file") from None
 
 
 def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
@@ -215,7 +137,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
             module.save_config(out / name)
             write_weights(module.state_dict(), out / name / WEIGHTS[name])
             # diffusers would look for a class of the name that save_config wrote
-            config = read_config(out / name) | {"_class_name": diffusers_class}
+            config = read_config(out / name / "config.json") | {"_class_name": diffusers_class}
             config.pop("_name_or_path", None)  # the folder it was read from says nothing on another machine
             (out / name / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         checkpoint.text_encoder.config.save_pretrained(out / "text_encoder")

@@ -18,6 +18,7 @@ from ..kernels.reward_block.fold import HEADS, fold
 from ..kernels.reward_block.reference import RewardWeights
 
 SCORE_CHANNELS = 256  # sinusoid channels a score, as Timesteps(256) in the release
+DROPOUT = 0.1  # of the released layer's BERT configuration
 SCORES = 3  # following, preserving, quality
 BLOCK_KEYS = ("reward_blocks.", "reward_type_embedding")  # of reward_injection="blocks" alone
 REWARD_KEYS = ("add_embedding.", "add_embedding2.", "text_linear.", "text_linear2.", "ca.", "proj_deal.", *BLOCK_KEYS)
@@ -75,6 +76,11 @@ class RewardLayer(nn.Module):
         self.ca = reward_cross_attention(channels, token_width)
         self.proj_deal = reward_projections(channels, groups)
 
+    @property
+    def dropout(self) -> float:
+        """Probability at which training drops attention probabilities and both dense outputs."""
+        return DROPOUT if self.training else 0.0
+
     def layer(self, path: str, kind: type[Layer]) -> Layer:
         """The sub-module at a path of released keys, such as `ca.output.dense`."""
         module = self.get_submodule(path)
@@ -100,7 +106,7 @@ class RewardLayer(nn.Module):
             self.layer(f"ca.attention.self.{name}", nn.Linear)(source).unflatten(2, (HEADS, -1)).transpose(1, 2)
             for name, source in (("query", x), ("key", tokens), ("value", tokens))
         )
-        mixed = F.scaled_dot_product_attention(query, key, value)
+        mixed = F.scaled_dot_product_attention(query, key, value, dropout_p=self.dropout)
         return self.layer("ca.attention.output.dense", nn.Linear)(mixed.transpose(1, 2).flatten(2))
 
     def folded_attention(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -110,11 +116,10 @@ class RewardLayer(nn.Module):
 
     def reward_residual(self, hidden: torch.Tensor, x: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """What follows the attention: two post-norm residuals and the way back to `[B, C, h, w]`."""
-        drop = 0.1 if self.training else 0.0
-        y = self.layer("ca.attention.output.LayerNorm", nn.LayerNorm)(x + F.dropout(attended, drop))
+        y = self.layer("ca.attention.output.LayerNorm", nn.LayerNorm)(x + F.dropout(attended, self.dropout))
         inner = F.gelu(self.layer("ca.hidden_intermediate.dense", nn.Linear)(y))
         outer = self.layer("ca.output.dense", nn.Linear)(inner)
-        z = self.layer("ca.output.LayerNorm", nn.LayerNorm)(y + F.dropout(outer, drop))
+        z = self.layer("ca.output.LayerNorm", nn.LayerNorm)(y + F.dropout(outer, self.dropout))
         return hidden + self.layer("proj_deal.proj_out", nn.Conv2d)(z.transpose(1, 2).unflatten(2, hidden.shape[2:]))
 
     def reward_weights(self) -> RewardWeights:

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from ..core.errors import MRCError, run_command
 from ..core.fidelity import psnr
 from ..core.files import replace_folder
-from ..model.checkpoint import WEIGHTS, write_weights
+from ..model.checkpoint import write_weights
+from ..model.weights import WEIGHTS
 from .miniature.edits import artifacts, random_edit
 from .miniature.photographs import load_photographs
 from .miniature.scene import SIZE, render

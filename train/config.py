@@ -112,7 +112,8 @@ class TrainConfig:
 
 # What each preset sets; the command line overrides it
 PRESETS: dict[str, dict] = {
-    # the release's command; its batch is 4 a device × 4 passes × devices, taken as 8 here
+    # the release's command for stage 2 and the defaults of its script (docs/training.md: Training as released);
+    # its batch is 4 a device × 4 passes × devices, taken as 8 here
     "released": {
         "resolution": 256,
         "batch_size": 128,
@@ -120,6 +121,8 @@ PRESETS: dict[str, dict] = {
         "steps": 10_000,
         "learning_rate": 5e-5,
         "conditioning_dropout": 0.05,
+        "mixed_precision": "fp16",
+        "gradient_checkpointing": True,
         "checkpoint_every": 500,
     },
     "mini": {

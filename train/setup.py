@@ -126,7 +126,7 @@ def new_state(editor: Editor, config: TrainConfig) -> TrainState:
         (config.beta1, config.beta2),
         weight_decay=config.weight_decay,
     )
-    average = EMAModel(trained, decay=config.ema_decay, use_ema_warmup=True, power=0.75)
+    average = EMAModel(trained, decay=config.ema_decay)  # decay at step s as released: (1 + s) / (10 + s), at most this
     return TrainState(trained, average, optimizer)
 
 

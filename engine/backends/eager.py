@@ -15,18 +15,50 @@ from .base import Backend, Conditions, GuidedUNet
 
 
 def geometry(checkpoint: Checkpoint) -> Geometry:
-    """What the engine must know of `checkpoint`."""
+    """What the engine must know of `checkpoint`.
+
+    Raises:
+        MRCError: it is not of an InstructPix2Pix model, or does not say its resolution.
+    """
+    check_parts(checkpoint)
     vae_scale = 2 ** (len(checkpoint.vae.config.block_out_channels) - 1)
     return Geometry(
         rewards=checkpoint.unet.rewards,
         latent_channels=checkpoint.vae.config.latent_channels,
         vae_scale=vae_scale,
         multiple=vae_scale * 2 ** (len(checkpoint.unet.config.block_out_channels) - 1),
-        resolution=checkpoint.unet.config.sample_size * vae_scale,
+        resolution=latent_side(checkpoint.unet.config.sample_size) * vae_scale,
         text_length=checkpoint.text_encoder.config.max_position_embeddings,
         eos_token_id=checkpoint.tokenizer.eos_token_id,
         pad_token_id=checkpoint.tokenizer.pad_token_id,
     )
+
+
+def check_parts(checkpoint: Checkpoint) -> None:
+    """Refuse a U-Net that does not take two latents of the VAE and the text encoder's states."""
+    unet, vae, text = (part.config for part in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder))
+    latents = vae.latent_channels
+    if (unet.in_channels, unet.out_channels) != (2 * latents, latents):
+        raise MRCError(
+            f"the U-Net has {unet.in_channels} input and {unet.out_channels} output channels, an InstructPix2Pix one "
+            f"{2 * latents} and {latents}; give such a checkpoint, or train one (mrc-train --stage 1)"
+        )
+    if unet.cross_attention_dim != text.hidden_size:
+        raise MRCError(
+            f"the U-Net takes text states of width {unet.cross_attention_dim} and the text encoder gives "
+            f"{text.hidden_size}; take both from one checkpoint"
+        )
+
+
+def latent_side(size: object) -> int:
+    """The longer side of a U-Net's `sample_size`: a number, or height and width."""
+    sides = list(size) if isinstance(size, list | tuple) else [size]
+    if not sides or not all(type(side) is int and 1 <= side <= 4096 for side in sides):
+        raise MRCError(
+            f"unet/config.json has the sample_size {size!r}; "
+            "give the side in latents that the model was trained at (64 for Stable Diffusion 1.5)"
+        )
+    return max(sides)
 
 
 def load(folder: Path, precision: str | None = None) -> "EagerBackend":

@@ -7,7 +7,8 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
@@ -189,6 +190,90 @@ def test_truncated_weights(copy, path, keep):
         load_checkpoint(copy)
 
 
+def shard(part):
+    """Replace a file of weights by two shards and their index, as diffusers does."""
+    path = next(part.glob("*.safetensors"))
+    state, files = safetensors.torch.load_file(path), {}
+    for i, keys in enumerate((list(state)[::2], list(state)[1::2])):
+        file = path.with_name(f"{path.stem}-0000{i + 1}-of-00002.safetensors")
+        safetensors.torch.save_file({key: state[key].clone() for key in keys}, file)
+        files |= dict.fromkeys(keys, file.name)
+    path.unlink()
+    index = path.with_name(f"{path.name}.index.json")
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return index
+
+
+def halve(part):
+    path = next(part.glob("*.safetensors"))
+    rewrite(path, lambda state: {key: value.half() for key, value in state.items()})
+    path.rename(path.with_name(f"{path.stem}.fp16.safetensors"))
+
+
+def as_transformers_5(part):
+    for name in ("vocab.json", "merges.txt"):
+        (part / name).unlink()
+
+
+@pytest.mark.parametrize("change", [shard, halve])
+def test_weights_in_shards_and_of_a_variant_are_what_diffusers_reads(copy, change):
+    for part in ("unet", "vae", "text_encoder"):
+        change(copy / part)
+    as_transformers_5(copy / "tokenizer")
+    ours = load_checkpoint(copy)
+    variant = "fp16" if change is halve else None
+    theirs = UNet2DConditionModel.from_pretrained(copy / "unet", variant=variant).state_dict()
+    assert all(torch.equal(ours.unet.state_dict()[key], value.float()) for key, value in theirs.items())
+    theirs = AutoencoderKL.from_pretrained(copy / "vae", variant=variant).state_dict()
+    assert all(torch.equal(ours.vae.state_dict()[key], value.float()) for key, value in theirs.items())
+    assert {p.dtype for p in ours.text_encoder.parameters()} == {torch.float32}
+
+
+def test_a_folder_that_diffusers_saved_edits_as_diffusers(plain, photo, tmp_path, error):
+    from diffusers import StableDiffusionInstructPix2PixPipeline
+
+    pipeline = StableDiffusionInstructPix2PixPipeline.from_pretrained(str(plain), safety_checker=None)
+    pipeline.save_pretrained(tmp_path, max_shard_size="1MB")
+    assert not (tmp_path / "tokenizer" / "vocab.json").exists() and not (tmp_path / UNET).exists()
+    arguments = {"num_inference_steps": 2, "guidance_scale": 7.5, "image_guidance_scale": 1.5}
+    theirs = pipeline("snow", Image.fromarray(photo), generator=torch.Generator("cpu").manual_seed(1),
+                      output_type="latent", **arguments).images  # fmt: skip
+    ours = Engine.from_pretrained(tmp_path).edit(photo, "snow", seed=1, resolution=0, output_type="latent", **arguments)
+    assert error(ours.images, theirs.numpy()) <= 1e-5
+
+
+def test_shards_that_cannot_be_read_are_named(copy):
+    index = shard(copy / "unet")
+    content = json.loads(index.read_text())
+    second = sorted(set(content["weight_map"].values()))[1]
+    for files, message in (
+        ({}, "has no weight_map"),
+        ({"a": "../model.safetensors"}, "names '../model.safetensors'"),
+        ({"a": "x.safetensors"}, r"x\.safetensors is missing, of 1 shards"),
+        ({**content["weight_map"], "more": second}, "lacks more, which the index says"),
+    ):
+        index.write_text(json.dumps({"weight_map": files}))
+        with pytest.raises(MRCError, match=message):
+            load_checkpoint(copy)
+
+
+def test_two_variants_are_named(copy):
+    halve(copy / "unet")
+    half = next((copy / "unet").glob("*.fp16.safetensors"))
+    shutil.copy(half, half.with_name(half.name.replace("fp16", "non_ema")))
+    with pytest.raises(MRCError, match="variants fp16, non_ema and no diffusion"):
+        load_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"), [(torch.float64, 1e300), (torch.float8_e4m3fn, float("nan")), (torch.float16, float("inf"))]
+)
+def test_values_that_no_float32_holds(copy, dtype, value):
+    rewrite(copy / UNET, with_value("conv_in.bias", lambda bias: torch.full(bias.shape, value, dtype=dtype)))
+    with pytest.raises(MRCError, match="NaN or infinity as float32"):
+        load_checkpoint(copy)
+
+
 def test_pickles_are_refused_and_never_loaded(copy, tmp_path):
     class Trap:
         def __reduce__(self):
@@ -211,8 +296,18 @@ def test_pickles_are_refused_and_never_loaded(copy, tmp_path):
         ("text_encoder/config.json", '{"hidden_size": 7}', "describes no model"),
         ("tokenizer/tokenizer.json", "{", "tokenizer"),
         ("vae/config.json", None, "missing"),
-        ("tokenizer/vocab.json", None, "missing"),
+        ("tokenizer/vocab.json", None, "vocab.json is missing beside merges.txt"),
         ("scheduler/scheduler_config.json", '{"_class_name": "os"}', "scheduler"),
+        ("scheduler/scheduler_config.json", '{"_class_name": "DDIMScheduler", "beta_start": "x"}', "no scheduler"),
+        ("scheduler/scheduler_config.json", '{"num_train_timesteps": 10000000000000}', "from 1 to 10000"),
+        ("unet/config.json", "[" * 200_000, "not JSON"),
+        ("unet/config.json", '{"layers_per_block": 2000000}', "layers_per_block is 2000000"),
+        ("unet/config.json", '{"block_out_channels": [32, 1000000000]}', "block_out_channels is 1000000000"),
+        ("unet/config.json", json.dumps({"down_block_types": ["DownBlock2D"] * 99}), "99 entries"),
+        ("vae/config.json", '{"scaling_factor": NaN}', "scaling_factor is nan"),
+        ("text_encoder/config.json", '{"num_hidden_layers": 1e9}', "num_hidden_layers is 1000000000.0"),
+        ("defaults.json", '{"num_inference_steps": "many"}', "num_inference_steps is 'many', not a whole number"),
+        ("defaults.json", '{"guidance_scale": NaN}', "guidance_scale is nan"),
         ("model_index.json", None, "not a checkpoint"),
         (VAE, None, "missing"),
     ],

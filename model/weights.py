@@ -1,0 +1,128 @@
+"""The weights of a checkpoint's parts: safetensors only, whole, in shards or of one variant; strict on every tensor."""
+
+import re
+from pathlib import Path
+from typing import TypeVar
+
+import safetensors.torch
+import torch
+
+from ..core.errors import MRCError
+from ..core.files import read_json
+
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+}
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+DAMAGED = "it is truncated or damaged, copy it again"
+VAE_OLD_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def read_weights(checkpoint: Path, part: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Tensors of `checkpoint/part`, floating point ones as `dtype`.
+
+    Raises:
+        MRCError: no weights, pickled or damaged ones, or values that are not finite as `dtype`.
+    """
+    state = {}
+    for path, keys in weight_files(checkpoint / part, WEIGHTS[part]):
+        try:
+            tensors = safetensors.torch.load_file(path)
+        except Exception as error:  # safetensors' own, and many of torch for types that it does not know
+            raise MRCError(f"{path} cannot be read ({error}); {DAMAGED}") from None
+        if keys is not None and (missing := sorted(keys - tensors.keys())):
+            raise MRCError(f"{path} lacks {missing[0]}, which the index says it has; copy all shards again")
+        for key, value in tensors.items():
+            state[key] = value.to(dtype) if value.is_floating_point() else value
+            if value.is_floating_point() and not state[key].isfinite().all():
+                kind = str(dtype).removeprefix("torch.")
+                raise MRCError(
+                    f"{path}: tensor {key} holds NaN or infinity as {kind}; restore it from the original checkpoint"
+                )
+    return state
+
+
+def weight_files(folder: Path, name: str) -> list[tuple[Path, set[str] | None]]:
+    """The files that hold a part's weights, and the tensors that an index promises of each.
+
+    `name` or else its shards; without these the only variant there is, such as fp16.
+    """
+    if (folder / name).is_file():
+        return [(folder / name, None)]
+    if (index := folder / f"{name}.index.json").is_file():
+        return shards(index)
+    stem = name.removesuffix(".safetensors")
+    found = {path.name.removeprefix(f"{stem}.").removesuffix(".safetensors"): path
+             for path in folder.glob(f"{stem}.*.safetensors") if not re.search(r"-\d+-of-\d+", path.name)}  # fmt: skip
+    found |= {path.name.removeprefix(f"{name}.index.").removesuffix(".json"): path
+              for path in folder.glob(f"{name}.index.*.json")}  # fmt: skip
+    if len(found) > 1:
+        raise MRCError(f"{folder} has the variants {', '.join(sorted(found))} and no {name}; keep one of them")
+    for path in found.values():
+        return shards(path) if path.suffix == ".json" else [(path, None)]
+    if pickles := sorted(file.name for pattern in PICKLES for file in folder.glob(pattern)):
+        raise MRCError(
+            f"{folder} holds pickled weights {pickles}, which can run code and are never loaded; "
+            "convert them to safetensors"
+        )
+    raise MRCError(f"{folder / name} is missing; the checkpoint folder is incomplete")
+
+
+def shards(index: Path) -> list[tuple[Path, set[str] | None]]:
+    """The files of an index, `{"weight_map": {tensor: file}}`."""
+    remedy = "copy the index and all shards again"
+    files: dict[str, set[str]] = {}
+    places = read_json(index, remedy).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise MRCError(f"{index} has no weight_map; {remedy}")
+    for key, file in places.items():
+        if not isinstance(file, str) or file != Path(file).name or not file.endswith(".safetensors"):
+            raise MRCError(f"{index} names {file!r}, which is no safetensors file beside it; {remedy}")
+        files.setdefault(file, set()).add(key)
+    if missing := sorted(file for file in files if not (index.parent / file).is_file()):
+        raise MRCError(f"{index.parent / missing[0]} is missing, of {len(files)} shards; {remedy}")
+    return [(index.parent / file, keys) for file, keys in sorted(files.items())]
+
+
+def modern_vae_keys(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the attention keys of old diffusers; 1×1 convolutions of still older files become matrices."""
+
+    def rename(key: str) -> str:
+        return re.sub(
+            r"(attentions\.\d+)\.(query|key|value|proj_attn)\.",
+            lambda match: f"{match[1]}.{VAE_OLD_KEYS[match[2]]}.",
+            key,
+        )
+
+    renamed = {rename(key): value for key, value in state.items()}
+    return {
+        key: value.flatten(1) if re.search(r"attentions\.\d+\.to_.*weight$", key) else value
+        for key, value in renamed.items()
+    }
+
+
+def fill(module: Module, state: dict[str, torch.Tensor], dtype: torch.dtype, folder: Path) -> Module:
+    """Give `module` exactly the tensors of `state`, as `dtype`; a wrong key or shape is an error."""
+    own = module.state_dict()
+    faults = [f"missing {key}" for key in own.keys() - state.keys()]
+    faults += [f"unknown {key}" for key in state.keys() - own.keys()]
+    faults += [
+        f"{key} is {list(state[key].shape)}, its config says {list(own[key].shape)}"
+        for key in own.keys() & state.keys()
+        if state[key].shape != own[key].shape
+    ]
+    faults += [
+        f"{key} is {state[key].dtype}, not floating point"
+        for key in own.keys() & state.keys()
+        if own[key].is_floating_point() != state[key].is_floating_point()
+    ]
+    if faults:
+        shown = "; ".join(sorted(faults)[:8])
+        raise MRCError(f"{folder}: {len(faults)} tensors do not fit config.json: {shown}; use the matching config")
+    module.load_state_dict(state, assign=True)
+    # not module.to: diffusers' own warns about modules to be kept in float32 even where it lists none
+    return torch.nn.Module.to(module, dtype).eval().requires_grad_(False)
