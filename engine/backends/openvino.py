@@ -12,6 +12,7 @@ from openvino import opset13, properties
 
 from ...core.errors import MRCError
 from ..graphs import EACH_STEP, GRAPHS
+from ..manifest import Artifact
 from .exported import ExportBackend
 
 
@@ -36,7 +37,7 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
             raise MRCError("precision is 'bfloat16' and this CPU has no instructions for it; use float32 or int8")
         self.precision = precision or ("bfloat16" if fast else "float32")
         self.half = fast and self.precision != "float32"
-        self.paths = {graph: self.checked_path(self.artifact(graph)) for graph in GRAPHS}
+        self.graphs = {graph: self.read(self.artifact(graph)) for graph in GRAPHS}
         self.models: dict[tuple, openvino.CompiledModel] = {}
 
     def compiled(self, graph: str, shapes: dict[str, tuple[int, ...]]) -> openvino.CompiledModel:
@@ -46,8 +47,19 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
             self.models[key] = self.compile(graph, shapes)
         return self.models[key]
 
+    def read(self, artifact: Artifact) -> openvino.Model:
+        """A graph as it is now: all shapes are compiled from it, though the folder may hold another export by then.
+
+        OpenVINO maps the weights of the copy; no other process sees them, and they take no memory of their own.
+        """
+        with self.checked_copy(artifact) as path:
+            try:
+                return self.core.read_model(path)
+            except RuntimeError as error:
+                raise refused(artifact, error) from None
+
     def compile(self, graph: str, shapes: dict[str, tuple[int, ...]]) -> openvino.CompiledModel:
-        model = self.core.read_model(self.paths[graph])
+        model = self.graphs[graph].clone()
         if graph in EACH_STEP:
             part_text(model)
         names = {name for port in model.inputs for name in port.get_names()}
@@ -64,7 +76,7 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
         try:
             return self.core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
-            raise MRCError(f"OpenVINO refuses {self.paths[graph]}: {str(error).splitlines()[0]}") from None
+            raise refused(self.artifact(graph), error) from None
 
     def to_device(self, array: np.ndarray) -> openvino.Tensor:
         return openvino.Tensor(np.ascontiguousarray(array), shared_memory=True)
@@ -74,6 +86,10 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
 
     def runner(self, graph: str) -> "RequestRunner":
         return RequestRunner(self, graph)
+
+
+def refused(artifact: Artifact, error: RuntimeError) -> MRCError:
+    return MRCError(f"OpenVINO refuses {artifact.path}: {str(error).splitlines()[0]}; run mrc-export again")
 
 
 class RequestRunner:
