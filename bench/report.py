@@ -3,7 +3,6 @@
 import argparse
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from string import Formatter
 from typing import TYPE_CHECKING
 
 from mrc_edit.core.errors import MRCError
-from mrc_edit.core.files import write_file
+from mrc_edit.core.files import write_file, write_json
 from mrc_edit.core.tables import Table
 
 if TYPE_CHECKING:
@@ -81,10 +80,6 @@ def write_report(args: argparse.Namespace, report: Mapping, rows: Sequence[Row])
         write_json(args.json, report)
     if args.csv:
         write_file(args.csv, csv_text(rows))
-
-
-def write_json(path: Path, report: Mapping) -> None:
-    write_file(path, json.dumps(report, indent=1) + "\n")
 
 
 def new_figure(width: float, height: float) -> "Figure":

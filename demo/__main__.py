@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from ..core.errors import run_command
 from ..engine import Engine
+from ..engine.command import save
 from ..train.miniature.scene import SIZE, Scene, Thing, render
 from ..train.miniature.triplets import to_image
 
@@ -45,7 +46,7 @@ def demo(out: Path) -> None:
             shown = image.resize((SHOWN, SHOWN), Image.Resampling.BICUBIC)
             picture.paste(shown, (left + side * (SHOWN + GAP), top + CAPTION))
     out.mkdir(parents=True, exist_ok=True)
-    picture.save(out / "before_after.png")
+    save(picture, out / "before_after.png")
     print(f"{out / 'before_after.png'}: {len(edits)} edits in {time.perf_counter() - started:.1f} s")
 
 

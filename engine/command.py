@@ -1,8 +1,8 @@
 """`mrc-edit`: edit one image from the command line."""
 
 import argparse
+import io
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from PIL import Image
 
 from ..core.defaults import Defaults, read_defaults
 from ..core.errors import MRCError, run_command
+from ..core.files import write_file
 from ..core.precision import PRECISIONS
 from .backends import BACKENDS, state_of
 from .engine import Engine
@@ -123,14 +124,12 @@ def scores(option: str, value: str) -> list[float]:
 
 def save(image: Image.Image, path: Path) -> None:
     """Write an image whole or not at all."""
-    partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    data = io.BytesIO()
     try:
-        image.save(partial)
-        partial.replace(path)
-    except (OSError, ValueError) as error:
-        raise MRCError(f"{path} cannot be written ({error}); choose another place") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        image.save(data, Image.registered_extensions()[path.suffix.lower()])
+    except (OSError, ValueError) as error:  # such as a picture too large for the format
+        raise MRCError(f"{path} cannot be written ({error}); choose another format") from None
+    write_file(path, data.getvalue())
 
 
 def main() -> None:

@@ -1,18 +1,18 @@
 """The export folder's manifest: what is in it, what it was made from, and digests of everything.
 
-Reading it needs no runtime. The SHA-256 of every file is checked before anything loads the file.
+Reading it needs no runtime. The SHA-256 of every file is checked, and what was checked is what is loaded.
 """
 
+import hashlib
 import json
 import reprlib
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 from ..core.defaults import Defaults
 from ..core.errors import MRCError
-from ..core.files import file_digest, read_json, read_record
+from ..core.files import read_json, read_record
 from ..core.schema import Between
 
 SCHEMA = 4
@@ -93,22 +93,35 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def check_digests(folder: Path, manifest: Manifest, paths: Iterable[str]) -> None:
-    """Check that each of `paths` lies in `folder` and has the digest that the manifest gives it.
+def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """The content of a file of the export, after checking that the manifest gives its digest.
+
+    What was checked is what is returned: whoever changes the file afterwards changes nothing here.
 
     Raises:
         MRCError: a path that leaves the folder, a file that is missing, unlisted or changed.
     """
-    for name in paths:
-        path = folder / name
-        if ".." in PurePosixPath(name).parts or not path.resolve().is_relative_to(folder.resolve()):
-            raise MRCError(f"{name} leaves the export folder {folder}; do not trust this folder, export again")
-        if name not in manifest.files:
-            raise MRCError(f"{name} is not listed in {folder / NAME}; run mrc-export again")
-        if not path.is_file():
-            raise MRCError(f"{path} is missing; run mrc-export again")
-        if file_digest(path) != manifest.files[name]:
-            raise MRCError(f"{path} is not the file that was exported: its SHA-256 differs; run mrc-export again")
+    path = folder / name
+    if ".." in PurePosixPath(name).parts or not any(path.resolve().is_relative_to(root) for root in roots(folder)):
+        raise MRCError(f"{name} leaves the export folder {folder}; do not trust this folder, export again")
+    if name not in manifest.files:
+        raise MRCError(f"{name} is not listed in {folder / NAME}; run mrc-export again")
+    if not path.is_file():
+        raise MRCError(f"{path} is missing; run mrc-export again")
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest.files[name]:
+        raise MRCError(f"{path} is not the file that was exported: its SHA-256 differs; run mrc-export again")
+    return content
+
+
+def roots(folder: Path) -> list[Path]:
+    """Where an export's files may lie: in its folder, or among the blobs of a Hugging Face cache.
+
+    There a folder `snapshots/REVISION` has links into `blobs` beside `snapshots`.
+    """
+    whole = folder.absolute()
+    blobs = [parent.parent / "blobs" for parent in whole.parents if parent.name == "snapshots"]
+    return [whole.resolve(), *(path.resolve() for path in blobs)]
 
 
 def files_of(manifest: Manifest, artifact: Artifact) -> list[str]:

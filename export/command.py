@@ -16,7 +16,8 @@ def arguments() -> argparse.ArgumentParser:
         prog="mrc-export", description="Export a checkpoint to ONNX graphs and, with --trt, to TensorRT engines."
     )
     parser.add_argument("checkpoint", type=Path, help="MRC or InstructPix2Pix checkpoint folder")
-    parser.add_argument("out", type=Path, help="export folder to write")
+    parser.add_argument("out", type=Path, help="export folder to write; an older export there is replaced at the end")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT whatever it holds")
     parser.add_argument(
         "--dtype", choices=PRECISIONS, default="float32", help="precision inside the graphs (default: float32)"
     )
@@ -55,6 +56,7 @@ def export(args: argparse.Namespace) -> None:
         int8=args.int8,
         sizes=(args.min_size, args.opt_size, args.max_size),
         max_batch=args.max_batch,
+        overwrite=args.overwrite,
     )
     print(json.dumps(asdict(manifest)) if args.json else table(args.out, manifest))
 

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from ..core.errors import MRCError
-from ..core.files import file_digest, replace_folder
+from ..core.files import anything, file_digest, replace_folder
 from ..core.precision import PRECISIONS
 from ..engine.backends.eager import EagerBackend, geometry
 from ..engine.graphs import EACH_STEP, GRAPHS
@@ -22,6 +22,7 @@ from ..model.scheduler import scheduler_config, write_scheduler
 from ..model.step import check_injection
 from . import tensorrt
 from .calibration import check_int8
+from .target import check_export, check_target
 from .trace import trace
 from .validate import cases, eager_outputs, validate
 
@@ -67,6 +68,7 @@ def export(
     int8: str | Path | None = None,
     sizes: tuple[int, int, int] = (256, 512, 768),
     max_batch: int = 1,
+    overwrite: bool = False,
 ) -> Manifest:
     """Export all graphs, check them against eager, and with `trt` build their engines.
 
@@ -80,10 +82,11 @@ def export(
             edits of these (`export.calibration`), for `precision="int8"`.
         sizes: least, best and greatest side in pixels of the TensorRT engines.
         max_batch: images a pass of the TensorRT engines.
+        overwrite: replace `out` whatever it holds; otherwise only an export whose manifest lists all its files.
 
     Raises:
         MRCError: an unusable checkpoint or argument, rewards after every block, a graph that differs
-            from eager, no TensorRT.
+            from eager, no TensorRT, an `out` that is something else or that another export is writing.
     """
     source, out = Path(checkpoint_folder), Path(out)
     check_precision(dtype, int8)
@@ -92,7 +95,7 @@ def export(
         check_int8(Path(int8))
     flavour = tensorrt.available() if trt else ""
     options = Options(source, out, dtype, None if int8 is None else Path(int8), flavour, sizes, max_batch)
-    with replace_folder(out) as folder:
+    with replace_folder(out, anything if overwrite else check_export, wait=False) as folder:
         work = Work(options, folder)
         with tqdm(stages(options), desc="export", unit="stage", disable=None) as bar:
             for name, stage in bar:
@@ -132,14 +135,6 @@ def check_precision(dtype: str, int8: str | Path | None) -> None:
         raise MRCError(f"dtype is {dtype!r}; choose one of {', '.join(PRECISIONS)}")
     if int8 is not None and dtype != "float32":
         raise MRCError(f"int8 graphs are made from float32 ones and dtype is {dtype!r}; leave out one of the two")
-
-
-def check_target(checkpoint: Path, out: Path) -> None:
-    """Refuse to replace anything that is not an export folder."""
-    if out.resolve() == checkpoint.resolve() or checkpoint.resolve().is_relative_to(out.resolve()):
-        raise MRCError(f"{out} holds the checkpoint itself; give another folder to write to")
-    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").is_file()):
-        raise MRCError(f"{out} exists and is no export folder; give a new folder, or remove it")
 
 
 def check_sizes(sizes: tuple[int, int, int], multiple: int, max_batch: int) -> None:

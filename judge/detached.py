@@ -4,13 +4,9 @@ The command starts a worker process and keeps a pipe to it. When the command end
 closes; the worker then sends no more requests, stores the replies in flight, and ends. The next run waits for it.
 """
 
-import fcntl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 from .spending import Spending
 
@@ -38,15 +34,3 @@ def stop_with_parent(spending: Spending) -> None:
         spending.stop("the command has ended; run it again to go on")
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other run works in `folder`, and let later runs wait."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for the run that still works in {folder}", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -19,7 +19,7 @@ import triton
 from tqdm import tqdm
 
 from ..core.errors import MRCError, run_command
-from ..core.files import replace_folder
+from ..core.files import foreign_files, replace_folder
 from . import cubins
 from .cubins import ARCHITECTURES, Specialization, compile_kernel
 from .feature_maps import FLOATS
@@ -78,7 +78,7 @@ def build(folder: Path, architectures: Iterable[int], dtypes: Iterable[torch.dty
     """Write both files into `folder`, which is replaced.
 
     Raises:
-        MRCError: as `compile_job`.
+        MRCError: as `compile_job`, or a `folder` with other files.
     """
     jobs = [(sm, dtype, i) for sm in architectures for dtype in dtypes for i in range(len(contents(dtype, sm)))]
     slow_first = sorted(jobs, key=lambda job: job[2])
@@ -96,13 +96,19 @@ def build(folder: Path, architectures: Iterable[int], dtypes: Iterable[torch.dty
     if any(len(letters) != 1 for letters in parameters.values()):
         raise MRCError(f"a kernel's parameters differ between dtypes: {parameters}; build the pack with Triton 3.9")
     listed = ", ".join(f'"{letters}"' for name in KERNELS for letters in parameters[name])
-    with replace_folder(folder) as partial:
+    with replace_folder(folder, check_pack) as partial:
         (partial / "cubins.bin").write_bytes(blob)
         (partial / "cubins.inc").write_text(
             f"// Written by kernels/build_pack.py with Triton {triton.__version__}\n"
             f"constexpr const char* parameters[] = {{{listed}}};\n"
             f"constexpr Cubin cubins[] = {{\n{''.join(rows)}}};\n"
         )
+
+
+def check_pack(folder: Path) -> None:
+    """Refuse to replace a folder with files of something else."""
+    if foreign := foreign_files(folder, ("cubins.bin", "cubins.inc")):
+        raise MRCError(f"{folder} holds {foreign[0]}, which is not of a pack; give another folder")
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..core.defaults import Defaults, read_defaults, write_defaults
 from ..core.errors import MRCError
-from ..core.files import file_digest, replace_folder
+from ..core.files import Check, file_digest, nothing, replace_folder
 from .configs import read_config, reason
 from .rewards import BLOCK_KEYS, REWARD_KEYS
 from .scheduler import write_scheduler
@@ -31,6 +31,16 @@ from .settings import check_vae_settings
 from .tokenizer import load_tokenizer
 from .unet import MRCUNet
 from .weights import WEIGHTS, Module, fill, modern_vae_keys, read_weights
+
+# All that `save_checkpoint` may write, with any version of the libraries
+CHECKPOINT_FILES = (
+    "model_index.json", "defaults.json", "scheduler/scheduler_config.json", "text_encoder/config.json",
+    "unet/config.json", "vae/config.json", *(f"{part}/{name}" for part, name in WEIGHTS.items()),
+    *(f"tokenizer/{name}" for name in (
+        "added_tokens.json", "merges.txt", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json",
+        "vocab.json",
+    )),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -125,13 +135,16 @@ def load_scheduler(folder: Path) -> diffusers.SchedulerMixin:
         raise MRCError(f"{path} describes no scheduler ({reason(error)}); restore the original file") from None
 
 
-def save_checkpoint(checkpoint: Checkpoint, folder: str | Path) -> None:
+def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, check: Check = nothing) -> None:
     """Write `checkpoint` in the released layout; the folder appears whole or not at all.
 
     As in the release, `unet/config.json` says nothing of the rewards and text-encoder keys start
     with `text_model.`, so a plain diffusers pipeline reads the folder too.
+
+    Raises:
+        MRCError: a full disk, or a `folder` that `check` does not let go; by default one that holds anything.
     """
-    with replace_folder(Path(folder)) as out:
+    with replace_folder(Path(folder), check) as out:
         for name, diffusers_class in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
             module = getattr(checkpoint, name)
             module.save_config(out / name)

@@ -16,6 +16,7 @@ from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..core.errors import run_command
+from ..core.files import anything, nothing
 from .checkpoint import Checkpoint, Module, save_checkpoint
 from .unet import MRCUNet
 
@@ -112,8 +113,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mrc_edit.model.seeded", description="Write a random checkpoint.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--plain", action="store_true", help="InstructPix2Pix, without rewards")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT whatever it holds")
     args = parser.parse_args()
-    sys.exit(run_command(lambda: save_checkpoint(seeded_checkpoint(rewards=not args.plain), args.out)))
+    check = anything if args.overwrite else nothing
+    sys.exit(run_command(lambda: save_checkpoint(seeded_checkpoint(rewards=not args.plain), args.out, check)))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..core.errors import MRCError
-from ..core.files import read_json, replace_folder
+from ..core.files import read_json, swapped_folder
+from .arrays import write_array
 from .data import Triplets
 from .data.batches import LoadedBatch, check_broken, fit_pair, step_indices
 from .data.triplet import Scores
@@ -66,7 +67,9 @@ class Samples(Dataset[tuple[np.ndarray, Record] | str]):
 def build_cache(
     triplets: Triplets, vae: AutoencoderKL, folder: Path, size: int, key: dict, workers: int, broken_limit: int
 ) -> None:
-    """Write the cache whole or not at all. Up to `broken_limit` broken samples are left out; texts.json names them.
+    """Write the cache whole or not at all; the caller holds its lock.
+
+    Up to `broken_limit` broken samples are left out; texts.json names them.
 
     Raises:
         MRCError: more broken samples than that, or none that can be read.
@@ -86,11 +89,12 @@ def build_cache(
         records += [record for _, record in readable]
     if not records:
         raise MRCError(f"no sample of the data can be read; one says: {min(broken, default='it is empty')}")
-    with replace_folder(folder) as out:
-        np.save(out / "source.npy", np.concatenate(sources))
-        np.save(out / "edited.npy", np.concatenate(edits))
+    with swapped_folder(folder) as out:
+        write_array(out / "source.npy", len(records), sources)
+        write_array(out / "edited.npy", len(records), edits)
         if all(record["scores"] is not None for record in records):
-            np.save(out / "scores.npy", np.array([record["scores"] for record in records], dtype=np.float32))
+            scores = np.array([record["scores"] for record in records], dtype=np.float32)
+            write_array(out / "scores.npy", len(records), [scores])
         texts: dict[str, list] = {
             "id": [record["id"] for record in records],
             "instruction": [record["instruction"] for record in records],

@@ -25,6 +25,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resume", help="go on with a saved state of OUT: 'latest' or the number of its step (default: none)"
     )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="begin anew in an OUT that holds a run, and replace that (default: no)",
+    )
     hints = get_type_hints(TrainConfig, include_extras=True)
     for field in fields(TrainConfig):
         if field.name != "init":
@@ -54,10 +59,12 @@ def default_text(default: object) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     flags = vars(parser().parse_args(arguments))
-    name, resume = flags.pop("preset"), flags.pop("resume")
+    name, resume, overwrite = flags.pop("preset"), flags.pop("resume"), flags.pop("overwrite")
 
     def run() -> None:
         if flags["init"] is None and name == "mini":
+            if resume or overwrite:
+                raise MRCError("mini made from nothing always goes on; leave out --resume and --overwrite")
             print(make_mini(flags))
             return
         settings = (preset(name) if name else {}) | flags
@@ -69,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         config = TrainConfig(**settings)
         from .loop import train  # torch and accelerate only after the settings are right
 
-        print(train(config, resume))
+        print(train(config, resume, overwrite))
 
     sys.exit(run_command(run))
 

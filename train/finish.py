@@ -1,7 +1,6 @@
 """The end of a run: the trained checkpoint and its record."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import accelerate
@@ -9,9 +8,11 @@ import diffusers
 import torch
 import transformers
 
+from ..core.files import anything, write_json
 from ..model.checkpoint import save_checkpoint
 from .lora import merge_lora
 from .report import write_report
+from .run_folder import check_own
 from .setup import Run, starting_point, trainable_editor, trained_parameters
 from .sharding import gathered
 from .state import TrainState
@@ -19,10 +20,10 @@ from .state import TrainState
 RECORD_EVERY = 50  # steps that one number of the recorded loss curve averages
 
 
-def write_checkpoint(run: Run, state: TrainState) -> None:
+def write_checkpoint(run: Run, state: TrainState, overwrite: bool) -> None:
     """Write `training.json`, `report.html` and last `checkpoint`: averaged weights in the released layout.
 
-    All processes must call it; the first one writes.
+    All processes must call it; the first one writes. With `overwrite` any folder `checkpoint` is replaced.
     """
     averages = [gathered(tensor) for tensor in state.average.shadow_params]
     run.accelerator.wait_for_everyone()
@@ -38,10 +39,11 @@ def write_checkpoint(run: Run, state: TrainState) -> None:
             parameter.copy_(tensor)
     merge_lora(checkpoint.unet, config.lora_rank)
     out = Path(config.out)
-    (out / "training.json").write_text(json.dumps(training_record(run, state), indent=1) + "\n")
+    write_json(out / "training.json", training_record(run, state))
     write_report(out)
     finished = dataclasses.replace(checkpoint, unet=checkpoint.unet.eval(), text_encoder=checkpoint.text_encoder.eval())
-    save_checkpoint(finished, out / "checkpoint")  # last: a run with a checkpoint is finished
+    check = anything if overwrite else check_own
+    save_checkpoint(finished, out / "checkpoint", check)  # last: a run with a checkpoint is finished
 
 
 def training_record(run: Run, state: TrainState) -> dict[str, object]:

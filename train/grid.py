@@ -7,10 +7,12 @@ import torch
 from PIL import Image, ImageDraw
 
 from ..core.errors import MRCError
+from ..core.files import write_file
 from ..model.checkpoint import Checkpoint
 from ..model.pipeline import decode_latents, edit_latents
 from .data import Triplet, Triplets
 from .data.batches import fit_pair
+from .data.writers import encoded
 from .setup import Run
 from .state import TrainState
 
@@ -28,7 +30,7 @@ def save_grid(run: Run, state: TrainState, triplets: Triplets) -> None:
     if run.accelerator.is_main_process:
         folder = Path(run.config.out) / "validation"
         folder.mkdir(parents=True, exist_ok=True)
-        picture.save(folder / f"{state.step:08d}.png")
+        write_file(folder / f"{state.step:08d}.png", encoded(picture))
     state.average.restore(state.trained)
     run.editor.train()
 

@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..core.errors import MRCError
+from ..core.files import make_once
 from ..model.checkpoint import Checkpoint
 from ..model.pipeline import token_ids
 from .cache import CachedBatches, build_cache, cache_key, cached_texts, open_cache, weights_digest
@@ -34,10 +35,13 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
     folder = Path(config.cache)
     drawn = (config.seed, config.photographs) if config.data.startswith("miniature:") else None
     key = cache_key(config.data, config.rewards, drawn, config.resolution, checkpoint.vae, config.mixed_precision)
+
+    def build() -> None:
+        limit = config.broken_limit
+        build_cache(open_data_set(config), checkpoint.vae, folder, config.resolution, key, config.workers, limit)
+
     with accelerator.main_process_first(), accelerator.autocast():
-        if not open_cache(folder, key):
-            limit = config.broken_limit
-            build_cache(open_data_set(config), checkpoint.vae, folder, config.resolution, key, config.workers, limit)
+        make_once(folder, lambda: open_cache(folder, key), build)
     return CachedBatches(folder, size, config.seed, rank, world_size, config.least_score)
 
 
@@ -47,8 +51,7 @@ def load_texts(config: TrainConfig, checkpoint: Checkpoint, accelerator: Acceler
         return None
     folder = Path(config.cache) / f"text-{weights_digest(checkpoint.text_encoder)[:16]}"
     with accelerator.main_process_first():
-        if not folder.is_dir():
-            build_text_states(checkpoint, cached_texts(Path(config.cache)), folder)
+        make_once(folder, folder.is_dir, lambda: build_text_states(checkpoint, cached_texts(folder.parent), folder))
     return TextStates(folder)
 
 

@@ -6,7 +6,6 @@ Stage 1 trains an InstructPix2Pix editor; stage 2 adds the reward modules (if th
 trains them with the rest. The VAE is frozen, and so is the text encoder unless `train_text_encoder` is set.
 """
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -21,30 +21,42 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..core.errors import MRCError
+from ..core.files import write_json
 from .config import TrainConfig
 from .data.batches import LoadedBatch, check_broken
 from .finish import write_checkpoint
 from .grid import save_grid
 from .inputs import load_batches, load_texts, open_data_set, to_device
 from .objective import sample_losses
+from .run_folder import run_folder
 from .setup import Run, arrange_weights, new_state, open_accelerator, start_run, starting_point, trainable_editor
 from .sharding import gathered
-from .state import TrainState, load_state, mean_loss, save_state
+from .state import TrainState, list_states, load_state, mean_loss, remove_states, save_state
 
 
-def train(config: TrainConfig, resume: str | None = None) -> Path:
+def train(config: TrainConfig, resume: str | None = None, overwrite: bool = False) -> Path:
     """Train and write `out/checkpoint`; returns its path.
 
     Args:
         resume: "latest" or a step of `out/states`; None starts a new run.
+        overwrite: a new run replaces what another left in `out`.
 
     Raises:
-        MRCError: settings or data that cannot be used, too many broken samples, a loss that is not finite.
+        MRCError: settings or data that cannot be used, an `out` that holds another run or that one is writing,
+            too many broken samples, a loss that is not finite.
     """
-    out = Path(config.out)
-    if resume is None and (out / "states").is_dir():
-        raise MRCError(f"{out} holds states of a run; give --resume latest to go on, or another --out")
+    if resume and overwrite:
+        raise MRCError("--resume goes on with a run and --overwrite replaces it; leave out one of the two")
     accelerator = open_accelerator(config)
+    if not accelerator.is_main_process:  # the first process writes
+        return train_in_folder(config, accelerator, resume, overwrite)
+    with run_folder(Path(config.out), bool(resume), overwrite):
+        return train_in_folder(config, accelerator, resume, overwrite)
+
+
+def train_in_folder(config: TrainConfig, accelerator: Accelerator, resume: str | None, overwrite: bool) -> Path:
+    """`train` in a folder that is this run's alone."""
+    out = Path(config.out)
 
     # ---- model and data; latents and texts are cached before weights are shared out
     checkpoint = starting_point(config)
@@ -58,6 +70,8 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     state = new_state(editor, config)
     if resume and (saved := load_state(out, resume, config.record())):
         state.restore(*saved)
+    if overwrite and accelerator.is_main_process:
+        remove_states(list_states(out))
     run = start_run(config, accelerator, checkpoint, editor, texts, state)
 
     # ---- training, the rare events first
@@ -88,7 +102,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
         bar.update()
         bar.set_postfix(loss=f"{recent:.4f}", rate=f"{rate:.1e}", images_s=f"{images_s:.1f}")
     bar.close()
-    write_checkpoint(run, state)
+    write_checkpoint(run, state, overwrite)
     return out / "checkpoint"
 
 
@@ -161,8 +175,7 @@ def stop_on_nan(run: Run, step: int, what: str, ids: list[str]) -> None:
     path = Path(run.config.out) / "not_finite.json"
     ids = gather_object(ids)
     if run.accelerator.is_main_process:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"step": step, "what": what, "ids": ids}) + "\n")
+        write_json(path, {"step": step, "what": what, "ids": ids})
     run.accelerator.wait_for_everyone()
     raise MRCError(
         f"the {what} at step {step}; the batch's ids are in {path}. "

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from ..core.files import read_json
+from ..core.files import read_json, write_file
 from ..core.reward import PERSPECTIVES
 
 
@@ -29,12 +29,13 @@ def write_report(out: Path) -> None:
     )
     scores = out / "scores.json"
     table = score_table(read_json(scores, "measure again, or remove it")) if scores.is_file() else ""
-    (out / "report.html").write_text(
+    write_file(
+        out / "report.html",
         "<!doctype html><meta charset=utf-8><title>mrc-train</title>"
         "<style>body{font:14px sans-serif;margin:2em}figure{display:inline-block;vertical-align:top}</style>"
         f"<h1>Training</h1><p>{record['seconds']} s, {len(record['broken'])} broken samples</p>"
         f"{embedded(loss_plot(record['loss_every_50_steps']))}{table}<h2>Edits</h2>{pictures}"
-        f"<h2>Settings</h2><table>{settings}</table>"
+        f"<h2>Settings</h2><table>{settings}</table>",
     )
 
 

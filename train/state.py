@@ -8,7 +8,7 @@ reward layer, so no generator's state is stored.
 """
 
 import json
-import shutil
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +21,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..core.errors import MRCError
-from ..core.files import read_json, replace_folder
+from ..core.files import foreign_files, read_json, replace_folder
 from ..model.checkpoint import write_weights
 from .config import TrainConfig
 from .sharding import gathered, shared_like
 
+FILES = ("state.json", "state.safetensors")  # in this order they are removed: without the first it is no state
 # Settings that may change between a run and its continuation
 RESUMABLE = (
     "steps", "learning_rate", "max_grad_norm", "broken_limit", "checkpoint_every", "checkpoints_total_limit",
@@ -86,7 +87,7 @@ def mean_loss(rows: list[list[float]]) -> float:
 
 
 def save_state(config: TrainConfig, accelerator: Accelerator, state: TrainState) -> None:
-    """Write the state whole or not at all, then remove all but the last `checkpoints_total_limit`.
+    """Write the state whole or not at all, then remove all but the last `checkpoints_total_limit` up to this step.
 
     All processes must call it; the first one writes.
     """
@@ -95,16 +96,32 @@ def save_state(config: TrainConfig, accelerator: Accelerator, state: TrainState)
         return
     record = {"config": config.record(), "curve": state.curve, "broken": sorted(state.broken), "step": state.step}
     out = Path(config.out)
-    with replace_folder(out / "states" / f"{state.step:08d}") as partial:
+    with replace_folder(out / "states" / f"{state.step:08d}", check_state) as partial:
         write_weights(tensors, partial / "state.safetensors")
         (partial / "state.json").write_text(json.dumps(record))
-    for old in list_states(out)[: -config.checkpoints_total_limit]:
-        shutil.rmtree(old)
+    earlier = [folder for folder in list_states(out) if int(folder.name) <= state.step]
+    remove_states(earlier[: -config.checkpoints_total_limit])
+
+
+def check_state(folder: Path) -> None:
+    """Refuse to replace a folder with other files than a state's."""
+    if foreign := foreign_files(folder, FILES):
+        raise MRCError(f"{folder} holds {foreign[0]}, which is not of a state; move it away, or give another --out")
+
+
+def remove_states(folders: list[Path]) -> None:
+    """Remove states; a folder with other files in it stays."""
+    for folder in folders:
+        if not foreign_files(folder, FILES):
+            for name in FILES:
+                (folder / name).unlink(missing_ok=True)
+            folder.rmdir()
 
 
 def list_states(out: Path) -> list[Path]:
     """Whole states, oldest first."""
-    return sorted(p for p in (out / "states").glob("[0-9]*") if (p / "state.json").is_file())
+    folders = (p for p in (out / "states").glob("[0-9]*") if re.fullmatch(r"\d{8}", p.name))
+    return sorted(p for p in folders if (p / "state.json").is_file())
 
 
 def load_state(out: Path, which: str, config: dict) -> tuple[dict[str, Tensor], dict] | None:

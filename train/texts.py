@@ -6,6 +6,7 @@ texts.json                     the U texts in order
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +14,34 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core.files import replace_folder
+from ..core.files import swapped_folder
 from ..model.checkpoint import Checkpoint
 from ..model.pipeline import token_ids
+from .arrays import write_array
 
 ENCODE_BATCH = 32
 
 
 @torch.no_grad()
 def build_text_states(checkpoint: Checkpoint, texts: set[str], folder: Path) -> None:
-    """Encode every text, and the empty one that conditioning dropout needs. The folder appears whole or not at all."""
+    """Encode every text, and the empty one that conditioning dropout needs.
+
+    The folder appears whole or not at all; the caller holds its lock.
+    """
     rows = sorted(texts | {""})
     encoder = checkpoint.text_encoder
-    length, width = encoder.config.max_position_embeddings, encoder.config.hidden_size
-    with replace_folder(folder) as out:
-        shape = (len(rows), length, width)
-        states = np.lib.format.open_memmap(out / "states.npy", mode="w+", dtype=np.float16, shape=shape)
-        pooled = np.empty((len(rows), width), dtype=np.float16)
+    pooled = []
+
+    def states() -> Iterator[np.ndarray]:
         for start in tqdm(range(0, len(rows), ENCODE_BATCH), desc="cache texts", unit="batch", disable=None):
-            some = slice(start, start + ENCODE_BATCH)
-            output = encoder(token_ids(checkpoint, rows[some]).to(encoder.device))
-            states[some] = output.last_hidden_state.half().cpu().numpy()
-            pooled[some] = output.pooler_output.half().cpu().numpy()
-        states.flush()
-        np.save(out / "pooled.npy", pooled)
+            ids = token_ids(checkpoint, rows[start : start + ENCODE_BATCH])
+            output = encoder(ids.to(encoder.device))
+            pooled.append(output.pooler_output.half().cpu().numpy())
+            yield output.last_hidden_state.half().cpu().numpy()
+
+    with swapped_folder(folder) as out:
+        write_array(out / "states.npy", len(rows), states())
+        write_array(out / "pooled.npy", len(rows), pooled)
         (out / "texts.json").write_text(json.dumps(rows))
 
 

@@ -1,11 +1,10 @@
 """Two runs over the same items, side by side, with paired significance."""
 
-import json
 import shutil
 from pathlib import Path
 
 from ...core.errors import MRCError
-from ...core.files import write_file
+from ...core.files import claim_folder, write_json
 from ...core.reward import PERSPECTIVES
 from ...core.tables import Table
 from ..significance import mcnemar, mean_interval, wilcoxon
@@ -46,6 +45,7 @@ def compare(first: Path, second: Path, out: Path) -> dict:
             kind: {perspective: judged_pairs(group, i) for i, perspective in enumerate(PERSPECTIVES)}
             for kind, group in groups.items()
         }
+    claim_folder(out, "comparison.json", "a comparison")
     out.mkdir(parents=True, exist_ok=True)
     cards = []
     for pair in pairs:
@@ -55,7 +55,7 @@ def compare(first: Path, second: Path, out: Path) -> dict:
         source = copied(first / pair[0]["source"], out / "sources")
         cards.append(Card.of(pair[0] | {"source": source}, edits))
     write_gallery(out, f"A {first.name}, B {second.name}", tables(report), cards)
-    write_file(out / "comparison.json", json.dumps(report, indent=1) + "\n")
+    write_json(out / "comparison.json", report)
     return report
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...core.errors import MRCError
-from ...core.files import file_digest, write_file
+from ...core.files import claim_folder, file_digest, write_json
 from ...engine import Engine
 from ...engine.command import save
 from ...engine.framing import framed, make_frame
@@ -90,7 +90,7 @@ def write_results(
         "items": records,
         "tables": summary(records),
     }
-    write_file(out / RESULTS, json.dumps(results, indent=1) + "\n")
+    write_json(out / RESULTS, results)
     cards = [Card.of(one, [("edit", one["edit"], one["reward"])]) for one in records]
     write_gallery(out, f"Real-Edit, {results['run']['model']}", tables(results), cards)
     return results
@@ -118,13 +118,10 @@ def claim(out: Path, asked: dict) -> None:
         for key, value in asked.items():
             if key != "model" and earlier.get(key) != value:
                 raise MRCError(f"{out} holds a run with {key} {earlier.get(key)}, not {value}; give a new folder")
-        for stale in out.rglob(".*.partial-*"):  # unfinished files of a killed run
-            stale.unlink()
     else:
-        if out.exists() and any(not entry.name.startswith(".") for entry in out.iterdir()):
-            raise MRCError(f"{out} holds other things than a run; give an empty or a new folder")
+        claim_folder(out, path.name, "a run")
         out.mkdir(parents=True, exist_ok=True)
-        write_file(path, json.dumps(asked, indent=1) + "\n")
+        write_json(path, asked)
     for folder in ("sources", "edits"):
         (out / folder).mkdir(exist_ok=True)
 

@@ -77,4 +77,12 @@ def load_backend(folder: Path, name: str, precision: str | None = None, **option
     if unknown := set(options) - set(entry.options):
         own = ", ".join(entry.options) or "none"
         raise MRCError(f"backend {name} has no option {', '.join(sorted(unknown))}; its own are: {own}")
-    return entry.load(folder, precision=precision, **options)
+    if kind == "checkpoint":
+        return entry.load(folder, precision=precision, **options)
+    manifest = (folder / MANIFEST).read_bytes()
+    try:
+        return entry.load(folder, precision=precision, **options)
+    except MRCError:
+        if (folder / MANIFEST).read_bytes() == manifest:
+            raise
+    return entry.load(folder, precision=precision, **options)  # another export took its place meanwhile

@@ -2,15 +2,21 @@
 
 import json
 import os
-from pathlib import Path
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 
 from tokenizers import Tokenizer
 
 from ...core.errors import MRCError
 from ..graphs import EACH_STEP
-from ..manifest import Artifact, check_digests, files_of, read_manifest
+from ..manifest import Artifact, files_of, read_checked, read_manifest
 from ..text import whole_texts
 from .graphs import GraphBackend, Value
+
+TOKENIZER, SCHEDULER = "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"
 
 
 class ExportBackend(GraphBackend[Value]):
@@ -26,10 +32,10 @@ class ExportBackend(GraphBackend[Value]):
                 f"run mrc-export --dtype {precision}, or leave it out"
             )
         self.precision = precision or self.manifest.precision
-        settings = [name for name in self.manifest.files if name.startswith(("tokenizer/", "scheduler/"))]
-        check_digests(folder, self.manifest, {*settings, "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"})
-        self.scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        self.tokenizer = whole_texts(Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json")))
+        listed = [name for name in self.manifest.files if name.startswith(("tokenizer/", "scheduler/"))]
+        settings = {name: read_checked(folder, self.manifest, name) for name in {*listed, TOKENIZER, SCHEDULER}}
+        self.scheduler = json.loads(settings[SCHEDULER])
+        self.tokenizer = whole_texts(Tokenizer.from_buffer(settings[TOKENIZER]))
 
     def artifact(self, graph: str) -> Artifact:
         """The ONNX file of a graph."""
@@ -40,16 +46,59 @@ class ExportBackend(GraphBackend[Value]):
             raise MRCError(f"{self.folder} has no {quantized or 'ONNX'} graph {graph!r}; run mrc-export again{flag}")
         return artifact
 
-    def checked_path(self, artifact: Artifact) -> Path:
-        """Path of an artifact, after checking that its files are those that were exported."""
-        check_digests(self.folder, self.manifest, [artifact.path, *files_of(self.manifest, artifact)])
-        return self.folder / artifact.path
+    def content(self, artifact: Artifact) -> tuple[bytes, dict[str, bytes]]:
+        """A graph and its external data by name, after checking that they are what was exported."""
+        others = [name for name in files_of(self.manifest, artifact) if name != artifact.path]
+        external = {PurePosixPath(name).name: read_checked(self.folder, self.manifest, name) for name in others}
+        return read_checked(self.folder, self.manifest, artifact.path), external
+
+    @contextmanager
+    def checked_copy(self, artifact: Artifact) -> Iterator[Path]:
+        """Path of a copy of a graph beside its external data, for a runtime that reads files, until the block ends.
+
+        Nobody else can change it or add to it, so what the runtime reads is what was exported. A runtime that
+        maps the files may go on after the block.
+        """
+        graph, external = self.content(artifact)
+        with tempfile.TemporaryDirectory(prefix="mrc-") as folder:
+            try:
+                for name, data in {**external, PurePosixPath(artifact.path).name: graph}.items():
+                    (Path(folder) / name).write_bytes(data)
+            except OSError as error:
+                reason = f"{artifact.path} cannot be copied to {folder} ({error.strerror})"
+                raise MRCError(f"{reason}; set TMPDIR to a folder with more space") from None
+            yield Path(folder) / PurePosixPath(artifact.path).name
 
 
-def cache_folder() -> Path:
+def cache_folder() -> Path | None:
     """Where graphs optimized for this machine are stored: `MRC_CACHE`, or mrc in the user's cache folder.
 
-    Not in the export folder, which may be read-only and holds what its manifest lists, no more.
+    Not in the export folder, which may be read-only and holds what its manifest lists, no more. None, with a warning,
+    if it cannot be made, or if others could give the engine another graph there.
     """
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("MRC_CACHE") or Path(home) / "mrc")
+    folder = Path(os.environ.get("MRC_CACHE") or Path(home) / "mrc")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state = folder.stat()
+    except OSError as error:
+        return without_cache(folder, error.strerror or str(error))
+    if state.st_uid != os.getuid():
+        return without_cache(folder, "it belongs to another user")
+    if state.st_mode & 0o022:
+        return without_cache(folder, "others can write there")
+    return folder
+
+
+told: set[Path] = set()  # caches whose warning was given
+
+
+def without_cache(folder: Path, reason: str) -> None:
+    """Warn, once a folder, that graphs are optimized each time they are opened."""
+    if folder not in told:
+        told.add(folder)
+        warnings.warn(
+            f"{folder} cannot be the cache of optimized graphs ({reason}), so they are optimized at every start; "
+            "set MRC_CACHE to a folder of your own",
+            stacklevel=2,
+        )

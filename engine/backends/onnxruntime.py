@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,13 +12,14 @@ from onnxruntime import OrtValue
 from tqdm import tqdm
 
 from ...core.errors import MRCError
-from ...core.files import file_digest, replace_folder
+from ...core.files import file_digest, foreign_files, make_once, swapped_folder
 from ..failures import memory_ran_out
 from ..graphs import GRAPHS
 from ..manifest import Artifact, files_of
-from .exported import ExportBackend, cache_folder
+from .exported import ExportBackend, cache_folder, without_cache
 
 PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first that is there
+DIGESTS = "digests.json"
 LARGE = 64 << 20  # bytes of weights from which an optimized graph is worth its place on disk
 
 
@@ -58,27 +60,48 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         """Open a graph: the one optimized earlier for this machine if there is one."""
         files = [artifact.path, *files_of(self.manifest, artifact)]
         size = sum((self.folder / name).stat().st_size for name in files if (self.folder / name).is_file())
-        if not self.cached or self.provider != "CPUExecutionProvider" or size < LARGE:
-            return self.open(artifact, self.checked_path(artifact), onnxruntime.SessionOptions())
-        digests = "".join(self.manifest.files.get(name, "") for name in files)
-        key = hashlib.sha256((onnxruntime.__version__ + cpu() + digests).encode()).hexdigest()[:16]
-        place = cache_folder() / f"onnxruntime-{artifact.role}-{artifact.precision}-{key}"
-        options = onnxruntime.SessionOptions()
-        if not intact(place):
-            with replace_folder(place) as new:
-                options.optimized_model_filepath = str(new / "model.onnx")
-                options.add_session_config_entry(
-                    "session.optimized_model_external_initializers_file_name", "model.onnx.data"
-                )
-                options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
-                self.open(artifact, self.checked_path(artifact), options)
-                digest = {path.name: file_digest(path) for path in new.iterdir()}
-                (new / "digests.json").write_text(json.dumps(digest))
-            options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # done already
-        return self.open(artifact, place / "model.onnx", options)
+        if self.cached and self.provider == "CPUExecutionProvider" and size >= LARGE and (folder := cache_folder()):
+            digests = "".join(self.manifest.files.get(name, "") for name in files)
+            key = hashlib.sha256((onnxruntime.__version__ + cpu() + digests).encode()).hexdigest()[:16]
+            place = folder / f"onnxruntime-{artifact.role}-{artifact.precision}-{key}"
+            try:
+                make_once(place, lambda: intact(place), lambda: self.optimize(artifact, place))
+                return self.open_optimized(artifact, place)
+            except (MRCError, OSError) as error:
+                session = self.open(artifact, onnxruntime.SessionOptions())  # raises what is wrong with the export
+                without_cache(folder, str(error))
+                return session
+        return self.open(artifact, onnxruntime.SessionOptions())
 
-    def open(self, artifact: Artifact, path: Path, options: onnxruntime.SessionOptions):
+    def optimize(self, artifact: Artifact, place: Path) -> None:
+        """Write a graph optimized for this machine; the caller holds the lock of `place`."""
+        options = onnxruntime.SessionOptions()
+        options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "model.onnx.data")
+        options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+        with swapped_folder(place, check_cached) as new:
+            options.optimized_model_filepath = str(new / "model.onnx")
+            self.open(artifact, options)
+            self.open_optimized(artifact, new)  # ONNX Runtime is silent about a full disk
+            digests = {path.name: file_digest(path) for path in new.iterdir()}
+            (new / DIGESTS).write_text(json.dumps(digests))
+
+    def open_optimized(self, artifact: Artifact, place: Path) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # done already
+        return self.created(artifact, str(place / "model.onnx"), options)
+
+    def open(self, artifact: Artifact, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+        """Open a graph from memory, so that what was checked is what is used; no other file is read."""
+        graph, external = self.content(artifact)
+        sizes = [len(data) for data in external.values()]
+        options.add_external_initializers_from_files_in_memory(list(external), list(external.values()), sizes)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+        return self.created(artifact, graph, options)
+
+    def created(
+        self, artifact: Artifact, graph: str | bytes, options: onnxruntime.SessionOptions
+    ) -> onnxruntime.InferenceSession:
+        """A session of a file or of the content of one."""
         options.log_severity_level = 3
         names = onnxruntime.get_available_providers()
         try:
@@ -86,7 +109,7 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
                 providers = [(self.provider, self.options)]
                 if self.provider != "CPUExecutionProvider":
                     providers.append(("CPUExecutionProvider", {}))
-                return onnxruntime.InferenceSession(str(path), options, providers)
+                return onnxruntime.InferenceSession(graph, options, providers)
             devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == self.provider]
             if not devices:
                 plugged = {device.ep_name for device in onnxruntime.get_ep_devices()}
@@ -96,7 +119,7 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
                     "onnxruntime.register_execution_provider_library"
                 )
             options.add_provider_for_devices(devices[:1], self.options)
-            return onnxruntime.InferenceSession(str(path), options)
+            return onnxruntime.InferenceSession(graph, options)
         except MRCError:
             raise
         # ONNX Runtime's exceptions share no base but Exception
@@ -158,12 +181,19 @@ class SessionRunner:
 
 
 def intact(place: Path) -> bool:
-    """Whether a cached graph is there and is what was written."""
+    """Whether a cached graph is there and is what this user wrote."""
     try:
-        digests = json.loads((place / "digests.json").read_text())
-        return bool(digests) and all(file_digest(place / Path(name).name) == digests[name] for name in digests)
+        digests = json.loads((place / DIGESTS).read_text())
+        mine = place.stat().st_uid == os.getuid()
+        return mine and bool(digests) and all(file_digest(place / Path(n).name) == digests[n] for n in digests)
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def check_cached(place: Path) -> None:
+    """Refuse to replace a folder that holds something else than a cached graph."""
+    if foreign := foreign_files(place, ("model.onnx", "model.onnx.data", DIGESTS)):
+        raise MRCError(f"{place} holds {foreign[0]}, which is of no cached graph; remove it")
 
 
 def cpu() -> str:

@@ -13,6 +13,7 @@ from openvino import opset13, properties
 from ...core.errors import MRCError
 from ..failures import ADVICE, memory_ran_out, reason
 from ..graphs import EACH_STEP, GRAPHS
+from ..manifest import Artifact
 from .exported import ExportBackend
 from .recent import Recent
 
@@ -48,12 +49,23 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
             raise MRCError("precision is 'bfloat16' and this CPU has no instructions for it; use float32 or int8")
         self.precision = precision or ("bfloat16" if fast else "float32")
         self.half = fast and self.precision != "float32"
-        self.paths = {graph: self.checked_path(self.artifact(graph)) for graph in GRAPHS}
+        self.graphs = {graph: self.read(self.artifact(graph)) for graph in GRAPHS}
         self.models = {graph: Recent[openvino.CompiledModel](shapes) for graph in GRAPHS}
 
     def compiled(self, graph: str, shapes: dict[str, tuple[int, ...]]) -> openvino.CompiledModel:
         """The graph compiled for these input shapes."""
         return self.models[graph].get(tuple(shapes.values()), lambda: self.compile(graph, shapes))
+
+    def read(self, artifact: Artifact) -> openvino.Model:
+        """A graph as it is now: all shapes are compiled from it, though the folder may hold another export by then.
+
+        OpenVINO maps the weights of the copy; no other process sees them, and they take no memory of their own.
+        """
+        with self.checked_copy(artifact) as path:
+            try:
+                return CORE.read_model(path)
+            except RuntimeError as error:
+                raise refused(artifact, error) from None
 
     def compile(self, graph: str, shapes: dict[str, tuple[int, ...]]) -> openvino.CompiledModel:
         half = self.half and GRAPHS[graph].half
@@ -66,10 +78,10 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
         except (RuntimeError, MemoryError) as error:
             if memory_ran_out(error):
                 raise MRCError(f"there is not enough memory to compile {graph} ({reason(error)}); {ADVICE}") from None
-            raise MRCError(f"OpenVINO refuses {self.paths[graph]}: {reason(error)}; export again") from None
+            raise refused(self.artifact(graph), error) from None
 
     def reshaped(self, graph: str, shapes: dict[str, tuple[int, ...]]) -> openvino.Model:
-        model = CORE.read_model(self.paths[graph])
+        model = self.graphs[graph].clone()
         if graph in EACH_STEP:
             part_text(model)
         names = {name for port in model.inputs for name in port.get_names()}
@@ -88,6 +100,10 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
 
     def runner(self, graph: str) -> "RequestRunner":
         return RequestRunner(self, graph)
+
+
+def refused(artifact: Artifact, error: RuntimeError) -> MRCError:
+    return MRCError(f"OpenVINO refuses {artifact.path}: {str(error).splitlines()[0]}; run mrc-export again")
 
 
 class RequestRunner:

@@ -1,11 +1,13 @@
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
-from mrc_edit.engine.manifest import check_digests, read_manifest
+from mrc_edit.engine.manifest import read_checked, read_manifest
 
 
 @pytest.fixture
@@ -13,11 +15,12 @@ def copy(tiny_export, tmp_path):
     return shutil.copytree(tiny_export, tmp_path / "copy")
 
 
-def test_every_file_is_listed_and_check_digests(tiny_export):
+def test_every_file_is_listed_with_its_digest(tiny_export):
     manifest = read_manifest(tiny_export)
     there = {str(p.relative_to(tiny_export)) for p in tiny_export.rglob("*") if p.is_file()} - {"manifest.json"}
     assert set(manifest.files) == there
-    check_digests(tiny_export, manifest, manifest.files)
+    for name in manifest.files:
+        assert read_checked(tiny_export, manifest, name) == (tiny_export / name).read_bytes()
 
 
 def test_a_flipped_byte_in_any_file_is_refused(copy):
@@ -56,24 +59,105 @@ def test_a_link_out_of_the_folder_is_refused(copy, tmp_path):
         Engine.from_pretrained(copy)
 
 
-def test_external_data_out_of_the_folder_is_refused(copy, tmp_path):
+BACKENDS = ("onnxruntime", "openvino")
+
+
+def change_manifest(folder, change):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest["files"])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("location", ["../../outside.data", "{outside}/outside.data", "unlisted.data", "below/x.data"])
+def test_external_data_that_is_not_listed_is_refused(copy, tmp_path, backend, location):
     """A folder whose digests all fit, as an attacker would make it."""
     import onnx
 
     from mrc_edit.core.files import file_digest
 
-    shutil.copy(copy / "unet" / "model.onnx.data", tmp_path / "outside.data")
-    model = onnx.load(copy / "unet" / "model.onnx", load_external_data=False)
+    unet = copy / "unet"
+    (unet / "below").mkdir()
+    for place in (tmp_path / "outside.data", unet / "unlisted.data", unet / "below" / "x.data"):
+        shutil.copy(unet / "model.onnx.data", place)
+    model = onnx.load(unet / "model.onnx", load_external_data=False)
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
-                entry.value = "../../outside.data"
-    onnx.save(model, copy / "unet" / "model.onnx")
-    manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["files"]["unet/model.onnx"] = file_digest(copy / "unet" / "model.onnx")
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+                entry.value = location.format(outside=tmp_path)
+    onnx.save(model, unet / "model.onnx")
+    change_manifest(copy, lambda files: files.update({"unet/model.onnx": file_digest(unet / "model.onnx")}))
     with pytest.raises(MRCError, match=r"refuses unet/model\.onnx"):
-        Engine.from_pretrained(copy)
+        Engine.from_pretrained(copy, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_external_data_without_a_digest_is_refused(copy, backend):
+    change_manifest(copy, lambda files: files.pop("vae_decoder/model.onnx.data"))
+    with pytest.raises(MRCError, match=r"refuses vae_decoder/model\.onnx"):
+        Engine.from_pretrained(copy, backend)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_was_checked_is_what_edits(copy, tmp_path, backend, photo, monkeypatch):
+    """Every file is spoiled as soon as it has been read; then another export takes the place of the folder."""
+    small = {"seed": 3, "num_inference_steps": 1, "resolution": 0, "output_type": "latent"}
+    precision = "float32" if backend == "openvino" else None
+    expected = Engine.from_pretrained(copy, backend, precision=precision).edit(photo, "snow", **small).images
+    read = Path.read_bytes
+
+    def read_and_spoil(path):
+        content = read(path)
+        if path.is_relative_to(copy) and path.name != "manifest.json":
+            path.write_bytes(b"spoiled")
+        return content
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", read_and_spoil)
+        engine = Engine.from_pretrained(copy, backend, precision=precision)
+    shutil.rmtree(copy)
+    assert (engine.edit(photo, "snow", **small).images == expected).all()
+    assert len(engine.edit(photo[:64], "snow", **small).images) == 1  # another size, for which OpenVINO compiles anew
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_export_in_a_hugging_face_cache_opens(tiny_export, tmp_path, backend):
+    """Snapshots are folders of links into blobs, which are named by their SHA-256."""
+    from mrc_edit.core.files import file_digest
+
+    (tmp_path / "blobs").mkdir()
+    snapshot = tmp_path / "snapshots" / "main"
+    for path in (path for path in tiny_export.rglob("*") if path.is_file()):
+        blob = tmp_path / "blobs" / file_digest(path)
+        link = snapshot / path.relative_to(tiny_export)
+        shutil.copy(path, blob)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    Engine.from_pretrained(snapshot, backend)
+    (snapshot / "unet" / "model.onnx").unlink()
+    (snapshot / "unet" / "model.onnx").symlink_to(tiny_export / "unet" / "model.onnx")
+    with pytest.raises(MRCError, match="leaves the export folder"):
+        Engine.from_pretrained(snapshot, backend)
+
+
+def test_an_export_that_is_replaced_while_it_is_opened_opens(copy, tmp_path, monkeypatch):
+    from mrc_edit.core.files import file_digest
+    from mrc_edit.engine.backends import exported
+
+    other = shutil.copytree(copy, tmp_path / "other")
+    settings = other / "scheduler" / "scheduler_config.json"
+    settings.write_text(settings.read_text() + " ")
+    change_manifest(other, lambda files: files.update({"scheduler/scheduler_config.json": file_digest(settings)}))
+    read = exported.read_checked
+
+    def replace_first(folder, manifest, name):
+        monkeypatch.setattr(exported, "read_checked", read)
+        shutil.rmtree(copy)
+        shutil.copytree(other, copy)
+        return read(folder, manifest, name)
+
+    monkeypatch.setattr(exported, "read_checked", replace_first)
+    assert Engine.from_pretrained(copy).backend.manifest == read_manifest(other)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
 import dataclasses
 import shutil
+import threading
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,8 +50,70 @@ def test_a_changed_export_is_refused_though_its_optimized_graph_is_kept(tiny_exp
     shutil.rmtree(cached)
     graph = tmp_path / "exported" / "unet" / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:-1] + b"x")
-    with pytest.raises(MRCError, match="SHA-256 differs"):
+    with pytest.raises(MRCError, match="SHA-256 differs"), warnings.catch_warnings(action="error"):
         Engine.from_pretrained(tmp_path / "exported")
+
+
+def spoil(cached, monkeypatch, how):
+    """A cache that cannot be used."""
+    cached.mkdir()
+    if how == "others can write":
+        cached.chmod(0o777)
+    elif how == "belongs to another user":
+        monkeypatch.setattr(module.os, "getuid", lambda: cached.stat().st_uid + 1)
+    elif how == "is a file":
+        cached.rmdir()
+        cached.write_text("")
+    elif how == "is full":
+        monkeypatch.setattr(module, "swapped_folder", full)
+
+
+@contextmanager
+def full(place, check):
+    raise OSError(28, "No space left on device")
+    yield
+
+
+@pytest.mark.parametrize("how", ["others can write", "belongs to another user", "is a file", "is full"])
+def test_a_cache_that_cannot_be_used_is_left_out_and_said_once(tiny_export, engine, photo, cached, monkeypatch, how):
+    spoil(cached, monkeypatch, how)
+    with pytest.warns(UserWarning, match="cannot be the cache") as said:
+        found = Engine.from_pretrained(tiny_export)
+        Engine.from_pretrained(tiny_export)
+    assert len(said) == 1 and not list(cached.rglob("*"))
+    assert (found.edit(photo, "snow", **LATENT).images == engine.edit(photo, "snow", **LATENT).images).all()
+
+
+def test_the_cache_is_its_owners_alone(tiny_export, cached):
+    Engine.from_pretrained(tiny_export)
+    assert cached.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_cut_graph_is_not_kept(tiny_export, cached, monkeypatch):
+    """As ONNX Runtime leaves it on a full disk, without an error."""
+    opened = module.OnnxRuntimeBackend.open
+
+    def cut(self, artifact, options):
+        session = opened(self, artifact, options)
+        if options.optimized_model_filepath:
+            data = Path(options.optimized_model_filepath + ".data")
+            data.write_bytes(data.read_bytes()[:100])
+        return session
+
+    monkeypatch.setattr(module.OnnxRuntimeBackend, "open", cut)
+    with pytest.warns(UserWarning, match="cannot be the cache"):
+        Engine.from_pretrained(tiny_export)
+    assert not list(cached.rglob("*.onnx"))
+
+
+def test_servers_that_start_together_share_the_cache(tiny_export, cached):
+    engines = []
+    threads = [threading.Thread(target=lambda: engines.append(Engine.from_pretrained(tiny_export))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(engines) == 3 and len(list(cached.iterdir())) == 6  # one place a graph, no leftovers
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
-from mrc_edit.judge.detached import alone
+from mrc_edit.core.locks import locked
 from mrc_edit.judge.spending import Spending
 
 # Starts the child below by `run_detached`; the child counts until it is told to stop, then takes half a second to end.
@@ -21,11 +20,12 @@ sys.exit(run_detached('counting', sys.argv[1]))
 CHILD = """
 import sys, time
 from pathlib import Path
-from mrc_edit.judge.detached import alone, stop_with_parent
+from mrc_edit.core.locks import locked
+from mrc_edit.judge.detached import stop_with_parent
 from mrc_edit.judge.spending import Spending
 folder, spending = Path(sys.argv[1]), Spending()
 stop_with_parent(spending)
-with alone(folder):
+with locked(folder, inside=True):
     (folder / "begun").touch()
     spending.stopped.wait(30)
     time.sleep(0.5)
@@ -53,7 +53,7 @@ def test_what_is_under_way_ends_after_the_command_is_killed(start, tmp_path):
     process.kill()
     process.wait()
     assert not (tmp_path / "ended").exists()
-    with alone(tmp_path):  # waits for it
+    with locked(tmp_path, inside=True):  # waits for it
         assert (tmp_path / "ended").exists()
 
 
@@ -61,22 +61,6 @@ def test_an_interrupt_waits_for_what_is_under_way(start, tmp_path):
     process = start()
     process.send_signal(2)
     assert process.wait() == 130 and (tmp_path / "ended").exists()
-
-
-def test_two_runs_in_one_folder_follow_each_other(tmp_path, capsys):
-    order = []
-
-    def second():
-        with alone(tmp_path):
-            order.append("second")
-
-    with alone(tmp_path):
-        thread = threading.Thread(target=second)
-        thread.start()
-        thread.join(0.3)
-        order.append("first")
-    thread.join()
-    assert order == ["first", "second"] and "waiting for the run" in capsys.readouterr().err
 
 
 def test_the_first_reason_is_told():

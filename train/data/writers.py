@@ -70,7 +70,12 @@ def reward_entry(name: str, scores: Scores, text: str) -> list[RewardEntry]:
 
 
 def write_parquet(triplets: Iterator[Triplet], out: Path) -> None:
-    """`triplets.parquet`; all triplets have rewards or none has."""
+    """`triplets.parquet`."""
+    write_table(triplets, out / "triplets.parquet")
+
+
+def write_table(triplets: Iterator[Triplet], file: Path) -> None:
+    """A parquet file; all triplets have rewards or none has."""
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
@@ -80,7 +85,7 @@ def write_parquet(triplets: Iterator[Triplet], out: Path) -> None:
     first = next(triplets)
     schema = pyarrow.schema(columns if first.scores is None else columns + rewards)
     rest = itertools.chain([first], triplets)
-    with ParquetWriter(out / "triplets.parquet", schema) as writer:
+    with ParquetWriter(file, schema) as writer:
         while rows := [table_row(triplet) for triplet in itertools.islice(rest, ROWS)]:
             writer.write_table(pyarrow.Table.from_pylist(rows, schema))
 

@@ -11,18 +11,19 @@
 Finished parts stay and a stopped one goes on, so the same command finishes an interrupted run.
 """
 
-import json
 import os
 from pathlib import Path
 
 import torch
 
 from ...core.errors import MRCError
-from ...core.files import read_json
+from ...core.files import read_json, write_json
+from ...core.locks import locked
 from ...model.checkpoint import load_checkpoint, save_checkpoint
 from .. import autoencoder
 from ..config import TrainConfig, preset
 from ..loop import train
+from ..run_folder import check_own
 from .model import miniature_checkpoint
 
 AUTOENCODER_STEPS = 700
@@ -39,10 +40,17 @@ def reproduce(out: Path, photographs: str | None, seed: int) -> Path:
     """Train everything from nothing; returns the checkpoint's path.
 
     Raises:
-        MRCError: it was started as several processes.
+        MRCError: it was started as several processes, or another run is writing `out`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise MRCError("mini is trained by one process; start mrc-train without torchrun")
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out, inside=True, wait=False):
+        return reproduce_in_folder(out, photographs, seed)
+
+
+def reproduce_in_folder(out: Path, photographs: str | None, seed: int) -> Path:
+    """`reproduce` in a folder that is this run's alone."""
     vae = out / "vae"
     if not vae.is_dir():
         autoencoder.train(vae, Path(photographs) if photographs else None, AUTOENCODER_STEPS, seed)
@@ -54,10 +62,10 @@ def reproduce(out: Path, photographs: str | None, seed: int) -> Path:
             continue
         common = {"init": str(out / start), "out": str(run), "cache": str(out / "cache")}
         config = TrainConfig(**preset("mini") | common | settings, photographs=photographs, seed=seed)
-        train(config, resume="latest" if (run / "states").is_dir() else None)
-    shipped = load_checkpoint(out / "stage2" / "checkpoint", torch.float16)
-    save_checkpoint(shipped, out / "checkpoint")
+        train(config, resume="latest" if run.is_dir() else None)
     remedy = "remove the folder and run the command again"
     records = {name: read_json(out / name / "training.json", remedy) for name in STAGES}
-    (out / "training.json").write_text(json.dumps(records, indent=1) + "\n")
+    write_json(out / "training.json", records)
+    shipped = load_checkpoint(out / "stage2" / "checkpoint", torch.float16)
+    save_checkpoint(shipped, out / "checkpoint", check_own)
     return out / "checkpoint"

@@ -7,14 +7,14 @@ and the files of `results.py`.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from ...core.errors import MRCError
-from ...core.files import read_json, write_file
+from ...core.files import claim_folder, read_json, write_json
+from ...core.locks import locked
 from ...judge.batch import judge_all
-from ...judge.detached import alone, run_detached
+from ...judge.detached import run_detached
 from ...judge.options import add_arguments as add_judge_arguments
 from ...judge.options import given_options
 from ...judge.questions import VERSION
@@ -68,8 +68,7 @@ def build(config: BuildConfig, spending: Spending) -> Report:
         MRCError: the data or the judge cannot be used, a limit is reached, or no triplet has all three scores.
     """
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with alone(out):
+    with locked(out, inside=True):
         triplets = open_data(config.data, None, config.photographs, config.seed)
         judge = open_config_judge(config, triplets, spending)
         claim(out, config)
@@ -87,7 +86,7 @@ def claim(out: Path, config: BuildConfig) -> None:
     """Write into `out` what this build judges, or check that `out` says the same.
 
     Raises:
-        MRCError: it was built from something else.
+        MRCError: it was built from something else, or is no build.
     """
     model = config.options.judge_model if config.judge == "openai" else None
     asked: dict[str, object] = {"data": config.data, "judge": config.judge, "model": model, "prompts": VERSION}
@@ -95,6 +94,7 @@ def claim(out: Path, config: BuildConfig) -> None:
         asked |= {"seed": config.seed, "photographs": config.photographs}
     path = out / "build.json"
     if not path.is_file():
-        write_file(path, json.dumps(asked, indent=1) + "\n")
+        claim_folder(out, path.name, "a build")
+        write_json(path, asked)
     elif (before := read_json(path, "give another --out")) != asked:
         raise MRCError(f"{out} was built from {before}, this is {asked}; give another --out")

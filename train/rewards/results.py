@@ -18,12 +18,12 @@ from typing import TypedDict
 from tqdm import tqdm
 
 from ...core.errors import MRCError
-from ...core.files import write_file
+from ...core.files import replaced_file, write_file
 from ...core.reward import PERSPECTIVES
 from ...judge import Reward
 from ..data import Triplet, Triplets
 from ..data.reward_edit import RewardEdit
-from ..data.writers import RewardEntry, reward_entry, write_parquet
+from ..data.writers import RewardEntry, reward_entry, write_table
 
 
 class PerspectiveReport(TypedDict):
@@ -75,11 +75,8 @@ def write_results(out: Path, triplets: Triplets, judged: list[Reward | str]) -> 
 
     report = summary(judged)
     if report["complete"]:
-        partial = out / ".partial"
-        partial.mkdir(exist_ok=True)
-        write_parquet(complete(), partial)
-        (partial / "triplets.parquet").replace(out / "triplets.parquet")
-        partial.rmdir()
+        with replaced_file(out / "triplets.parquet") as partial:
+            write_table(complete(), partial)
         write_file(out / "RewardEdit.json", json.dumps(entries))
     else:
         list(complete())

@@ -19,7 +19,7 @@ from string import Template
 from PIL import Image
 
 from ...core.errors import MRCError
-from ...core.files import read_json, write_file
+from ...core.files import claim_folder, read_json, write_file, write_json
 from ...core.reward import PERSPECTIVES
 from .answers import CHOICES, KEY_REMEDY, agreement_table, read_answers
 
@@ -87,8 +87,9 @@ def write_sheet(first: Path, second: Path, out: Path, count: int | None = None, 
     key_file = out / "key.json"
     if key_file.is_file() and read_json(key_file, KEY_REMEDY) != key:
         raise MRCError(f"{out} holds another sheet, whose answers need its key; give a new folder")
+    claim_folder(out, key_file.name, "a sheet")
     out.mkdir(parents=True, exist_ok=True)
-    write_file(key_file, json.dumps(key, indent=1) + "\n")
+    write_json(key_file, key)
     write_file(out / "sheet.html", TEMPLATE.substitute(id=key["sheet"], rows="\n".join(shown)))
     return out / "sheet.html"
 

@@ -53,7 +53,7 @@ def test_only_what_is_missing_is_edited(data, tiny_export, edited, out, settings
     before = content(out)
     (out / "edits" / "2-3-add.png").unlink()
     (out / "edits" / "10-7-style.png").unlink()
-    (out / "edits" / ".2-3-add.partial-1.png").write_bytes(b"half")
+    (out / "edits" / ".2-3-add.png.partial-1").write_bytes(b"half")
     saved = []
     monkeypatch.setattr(run, "save", lambda image, path, save=run.save: (saved.append(path.name), save(image, path)))
     edit_items(data, str(tiny_export), out, settings)

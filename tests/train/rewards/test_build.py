@@ -215,8 +215,9 @@ def test_the_key_stays_in_the_environment(model, status, command, environment, t
         [*whole, "--base-url", judge_server.url], env=debug, capture_output=True, text=True, check=False
     )
     assert done.returncode == status and {entry["authorization"] for entry in judge_server.log} == {f"Bearer {key}"}
-    files = [path.read_bytes() for path in Path(settings.out).rglob("*") if path.is_file()]
-    assert len(files) >= 4 and not any(key.encode() in data for data in files)
+    files = {path.name: path.read_bytes() for path in Path(settings.out).rglob("*") if path.is_file()}
+    assert files.keys() >= {"build.json", "report.json", "rewards.jsonl"}
+    assert not any(key.encode() in data for data in files.values())
     assert "openai._base_client" in done.stderr and key not in done.stderr + done.stdout
 
 
