@@ -61,7 +61,7 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
             return self.core.compile_model(self.reshaped(graph, shapes), "CPU", settings)
         except (RuntimeError, MemoryError) as error:
             if memory_ran_out(error):
-                raise MRCError(f"there is not enough memory to compile {graph} ({reason(error)}); {ADVICE}") from None
+                raise MRCError(f"there is not enough memory to compile {graph}; {ADVICE}") from None
             raise MRCError(f"OpenVINO refuses {self.paths[graph]}: {reason(error)}; export again") from None
 
     def reshaped(self, graph: str, shapes: dict[str, tuple[int, ...]]) -> openvino.Model:
