@@ -28,7 +28,7 @@ def computing(phase: str) -> Iterator[None]:
         raise
     except Exception as error:
         if memory_ran_out(error):
-            raise MRCError(f"there is not enough memory for {phase} ({reason(error)}); {ADVICE}") from error
+            raise MRCError(f"there is not enough memory for {phase}; {ADVICE}") from error
         raise MRCError(
             f"{phase} failed ({reason(error)}); check that the model is whole, or export it again"
         ) from error
@@ -40,7 +40,7 @@ def enough_memory() -> Iterator[None]:
     try:
         yield
     except MemoryError as error:
-        raise MRCError(f"there is not enough memory for the edit ({reason(error)}); {ADVICE}") from error
+        raise MRCError(f"there is not enough memory for the edit; {ADVICE}") from error
 
 
 def as_error(error: BaseException) -> MRCError:

@@ -126,7 +126,7 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         except Exception as error:
             reason = str(error).splitlines()[0]
             if memory_ran_out(error):
-                raise MRCError(f"there is not enough memory to open {artifact.path} ({reason}); free some") from None
+                raise MRCError(f"there is not enough memory to open {artifact.path}; free some") from None
             if artifact.precision == "bfloat16":
                 reason = f"ONNX Runtime's CPU provider has no bfloat16 convolution ({reason})"
             raise MRCError(f"ONNX Runtime refuses {artifact.path}: {reason}; export again, or in float32") from None

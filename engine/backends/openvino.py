@@ -77,7 +77,7 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
             return CORE.compile_model(self.reshaped(graph, shapes), "CPU", settings)
         except (RuntimeError, MemoryError) as error:
             if memory_ran_out(error):
-                raise MRCError(f"there is not enough memory to compile {graph} ({reason(error)}); {ADVICE}") from None
+                raise MRCError(f"there is not enough memory to compile {graph}; {ADVICE}") from None
             raise refused(self.artifact(graph), error) from None
 
     def reshaped(self, graph: str, shapes: dict[str, tuple[int, ...]]) -> openvino.Model:

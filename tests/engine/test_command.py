@@ -71,3 +71,14 @@ def test_help_lists_the_backends(run):
     _, stdout, _ = run("--help")
     assert "onnxruntime  available" in stdout
     assert "openvino" in stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [((), (128, 80)), (("--fit", "pad"), (128, 77)), (("--fit", "stretch", "--keep-size"), (100, 60))],
+)
+def test_a_picture_of_any_size(run, tmp_path, options, size):
+    Image.new("RGB", (100, 60), "green").save(tmp_path / "photo.png")
+    out = tmp_path / "edited.png"
+    assert run("mini", tmp_path / "photo.png", "make it snow", "-o", out, "--steps", 1, *options)[0] == 0
+    assert Image.open(out).size == size

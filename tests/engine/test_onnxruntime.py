@@ -170,5 +170,5 @@ def test_too_little_memory_to_open_a_graph_is_told(monkeypatch):
         raise RuntimeError("Exception during initialization: std::bad_alloc")
 
     monkeypatch.setattr(module.onnxruntime, "InferenceSession", fail)
-    with pytest.raises(MRCError, match=r"not enough memory to open .*; free some"):
+    with pytest.raises(MRCError, match=r"not enough memory to open .*model.onnx; free some"):
         Engine.from_pretrained("mini")
