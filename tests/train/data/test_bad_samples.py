@@ -271,3 +271,23 @@ def test_a_shard_that_is_damaged_in_the_middle_says_so(cut, where, pair, tmp_pat
         except MRCError as error:
             faults.append(str(error))
     assert any("fetch it again" in fault for fault in faults) and len(faults) < len(found)
+
+
+def test_very_narrow_pictures_are_refused(tmp_path):
+    """Training enlarges the shorter side to its resolution: at 512 this pair would take 4.7 GB each."""
+    write_folders(tmp_path / "data", [(png_of(1, 6000),) * 2, (encoded("PNG"),) * 2], [b'{"edit": "snow"}'] * 2)
+    found = open_triplets(tmp_path / "data")
+    with pytest.raises(MRCError, match="too narrow"):
+        found[0]
+    assert found[1].source.size == (48, 32)
+
+
+@pytest.mark.parametrize("error", [struct.error, MemoryError, RecursionError, RuntimeError, KeyError, SystemError])
+def test_whatever_a_decoder_raises_names_the_sample(error, pair, tmp_path, monkeypatch):
+    def decode(image):
+        raise error("at the decoder")
+
+    write_folders(tmp_path / "data", [pair], [b'{"edit": "snow"}'])
+    monkeypatch.setattr("mrc_edit.train.data.triplet.load_image", decode)
+    with pytest.raises(MRCError, match=r"^sample 0000000/0 cannot be read .*at the decoder"):
+        open_triplets(tmp_path / "data")[0]
