@@ -22,7 +22,7 @@ def open_data(data: str, rewards: str | Path | None = None, photographs: str | N
     from ..miniature.photographs import load_photographs
     from ..miniature.triplets import MiniatureTriplets
 
-    if not count.isdigit() or not int(count):
+    if not (count.isascii() and count.isdigit() and len(count) < 10 and int(count)):
         raise MRCError(f"data is {data!r}; give miniature:N with N triplets, such as miniature:24000")
     return MiniatureTriplets(load_photographs(photographs), int(count), seed)
 

@@ -6,13 +6,15 @@
 Without the JSON every seed of a folder is a triplet; with it only the lowest seed, which is the one scored.
 """
 
-import json
+import os
 import re
+import reprlib
 from pathlib import Path
 
 from ...core.errors import MRCError
 from ...core.files import read_json
-from .triplet import Triplet, make_triplet
+from ...core.paths import file_inside, read_inside
+from .triplet import LONGEST_RECORD, Triplet, make_triplet, named, read_record
 
 PICTURE = re.compile(r"(\d+)_([01])\.(jpg|jpeg|png|webp)")
 
@@ -25,7 +27,8 @@ class RewardEdit:
         self.rewards = None if rewards is None else read_rewards(rewards)
         if self.rewards is not None:
             self.samples = [(name, "") for name in sorted(self.rewards)]
-            if not any((self.root / name).is_dir() for name, _ in self.samples):
+            # os.path, since Path.is_dir raises for names that are too long
+            if not any(os.path.isdir(self.root / name) for name, _ in self.samples):  # noqa: PTH112
                 raise MRCError(f"none of the {len(self.samples)} folders that {rewards} names is in {root}")
         else:
             folders = sorted(path.parent for path in self.root.glob("*/prompt.json"))
@@ -36,28 +39,20 @@ class RewardEdit:
     def __len__(self) -> int:
         return len(self.samples)
 
+    def name(self, index: int) -> str:
+        return "/".join(filter(None, self.samples[index]))[:200]
+
+    @named
     def __getitem__(self, index: int) -> Triplet:
         name, seed = self.samples[index]
-        folder = inside(self.root, name)
-        complete = seeds(folder)
+        record = read_record(read_inside(self.root, f"{name}/prompt.json", LONGEST_RECORD))
+        complete = seeds(self.root / name)
         if not complete:
-            raise MRCError(f"sample {name}: {folder} holds no pair N_0.jpg, N_1.jpg")
+            raise MRCError("it holds no pair N_0.jpg, N_1.jpg")
         seed = seed or complete[0]
-        source, edited = (inside(self.root, f"{name}/{picture_name(folder, seed, role)}") for role in "01")
+        source, edited = (file_inside(self.root, f"{name}/{picture_name(self.root / name, seed, r)}") for r in "01")
         scores, text = (None, None) if self.rewards is None else reward(name, self.rewards[name])
-        return make_triplet(f"{name}/{seed}", source, edited, read_edit(name, folder), scores, text)
-
-
-def inside(root: Path, name: str) -> Path:
-    """The path of a file in the data.
-
-    Raises:
-        MRCError: the name or a link leads out of `root`.
-    """
-    path = (root / name).resolve()
-    if not path.is_relative_to(root):
-        raise MRCError(f"sample {name!r} leads out of {root}; remove it from the data")
-    return path
+        return make_triplet(f"{name}/{seed}", source, edited, instruction(record), scores, text)
 
 
 def seeds(folder: Path) -> list[str]:
@@ -73,14 +68,11 @@ def picture_name(folder: Path, seed: str, role: str) -> str:
     return min(p.name for p in folder.glob(f"{seed}_{role}.*") if PICTURE.fullmatch(p.name))
 
 
-def read_edit(name: str, folder: Path) -> object:
-    """The instruction of a folder, not yet checked."""
-    try:
-        edit = json.loads((folder / "prompt.json").read_text())["edit"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MRCError(
-            f"sample {name}: prompt.json gives no 'edit' ({error!r}); mend it or remove the folder"
-        ) from None
+def instruction(record: dict) -> object:
+    """Of a folder's prompt.json, not yet checked."""
+    if "edit" not in record:
+        raise MRCError("its prompt.json has no 'edit'; mend it or remove the folder")
+    edit = record["edit"]
     return edit[0] if isinstance(edit, list) and edit else edit
 
 
@@ -104,6 +96,6 @@ def reward(name: str, entry: list[dict]) -> tuple[list[object], str]:
         return scores, "; ".join(text.strip() or "None" for text in texts)
     except (KeyError, TypeError, AttributeError) as error:
         raise MRCError(
-            f"sample {name}: its reward is {entry!r} ({error!r}); expected three of "
+            f"sample {name}: its reward is {reprlib.repr(entry)} ({error!r}); expected three of "
             '{"Score": n, "Negative Prompt": text}'
         ) from None

@@ -4,15 +4,13 @@ Columns: original_image, edit_prompt, edited_image; with rewards also reward_sco
 reward_text.
 """
 
-import io
-import json
 from pathlib import Path
 
 from PIL import Image
 
 from ...core.errors import MRCError
-from .reward_edit import inside
-from .triplet import Triplet, make_triplet
+from ...core.paths import file_inside
+from .triplet import Triplet, make_triplet, named, open_image, read_record
 
 NEEDED = {"original_image", "edit_prompt", "edited_image"}
 OPTIONAL = {"reward_scores", "reward_text"}
@@ -32,10 +30,12 @@ class Table:
     def __init__(self, path: Path) -> None:
         import datasets
 
-        self.name = path.name
+        self.path = path
         try:
             if (path / "dataset_info.json").is_file():
                 rows = datasets.load_from_disk(str(path))
+                for file in rows.cache_files:  # which state.json names
+                    file_inside(path, file["filename"])
             else:
                 files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
                 rows = datasets.Dataset.from_parquet([str(file) for file in files], cache_dir=None)
@@ -54,25 +54,27 @@ class Table:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def name(self, index: int) -> str:
+        return f"{self.path.name} row {index}"
+
+    @named
     def __getitem__(self, index: int) -> Triplet:
         row = self.rows[index]
-        name = f"{self.name} row {index}"
-        source, edited = (open_image(name, row[column]) for column in ("original_image", "edited_image"))
-        return make_triplet(name, source, edited, row["edit_prompt"], row.get("reward_scores"), row.get("reward_text"))
+        source, edited = (embedded_image(row[column]) for column in ("original_image", "edited_image"))
+        return make_triplet(
+            self.name(index), source, edited, row["edit_prompt"], row.get("reward_scores"), row.get("reward_text")
+        )
 
 
-def open_image(name: str, value: object) -> Image.Image:
+def embedded_image(value: object) -> Image.Image:
     """An image from the bytes in the table; paths are not followed.
 
     Raises:
-        MRCError: no bytes, or no image.
+        MRCError: no bytes.
     """
     if not isinstance(value, dict) or not value.get("bytes"):
-        raise MRCError(f"sample {name}: the image is not in the table; embed its bytes")
-    try:
-        return Image.open(io.BytesIO(value["bytes"]))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise MRCError(f"sample {name}: its image cannot be opened ({error})") from None
+        raise MRCError("the image is not in the table; embed its bytes")
+    return open_image(value["bytes"])
 
 
 class ImageFolder:
@@ -81,23 +83,35 @@ class ImageFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        try:
-            rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines() if line]
-        except (OSError, ValueError) as error:
-            raise MRCError(f"{folder / 'metadata.jsonl'} is not JSON lines ({error})") from None
-        if not rows or not all(isinstance(row, dict) for row in rows):
-            raise MRCError(f"{folder / 'metadata.jsonl'} is empty or holds lines that are no objects")
-        # Hugging Face's image folders name the files of column X in X_file_name
-        self.rows = [{name.removesuffix("_file_name"): value for name, value in row.items()} for row in rows]
-        check_columns(set().union(*self.rows), folder)
+        path = file_inside(folder, "metadata.jsonl")
+        # lines end at \n alone: str.splitlines would also cut at U+2028, which JSON may hold
+        lines = enumerate(path.read_bytes().split(b"\n"), start=1)
+        self.rows = [(number, read_row(line)) for number, line in lines if line.strip()]
+        if not any(isinstance(row, dict) for _, row in self.rows):
+            raise MRCError(f"{path} is empty or holds no JSON objects in lines")
+        check_columns(set().union(*(row for _, row in self.rows if isinstance(row, dict))), folder)
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    def name(self, index: int) -> str:
+        return f"{self.folder.name} line {self.rows[index][0]}"
+
+    @named
     def __getitem__(self, index: int) -> Triplet:
-        row = self.rows[index]
-        name = f"{self.folder.name} line {index + 1}"
-        source, edited = (inside(self.folder, str(row.get(c))) for c in ("original_image", "edited_image"))
+        row = self.rows[index][1]
+        if not isinstance(row, dict):
+            raise MRCError(row)
+        source, edited = (file_inside(self.folder, row.get(column)) for column in ("original_image", "edited_image"))
         return make_triplet(
-            name, source, edited, row.get("edit_prompt"), row.get("reward_scores"), row.get("reward_text")
+            self.name(index), source, edited, row.get("edit_prompt"), row.get("reward_scores"), row.get("reward_text")
         )
+
+
+def read_row(line: bytes) -> dict | str:
+    """A line of metadata.jsonl by column, or why it cannot be read."""
+    try:
+        # Hugging Face's image folders name the files of column X in X_file_name
+        return {name.removesuffix("_file_name"): value for name, value in read_record(line).items()}
+    except MRCError as error:
+        return str(error)

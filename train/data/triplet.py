@@ -1,17 +1,26 @@
 """One training example, checked."""
 
-import math
-from collections.abc import Sequence
+import functools
+import io
+import json
+import reprlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ...core.errors import MRCError
 from ...core.reward import PERSPECTIVES
 from ...engine.images import ImageLike, load_image
 
 Scores = tuple[float, float, float]
+LONGEST_TEXT = 10_000  # characters; a tokenizer takes minutes for millions
+LONGEST_RECORD = 1 << 20  # bytes of a sample's JSON
+NARROWEST = 32  # longer side over shorter: training enlarges the shorter side, and the longer one along with it
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # Pillow gives an EPS to Ghostscript, to be run
+
+T = TypeVar("T", bound="Reader")
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,64 @@ class Triplets(Protocol):
     def __getitem__(self, index: int) -> Triplet: ...
 
 
+class Reader(Triplets, Protocol):
+    """A data set in files."""
+
+    def name(self, index: int) -> str:
+        """Of a sample, for errors."""
+
+
+def named(read: Callable[[T, int], Triplet]) -> Callable[[T, int], Triplet]:
+    """Make whatever goes wrong in a reader's `__getitem__` an MRCError that names the sample.
+
+    Decoders of damaged files raise nearly every type of exception.
+    """
+
+    @functools.wraps(read)
+    def checked(triplets: T, index: int) -> Triplet:
+        try:
+            return read(triplets, index)
+        except MRCError as error:
+            if str(error).startswith("sample "):
+                raise
+            raise MRCError(f"sample {triplets.name(index)}: {error}") from None
+        except Exception as error:
+            raise MRCError(
+                f"sample {triplets.name(index)} cannot be read ({type(error).__name__}: {str(error)[:200]})"
+            ) from None
+
+    return checked
+
+
+def read_record(data: bytes) -> dict:
+    """A sample's JSON object.
+
+    Raises:
+        MRCError: something else, or more than `LONGEST_RECORD` bytes.
+    """
+    if len(data) > LONGEST_RECORD:
+        raise MRCError(f"its JSON has {len(data):,} bytes, more than {LONGEST_RECORD:,}")
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise MRCError(f"its JSON cannot be read ({type(error).__name__}: {error})") from None
+    if not isinstance(record, dict):
+        raise MRCError(f"its JSON is a {type(record).__name__}, not an object")
+    return record
+
+
+def open_image(data: bytes) -> Image.Image:
+    """An image file's content, not yet decoded.
+
+    Raises:
+        MRCError: another format than `FORMATS`.
+    """
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:  # its message names a place in memory, and equal messages count once
+        raise MRCError(f"its image is none of {', '.join(FORMATS)}, or damaged") from None
+
+
 def make_triplet(
     name: str,
     source: ImageLike,
@@ -49,7 +116,8 @@ def make_triplet(
     """A triplet of values read from a data set, checked; scores and reward text come together or not at all.
 
     Raises:
-        MRCError: an image that does not open, two sizes, an empty instruction, scores outside 0–5.
+        MRCError: an image that does not open, two sizes, a very narrow one, an instruction that is empty, too long or
+            no valid text, scores outside 0–5.
     """
     images = []
     for role, image in (("source", source), ("edited", edited)):
@@ -59,13 +127,32 @@ def make_triplet(
             raise MRCError(f"sample {name}, {role} image: {error}") from None
     if images[0].size != images[1].size:
         raise MRCError(f"sample {name}: source is {images[0].size}, edited {images[1].size}; they must be one size")
-    if not isinstance(instruction, str) or not instruction.strip():
+    if max(images[0].size) > NARROWEST * min(images[0].size):
+        raise MRCError(f"sample {name}: {images[0].size} is too narrow, the limit is {NARROWEST} to 1; crop it")
+    instruction = check_text(name, "instruction", instruction)
+    if not instruction.strip():
         raise MRCError(f"sample {name}: the instruction is {instruction!r}; give a text")
     if (scores is None) != (reward_text is None):
         raise MRCError(f"sample {name} has {'a reward text' if scores is None else 'scores'} alone; give both or none")
-    if reward_text is not None and not isinstance(reward_text, str):
-        raise MRCError(f"sample {name}: the reward text is {reward_text!r}; give a text such as 'None; None; None'")
-    return Triplet(name, images[0], images[1], instruction, check_scores(name, scores), reward_text)
+    text = None if reward_text is None else check_text(name, "reward text", reward_text)
+    return Triplet(name, images[0], images[1], instruction, check_scores(name, scores), text)
+
+
+def check_text(name: str, what: str, value: object) -> str:
+    """A text that files and tokenizers take.
+
+    Raises:
+        MRCError: something else.
+    """
+    if not isinstance(value, str):
+        raise MRCError(f"sample {name}: the {what} is {reprlib.repr(value)}; give a text")
+    if len(value) > LONGEST_TEXT:
+        raise MRCError(f"sample {name}: the {what} has {len(value):,} characters; the limit is {LONGEST_TEXT:,}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise MRCError(f"sample {name}: the {what} has half a surrogate pair; give valid text") from None
+    return value
 
 
 def check_scores(name: str, scores: object) -> Scores | None:
@@ -77,10 +164,14 @@ def check_scores(name: str, scores: object) -> Scores | None:
     if scores is None:
         return None
     if not isinstance(scores, Sequence) or isinstance(scores, str) or len(scores) != len(PERSPECTIVES):
-        raise MRCError(f"sample {name}: the scores are {scores!r}; give three numbers: {', '.join(PERSPECTIVES)}")
+        raise MRCError(
+            f"sample {name}: the scores are {reprlib.repr(scores)}; give three numbers: {', '.join(PERSPECTIVES)}"
+        )
     for perspective, score in zip(PERSPECTIVES, scores, strict=True):
         number = isinstance(score, int | float) and not isinstance(score, bool)
-        if not number or not math.isfinite(score) or not 0 <= score <= 5:
-            raise MRCError(f"sample {name}: the score for {perspective} is {score!r}; give a number from 0 to 5")
+        if not number or not 0 <= score <= 5:
+            raise MRCError(
+                f"sample {name}: the score for {perspective} is {reprlib.repr(score)}; give a number from 0 to 5"
+            )
     following, preserving, quality = map(float, scores)
     return following, preserving, quality

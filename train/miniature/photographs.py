@@ -4,9 +4,11 @@ import importlib.util
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ...core.errors import MRCError
+from ...engine.images import check_pixels
+from ..data.triplet import NARROWEST
 
 PACKAGED = ("astronaut.png", "coffee.png", "rocket.jpg", "motorcycle_left.png", "hubble_deep_field.jpg", "ihc.png")
 SHORTER_SIDE = 192  # pixels; a crop of 128 shows two thirds of it
@@ -36,12 +38,14 @@ def load_photographs(folder: str | Path | None = None) -> list[np.ndarray]:
 def shrink(path: Path) -> np.ndarray:
     """The photograph with a shorter side of 192 pixels."""
     try:
-        with Image.open(path) as opened:
-            opened.draft(
-                "RGB", (2 * SHORTER_SIDE, 2 * SHORTER_SIDE)
-            )  # decode JPEG at reduced size: wallpapers load fast
+        with Image.open(path, formats=("JPEG", "PNG")) as opened:
+            # decode JPEG at reduced size: wallpapers load fast
+            opened.draft("RGB", (2 * SHORTER_SIDE, 2 * SHORTER_SIDE))
+            check_pixels(*opened.size, "it")
             image = opened.convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
+        if max(image.size) > NARROWEST * min(image.size):
+            raise MRCError(f"{image.size} is too narrow")
+    except Exception as error:  # decoders of damaged files raise nearly every type
         raise MRCError(f"{path} is no readable picture ({error}); remove it from the folder") from None
     scale = SHORTER_SIDE / min(image.size)
     size = (max(SHORTER_SIDE, round(image.width * scale)), max(SHORTER_SIDE, round(image.height * scale)))
