@@ -17,7 +17,6 @@ import torch
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..core.errors import MRCError
@@ -30,6 +29,7 @@ from .objective import sample_losses
 from .setup import Run, arrange_weights, new_state, open_accelerator, start_run, starting_point, trainable_editor
 from .sharding import gathered
 from .state import TrainState, load_state, mean_loss, save_state
+from .workers import load
 
 
 def train(config: TrainConfig, resume: str | None = None) -> Path:
@@ -63,7 +63,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     # ---- training, the rare events first
     first, passes = state.step, config.accumulation
     numbers = range(first * passes, config.steps * passes)
-    stream = iter(DataLoader(batches, batch_size=None, sampler=numbers, num_workers=config.workers))
+    stream = load(batches, numbers, config.workers)
     shown = open_data_set(config) if config.validate_every and (accelerator.is_main_process or config.shard) else None
     bar = tqdm(total=config.steps, initial=first, desc="train", disable=None if accelerator.is_main_process else True)
     run.model.train()
