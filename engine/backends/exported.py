@@ -1,14 +1,15 @@
 """What the backends that read an export folder share: the manifest, files with the right digest, settings."""
 
-import json
 import os
 from pathlib import Path
 
 from tokenizers import Tokenizer
 
 from ...core.errors import MRCError
+from ...core.files import parse_json
 from ..graphs import EACH_STEP
-from ..manifest import Artifact, check_digests, files_of, read_manifest
+from ..manifest import REMEDY, Artifact, check_digests, files_of, read_manifest
+from ..onnx_graph import check_graph
 from .graphs import GraphBackend, Value
 
 
@@ -27,8 +28,9 @@ class ExportBackend(GraphBackend[Value]):
         self.precision = precision or self.manifest.precision
         settings = [name for name in self.manifest.files if name.startswith(("tokenizer/", "scheduler/"))]
         check_digests(folder, self.manifest, {*settings, "tokenizer/tokenizer.json", "scheduler/scheduler_config.json"})
-        self.scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
+        scheduler, tokenizer = folder / "scheduler" / "scheduler_config.json", folder / "tokenizer" / "tokenizer.json"
+        self.scheduler = parse_json(scheduler.read_bytes(), scheduler, REMEDY)
+        self.tokenizer = parse_tokenizer(tokenizer.read_bytes(), tokenizer)
 
     def artifact(self, graph: str) -> Artifact:
         """The ONNX file of a graph."""
@@ -42,7 +44,22 @@ class ExportBackend(GraphBackend[Value]):
     def checked_path(self, artifact: Artifact) -> Path:
         """Path of an artifact, after checking that its files are those that were exported."""
         check_digests(self.folder, self.manifest, [artifact.path, *files_of(self.manifest, artifact)])
-        return self.folder / artifact.path
+        path = self.folder / artifact.path
+        check_graph(path.read_bytes(), path)
+        return path
+
+
+def parse_tokenizer(content: bytes, path: Path) -> Tokenizer:
+    """The tokenizer in the content of a `tokenizer.json`.
+
+    Raises:
+        MRCError: it holds something else.
+    """
+    parse_json(content, path, REMEDY)  # deep JSON would overflow the stack of the library
+    try:
+        return Tokenizer.from_buffer(content)
+    except Exception as error:  # the library has no exceptions of its own
+        raise MRCError(f"{path} is no tokenizer ({error}); {REMEDY}") from None
 
 
 def cache_folder() -> Path:
