@@ -1,7 +1,13 @@
-"""The one exception of this package."""
+"""The one exception of this package, and how its commands end."""
 
+import io
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class MRCError(ValueError):
@@ -18,11 +24,55 @@ class MRCError(ValueError):
         self.argument = argument
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM reached a command. A KeyboardInterrupt, since libraries clean up after that one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.status = 128 + number
+
+
 def run_command(command: Callable[[], None]) -> int:
-    """Run a console script's body; an error of ours or of the disk becomes one line and exit status 2."""
+    """Run a console script's body; returns its exit status.
+
+    An error of ours, of the disk or for want of memory becomes one line and status 2. Ctrl-C and SIGTERM end the
+    command as an error would, so that nothing half-written stays; status 130 and 143.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file may be no UTF-8
     try:
-        command()
+        with stopping():
+            command()
     except (MRCError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return complain(f"error: {error}", 2)
+    except MemoryError as error:
+        return complain(f"error: there is not enough memory ({error or 'an allocation failed'}); free some", 2)
+    except Stopped as stopped:
+        return complain(f"stopped by {stopped}", stopped.status)
     return 0
+
+
+def complain(message: str, status: int) -> int:
+    """Print one line, whatever the message has."""
+    print(" ".join(message.splitlines()), file=sys.stderr)
+    return status
+
+
+@contextmanager
+def stopping() -> Iterator[None]:
+    """Raise `Stopped` in this block on Ctrl-C and SIGTERM; once, so that a second one does not disturb cleaning up."""
+
+    def stop(number: int, frame: object) -> None:
+        for each in STOPS:
+            signal.signal(each, signal.SIG_IGN)
+        raise Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():  # which alone may handle signals
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in STOPS if signal.getsignal(number) != signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

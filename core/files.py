@@ -219,11 +219,22 @@ def read_json(path: Path, remedy: str) -> dict:
         MRCError: there is no such file, or it holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise MRCError(f"{path} is missing; {remedy}") from None
     except OSError as error:
         raise MRCError(f"{path} cannot be read ({error}); {remedy}") from None
+    return parse_json(content, path, remedy)
+
+
+def parse_json(content: bytes, path: Path, remedy: str) -> dict:
+    """The JSON object in the content of a file.
+
+    Raises:
+        MRCError: it holds something else.
+    """
+    try:
+        value = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise MRCError(f"{path} cannot be read, it is not JSON ({error}); {remedy}") from None
     if not isinstance(value, dict):

@@ -26,6 +26,7 @@ from .arrays import write_array
 from .data import Triplets
 from .data.batches import LoadedBatch, check_broken, fit_pair, step_indices
 from .data.triplet import Scores
+from .workers import from_workers
 
 ENCODE_BATCH = 32
 REMEDY = "remove the cache, the next run builds it again"
@@ -78,7 +79,7 @@ def build_cache(
     broken = set[str]()
     sources, edits = [], []
     loader = DataLoader(Samples(triplets, size), ENCODE_BATCH, num_workers=workers, collate_fn=list)
-    for items in tqdm(loader, desc="cache latents", unit="batch", disable=None):
+    for items in tqdm(from_workers(loader), total=len(loader), desc="cache latents", unit="batch", disable=None):
         check_broken(broken, (item for item in items if isinstance(item, str)), broken_limit)
         readable = [item for item in items if not isinstance(item, str)]
         if not readable:

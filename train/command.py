@@ -74,8 +74,10 @@ def main(arguments: list[str] | None = None) -> None:
         if missing:
             raise MRCError(f"give {', '.join('--' + field for field in missing)}; see mrc-train --help")
         config = TrainConfig(**settings)
-        from .loop import train  # torch and accelerate only after the settings are right
-
+        try:
+            from .loop import train  # torch and accelerate only after the settings are right
+        except ImportError as error:
+            raise MRCError(f"training needs {error.name}; pip install 'mrc-edit[train,cpu]'") from None
         print(train(config, resume, overwrite))
 
     sys.exit(run_command(run))

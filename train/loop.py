@@ -17,7 +17,6 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..core.errors import MRCError
@@ -32,6 +31,7 @@ from .run_folder import run_folder
 from .setup import Run, arrange_weights, new_state, open_accelerator, start_run, starting_point, trainable_editor
 from .sharding import gathered
 from .state import TrainState, list_states, load_state, mean_loss, remove_states, save_state
+from .workers import load
 
 
 def train(config: TrainConfig, resume: str | None = None, overwrite: bool = False) -> Path:
@@ -77,7 +77,7 @@ def train_in_folder(config: TrainConfig, accelerator: Accelerator, resume: str |
     # ---- training, the rare events first
     first, passes = state.step, config.accumulation
     numbers = range(first * passes, config.steps * passes)
-    stream = iter(DataLoader(batches, batch_size=None, sampler=numbers, num_workers=config.workers))
+    stream = load(batches, numbers, config.workers)
     shown = open_data_set(config) if config.validate_every and (accelerator.is_main_process or config.shard) else None
     bar = tqdm(total=config.steps, initial=first, desc="train", disable=None if accelerator.is_main_process else True)
     run.model.train()

@@ -1,6 +1,5 @@
 """What the backends that read an export folder share: the manifest, files with the right digest, settings."""
 
-import json
 import os
 import tempfile
 import warnings
@@ -11,8 +10,10 @@ from pathlib import Path, PurePosixPath
 from tokenizers import Tokenizer
 
 from ...core.errors import MRCError
+from ...core.files import parse_json
 from ..graphs import EACH_STEP
-from ..manifest import Artifact, files_of, read_checked, read_manifest
+from ..manifest import REMEDY, Artifact, files_of, read_checked, read_manifest
+from ..onnx_graph import check_graph
 from ..text import whole_texts
 from .graphs import GraphBackend, Value
 
@@ -34,8 +35,8 @@ class ExportBackend(GraphBackend[Value]):
         self.precision = precision or self.manifest.precision
         listed = [name for name in self.manifest.files if name.startswith(("tokenizer/", "scheduler/"))]
         settings = {name: read_checked(folder, self.manifest, name) for name in {*listed, TOKENIZER, SCHEDULER}}
-        self.scheduler = json.loads(settings[SCHEDULER])
-        self.tokenizer = whole_texts(Tokenizer.from_buffer(settings[TOKENIZER]))
+        self.scheduler = parse_json(settings[SCHEDULER], folder / SCHEDULER, REMEDY)
+        self.tokenizer = whole_texts(parse_tokenizer(settings[TOKENIZER], folder / TOKENIZER))
 
     def artifact(self, graph: str) -> Artifact:
         """The ONNX file of a graph."""
@@ -50,7 +51,9 @@ class ExportBackend(GraphBackend[Value]):
         """A graph and its external data by name, after checking that they are what was exported."""
         others = [name for name in files_of(self.manifest, artifact) if name != artifact.path]
         external = {PurePosixPath(name).name: read_checked(self.folder, self.manifest, name) for name in others}
-        return read_checked(self.folder, self.manifest, artifact.path), external
+        graph = read_checked(self.folder, self.manifest, artifact.path)
+        check_graph(graph, self.folder / artifact.path)
+        return graph, external
 
     @contextmanager
     def checked_copy(self, artifact: Artifact) -> Iterator[Path]:
@@ -68,6 +71,19 @@ class ExportBackend(GraphBackend[Value]):
                 reason = f"{artifact.path} cannot be copied to {folder} ({error.strerror})"
                 raise MRCError(f"{reason}; set TMPDIR to a folder with more space") from None
             yield Path(folder) / PurePosixPath(artifact.path).name
+
+
+def parse_tokenizer(content: bytes, path: Path) -> Tokenizer:
+    """The tokenizer in the content of a `tokenizer.json`.
+
+    Raises:
+        MRCError: it holds something else.
+    """
+    parse_json(content, path, REMEDY)  # deep JSON would overflow the stack of the library
+    try:
+        return Tokenizer.from_buffer(content)
+    except Exception as error:  # the library has no exceptions of its own
+        raise MRCError(f"{path} is no tokenizer ({error}); {REMEDY}") from None
 
 
 def cache_folder() -> Path | None:

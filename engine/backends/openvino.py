@@ -11,7 +11,7 @@ import openvino
 from openvino import opset13, properties
 
 from ...core.errors import MRCError
-from ..failures import ADVICE, memory_ran_out, reason
+from ..failures import ADVICE, memory_ran_out
 from ..graphs import EACH_STEP, GRAPHS
 from ..manifest import Artifact
 from .exported import ExportBackend

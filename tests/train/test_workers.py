@@ -1,0 +1,32 @@
+import os
+import signal
+
+import pytest
+from torch.utils.data import Dataset
+
+from mrc_edit.core.errors import MRCError
+from mrc_edit.train.workers import load
+
+
+class Numbers(Dataset):
+    def __getitem__(self, index):
+        if index == 3:
+            raise MRCError("sample 3 is broken; mend it")
+        if index == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return index * 10
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_items_come_in_order_and_an_error_as_it_was_raised(workers):
+    items = load(Numbers(), range(1, 9), workers)
+    assert [next(items), next(items)] == [10, 20]
+    with pytest.raises(MRCError) as error:
+        next(items)
+    assert str(error.value) == "sample 3 is broken; mend it"
+
+
+def test_a_killed_worker_is_said():
+    items = load(Numbers(), range(4, 9), 1)
+    with pytest.raises(MRCError, match="process that loads data was killed"):
+        list(items)

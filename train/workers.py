@@ -1,0 +1,49 @@
+"""Items that worker processes load. An exception of a worker arrives with its traceback as its message: ours do not."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from torch.utils.data import DataLoader, Dataset
+
+from ..core.errors import MRCError
+
+Item = TypeVar("Item")
+
+
+class Reported(Dataset[Item | MRCError]):
+    """A data set in which an MRCError is the item instead of raised."""
+
+    def __init__(self, items: Dataset[Item]) -> None:
+        self.items = items
+
+    def __getitem__(self, index: int) -> Item | MRCError:
+        try:
+            return self.items[index]
+        except MRCError as error:
+            return error
+
+
+def load(items: Dataset[Item], numbers: Sequence[int], workers: int) -> Iterator[Item]:
+    """The items of these numbers, loaded by `workers` processes, or by this one for 0.
+
+    Raises:
+        MRCError: an item raised it, or a worker was killed.
+    """
+    loader = DataLoader(Reported(items), batch_size=None, sampler=numbers, num_workers=workers)
+    for item in from_workers(loader):
+        if isinstance(item, MRCError):
+            raise item
+        yield item
+
+
+def from_workers(loader: Iterable[Item]) -> Iterator[Item]:
+    """What a `DataLoader` gives, with an MRCError for a worker that was killed, mostly for want of memory."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise MRCError(
+            f"a process that loads data was killed ({str(error).splitlines()[0]}); "
+            "give fewer --workers, or free memory (in a container also shared memory, --shm-size)"
+        ) from None
