@@ -12,7 +12,7 @@ from ..core.errors import MRCError
 
 MIN_RESOLUTION = 64
 MAX_SIDE = 4096  # of what is edited; self-attention grows with the square of the pixels
-TOLD = 0.05  # share of a side from which a warning says what is cropped
+WARN_FROM = 0.05  # share of a side that is cropped
 Size = tuple[int, int]  # width, height
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 Fit = Literal["crop", "pad", "stretch"]
@@ -108,7 +108,7 @@ def framed(image: Image.Image, frame: Frame) -> Image.Image:
     """The image at `frame.size`; a warning says what is cropped, if that is much."""
     left, top, right, bottom = frame.box
     for kept, side, name in ((right - left, image.width, "width"), (bottom - top, image.height, "height")):
-        if 1 - kept / side >= TOLD:
+        if 1 - kept / side >= WARN_FROM:
             warnings.warn(
                 f"{1 - kept / side:.0%} of the image's {name} is cropped ({side} → {kept:.0f} pixels); "
                 "fit='pad' or 'stretch' edits all of it",
