@@ -81,5 +81,5 @@ def test_bad_defaults_are_named(tmp_path):
     write_defaults(tmp_path, MINI)
     assert read_defaults(tmp_path) == MINI
     (tmp_path / "defaults.json").write_text('{"steps": 3}')
-    with pytest.raises(MRCError, match="has steps; its entries are scheduler, num_inference_steps"):
+    with pytest.raises(MRCError, match="has 'steps'; its entries are scheduler, num_inference_steps"):
         read_defaults(tmp_path)

@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 
 from mrc_edit.core.errors import MRCError
+from mrc_edit.core.files import anything
 from mrc_edit.engine import Engine
 from mrc_edit.export.exporter import export
 from mrc_edit.model import load_checkpoint, save_checkpoint
@@ -331,7 +332,7 @@ def test_a_failed_save_leaves_the_old_folder(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(safetensors.torch, "save_file", full)
     with pytest.raises(OSError, match="No space"):
-        save_checkpoint(checkpoint, tmp_path / "out")
+        save_checkpoint(checkpoint, tmp_path / "out", anything)
     assert checkpoint_digest(tmp_path / "out") == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
