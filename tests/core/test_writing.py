@@ -15,7 +15,7 @@ import pytest
 
 from mrc_edit.core import files
 from mrc_edit.core.errors import MRCError
-from mrc_edit.core.files import anything, foreign_files, replace_folder, write_file
+from mrc_edit.core.files import anything, claim_folder, foreign_files, make_once, replace_folder, write_file
 
 # Writes the same folder and file for ever; all of a folder's files hold its number
 WRITE_FOR_EVER = """
@@ -143,6 +143,34 @@ def test_what_is_there_already_stays(tmp_path):
     with replace_folder(tmp_path / "empty") as folder:
         (folder / "a").write_text("ours")
     assert text_of(tmp_path / "empty") == {"a": "ours"}
+
+
+def test_a_folder_is_claimed_by_its_record(tmp_path):
+    claim_folder(tmp_path / "new", "run.json", "a run")
+    (tmp_path / ".lock").write_text("")
+    claim_folder(tmp_path, "run.json", "a run")
+    (tmp_path / "index.html").write_text("my home page")
+    with pytest.raises(MRCError, match="other things than a run"):
+        claim_folder(tmp_path, "run.json", "a run")
+    (tmp_path / "run.json").write_text("{}")
+    claim_folder(tmp_path, "run.json", "a run")
+
+
+def test_what_many_want_is_made_once(tmp_path):
+    target, made = tmp_path / "cache", []
+
+    def make():
+        made.append(1)
+        time.sleep(0.1)
+        with files.swapped_folder(target) as folder:
+            (folder / "a").write_text("x")
+
+    threads = [threading.Thread(target=make_once, args=(target, target.is_dir, make)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [1] and names(tmp_path) == ["cache"]
 
 
 def test_foreign_files_are_found_at_any_depth(tmp_path):

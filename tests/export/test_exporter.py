@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mrc_edit.core.errors import MRCError
+from mrc_edit.core.locks import locked
 from mrc_edit.engine import Engine
 from mrc_edit.engine.backends.eager import EagerBackend
 from mrc_edit.engine.graphs import DYNAMIC, GRAPHS, Graph, shapes
@@ -129,6 +130,8 @@ def test_only_export_folders_are_replaced(tiny, tmp_path):
     with pytest.raises(MRCError, match="no export folder"):
         export(tiny, tmp_path / "letters")
     assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
+    with locked(tmp_path / "busy"), pytest.raises(MRCError, match="another run is writing"):
+        export(tiny, tmp_path / "busy")
     for out in (tiny, tiny.parent):
         with pytest.raises(MRCError, match="checkpoint"):
             export(tiny, out)

@@ -13,7 +13,7 @@ import torch
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.train.loop import train
-from mrc_edit.train.state import list_states
+from mrc_edit.train.state import FILES, check_state, list_states, remove_states
 
 
 def test_resuming_goes_on_bit_for_bit(base, undisturbed, tmp_path, same_state):
@@ -72,3 +72,18 @@ def test_a_full_disk_leaves_the_old_state(base, tmp_path, monkeypatch, tensors_o
     assert [path.name for path in states] == ["00000002"]
     assert all(torch.equal(value, old[key]) for key, value in tensors_of(states[-1]).items())
     assert not list((tmp_path / "full" / "states").glob(".*"))
+
+
+def test_what_is_not_a_state_stays(tmp_path):
+    states = tmp_path / "states"
+    for name in ("00000001", "00000002", "00000003", "2024-backup"):
+        (states / name).mkdir(parents=True)
+        for file in FILES:
+            (states / name / file).write_text("{}")
+    (states / "00000002" / "notes.txt").write_text("keep me")
+    assert [path.name for path in list_states(tmp_path)] == ["00000001", "00000002", "00000003"]
+    remove_states(list_states(tmp_path))
+    assert sorted(path.name for path in states.iterdir()) == ["00000002", "2024-backup"]
+    assert len(list((states / "00000002").iterdir())) == 3
+    with pytest.raises(MRCError, match=r"notes\.txt, which is not of a state"):
+        check_state(states / "00000002")

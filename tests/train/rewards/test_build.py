@@ -194,6 +194,16 @@ def test_the_oracle_by_the_command_line(command, environment, tmp_path):
     assert [found[i].reward_text for i in range(6)] == [drawn[i].reward_text for i in range(6)]
 
 
+def test_the_data_itself_is_no_folder_to_write(command, environment, triplets_of):
+    """Its RewardEdit.json would be replaced."""
+    data = triplets_of(2, "folders")
+    before = {path: path.read_bytes() for path in Path(data).rglob("*") if path.is_file()}
+    whole = [*command, "build", "--data", "miniature:2", "--out", data, "--judge", "oracle"]
+    done = subprocess.run(whole, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "other things than a build" in done.stderr
+    assert {path: path.read_bytes() for path in Path(data).rglob("*") if path.is_file()} == before
+
+
 def test_errors_of_the_command_line(command, environment, tmp_path):
     for arguments, message in (
         (["--data", tmp_path / "none", "--model", "m", "--base-url", "http://localhost:1/v1"], "does not exist"),
