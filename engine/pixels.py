@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
@@ -82,7 +82,8 @@ def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             if image.mode not in PROFILE_MODES.get(space, ()):
                 raise ValueError(f"it is for {space} and the image is {image.mode}")
             image = image.convert("RGB") if space == "RGB" else image
-            return ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            srgb = ImageCms.createProfile("sRGB")
+            return cast(Image.Image, ImageCms.profileToProfile(image, source, srgb, outputMode="RGB"))
         except (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError) as error:
             warnings.warn(
                 f"the image's colour profile is ignored ({error}); its colours are read as sRGB", stacklevel=2

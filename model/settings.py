@@ -36,8 +36,7 @@ def check_vae_settings(config: Mapping[str, Any]) -> None:
 
 
 def refuse_others(part: str, model: type, config: Mapping[str, Any], computed: Collection[str]) -> None:
-    for name, parameter in inspect.signature(model.__init__).parameters.items():
-        if name == "self" or name in computed:
-            continue
-        if (value := config.get(name, parameter.default)) != parameter.default:
+    for name, parameter in inspect.signature(model).parameters.items():
+        value = config.get(name, parameter.default)
+        if name not in computed and value != parameter.default:
             raise MRCError(f"{part} config has {name}={value!r}; only {parameter.default!r} is computed")
