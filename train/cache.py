@@ -26,6 +26,7 @@ from .arrays import write_array
 from .data import Triplets
 from .data.batches import LoadedBatch, check_broken, fit_pair, step_indices
 from .data.triplet import Scores
+from .stored import check_texts, finite_rows, read_array
 from .workers import from_workers
 
 ENCODE_BATCH = 32
@@ -121,16 +122,18 @@ class CachedBatches(Dataset[LoadedBatch]):
     With `least_score` only triplets whose three scores are all at least that.
 
     Raises:
-        MRCError: no triplet has such scores.
+        MRCError: files that are missing or damaged, or no triplet has such scores.
     """
 
     def __init__(
         self, folder: Path, batch_size: int, seed: int, rank: int, world_size: int, least_score: int | None = None
     ) -> None:
-        self.source = np.load(folder / "source.npy", mmap_mode="r")
-        self.edited = np.load(folder / "edited.npy", mmap_mode="r")
-        self.scores = np.load(folder / "scores.npy") if (folder / "scores.npy").is_file() else None
-        self.texts = read_json(folder / "texts.json", REMEDY)
+        self.folder = folder
+        self.source = read_array(folder / "source.npy", np.float16, (None, 4, None, None), REMEDY)
+        count, *latent = self.source.shape
+        self.edited = read_array(folder / "edited.npy", np.float16, (count, 2, *latent), REMEDY)
+        self.scores = read_scores(folder / "scores.npy", count)
+        self.texts = read_texts(folder, count, rewarded=self.scores is not None)
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.rows = np.arange(len(self.source))
         if least_score is not None:
@@ -146,8 +149,8 @@ class CachedBatches(Dataset[LoadedBatch]):
         indices = indices[self.rank * share : (self.rank + 1) * share]
         first = step * self.batch_size + self.rank * share
         return {
-            "source": torch.from_numpy(self.source[indices].astype(np.float32)),
-            "edited": torch.from_numpy(self.edited[indices].astype(np.float32)),
+            "source": finite_rows(self.source, indices, f"{self.folder}/source.npy", REMEDY),
+            "edited": finite_rows(self.edited, indices, f"{self.folder}/edited.npy", REMEDY),
             "instructions": [self.texts["instruction"][i] for i in indices],
             "scores": None if self.scores is None else torch.from_numpy(self.scores[indices]),
             "reward_texts": None if self.scores is None else [self.texts["reward_text"][i] for i in indices],
@@ -157,9 +160,38 @@ class CachedBatches(Dataset[LoadedBatch]):
         }
 
 
+def read_scores(path: Path, count: int) -> np.ndarray | None:
+    """Scores `[count, 3]`; None if the cache has none.
+
+    Raises:
+        MRCError: damaged ones.
+    """
+    if not path.exists():
+        return None
+    scores = np.array(read_array(path, np.float32, (count, 3), REMEDY))
+    if not ((scores >= 0) & (scores <= 5)).all():
+        raise MRCError(f"{path} holds scores that are not from 0 to 5; {REMEDY}")
+    return scores
+
+
+def read_texts(folder: Path, count: int | None = None, rewarded: bool = False) -> dict[str, list]:
+    """The content of texts.json, for `count` triplets.
+
+    Raises:
+        MRCError: it is missing or damaged.
+    """
+    path = folder / "texts.json"
+    texts = read_json(path, REMEDY)
+    for name in ("id", "instruction"):
+        check_texts(texts.get(name), count, path, REMEDY)
+    check_texts(texts.get("reward_text"), count, path, REMEDY, optional=not rewarded)
+    check_texts(texts.get("broken"), None, path, REMEDY)
+    return texts
+
+
 def cached_texts(folder: Path) -> set[str]:
     """Every instruction and reward text of a cache."""
-    texts = read_json(folder / "texts.json", REMEDY)
+    texts = read_texts(folder)
     return set(texts["instruction"]) | {text for text in texts["reward_text"] if text is not None}
 
 

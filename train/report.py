@@ -8,6 +8,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
+from ..core.errors import MRCError
 from ..core.files import read_json, write_file
 from ..core.reward import PERSPECTIVES
 
@@ -16,7 +17,7 @@ def write_report(out: Path) -> None:
     """Write `report.html` from training.json, validation grids and the scores.json of `mrc_edit.bench.quality`, if
     there is one. The page is one file without links."""
     record = read_json(out / "training.json", "train again, or restore it")
-    grids = sorted((out / "validation").glob("*.png"))
+    grids = sorted(path for path in (out / "validation").glob("*.png") if path.stem.isdecimal())
     chosen = [grids[round(i)] for i in np.linspace(0, len(grids) - 1, min(4, len(grids)))]
     settings = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(str(value))}</td></tr>"
@@ -28,7 +29,7 @@ def write_report(out: Path) -> None:
         for grid in chosen
     )
     scores = out / "scores.json"
-    table = score_table(read_json(scores, "measure again, or remove it")) if scores.is_file() else ""
+    table = score_table(scores) if scores.is_file() else ""
     write_file(
         out / "report.html",
         "<!doctype html><meta charset=utf-8><title>mrc-train</title>"
@@ -39,19 +40,29 @@ def write_report(out: Path) -> None:
     )
 
 
-def score_table(scores: dict) -> str:
-    """Mean score, pass rate and its interval of every row and perspective."""
-    cells = "".join(
-        f"<tr><th>{html.escape(name)}</th>"
-        + "".join(
-            f"<td>{row[p]['mean']:.2f}, {row[p]['pass']:.1f} % ({row[p]['interval'][0]}–{row[p]['interval'][1]})</td>"
-            for p in PERSPECTIVES
-        )
-        for name, row in scores["rows"].items()
-    )
+def score_table(path: Path) -> str:
+    """Mean score, pass rate and its interval of every row and perspective of a scores.json.
+
+    Raises:
+        MRCError: another file, or a damaged one.
+    """
+    remedy = "measure again, or remove it"
+    scores = read_json(path, remedy)
     heads = "".join(f"<th>{perspective}: mean, pass (95 %)</th>" for perspective in PERSPECTIVES)
-    settings = html.escape(str(scores["settings"]))
-    return f"<h2>Scores</h2><p>{scores['scenes']} held-out scenes, {settings}</p><table><tr><th>{heads}{cells}</table>"
+    try:
+        cells = "".join(
+            f"<tr><th>{html.escape(name)}</th>" + "".join(score_cell(row[p]) for p in PERSPECTIVES)
+            for name, row in scores["rows"].items()
+        )
+        about = html.escape(f"{scores['scenes']} held-out scenes, {scores['settings']}")
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise MRCError(f"{path} is damaged ({error!r}); {remedy}") from None
+    return f"<h2>Scores</h2><p>{about}</p><table><tr><th>{heads}{cells}</table>"
+
+
+def score_cell(cell: dict) -> str:
+    low, high = cell["interval"]
+    return f"<td>{cell['mean']:.2f}, {cell['pass']:.1f} % ({float(low)}–{float(high)})</td>"
 
 
 def embedded(png: bytes) -> str:

@@ -17,7 +17,6 @@ import safetensors.torch
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..core.errors import MRCError
@@ -25,6 +24,7 @@ from ..core.files import foreign_files, read_json, replace_folder
 from ..model.checkpoint import write_weights
 from .config import TrainConfig
 from .sharding import gathered, shared_like
+from .stored import check_record, check_tensors
 
 FILES = ("state.json", "state.safetensors")  # in this order they are removed: without the first it is no state
 # Settings that may change between a run and its continuation
@@ -72,7 +72,12 @@ class TrainState:
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], record: dict) -> None:
-        """Take up what `load_state` read."""
+        """Take up what `load_state` read.
+
+        Raises:
+            MRCError: tensors that are not those of the trained parameters.
+        """
+        check_tensors(tensors, self.trained, record["step"])
         self.step, self.curve, self.broken = record["step"], record["curve"], set(record["broken"])
         for i, parameter in enumerate(self.trained):
             parameter.copy_(shared_like(tensors[f"weights.{i}"], parameter))
@@ -142,11 +147,16 @@ def load_state(out: Path, which: str, config: dict) -> tuple[dict[str, Tensor], 
             raise MRCError(f"{out} has no state of step {which!r} (it has: {have}); give one of them or 'latest'")
         folder = matching[0]
     remedy = f"remove {folder} to resume from the state before"
+    record = read_json(folder / "state.json", remedy)
+    check_record(record, int(folder.name), folder / "state.json", remedy)
     try:
         tensors = safetensors.torch.load_file(folder / "state.safetensors")
-    except (OSError, SafetensorError) as error:
+    except Exception as error:  # a damaged header makes torch and safetensors raise many types
         raise MRCError(f"{folder} cannot be read ({error}); {remedy}") from None
-    record = read_json(folder / "state.json", remedy)
+    if record["step"] > config["steps"]:
+        raise MRCError(f"{folder} is of a later step than --steps {config['steps']}; give more, or an earlier --resume")
+    if unknown := sorted(record["config"].keys() - config.keys()):
+        raise MRCError(f"{folder} has unknown settings ({', '.join(unknown)}); {remedy}")
     changed = [name for name, value in record["config"].items() if name not in RESUMABLE and config[name] != value]
     if changed:
         values = ", ".join(f"{name} {record['config'][name]!r} → {config[name]!r}" for name in changed)

@@ -14,10 +14,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..core.errors import MRCError
 from ..core.files import swapped_folder
 from ..model.checkpoint import Checkpoint
 from ..model.pipeline import token_ids
 from .arrays import write_array
+from .stored import check_texts, finite_rows, parse_json, read_array
 
 ENCODE_BATCH = 32
 
@@ -46,17 +48,35 @@ def build_text_states(checkpoint: Checkpoint, texts: set[str], folder: Path) -> 
 
 
 class TextStates:
-    """The folder that `build_text_states` wrote, looked up by text."""
+    """The folder that `build_text_states` wrote, looked up by text.
+
+    Raises:
+        MRCError: files that are missing or damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.states_array = np.load(folder / "states.npy", mmap_mode="r")
-        self.pooled_array = np.load(folder / "pooled.npy")
-        self.rows = {text: row for row, text in enumerate(json.loads((folder / "texts.json").read_text()))}
+        self.folder, self.remedy = folder, f"remove {folder}, the next run builds it again"
+        self.states_array = read_array(folder / "states.npy", np.float16, (None, None, None), self.remedy)
+        count, _, width = self.states_array.shape
+        self.pooled_array = read_array(folder / "pooled.npy", np.float16, (count, width), self.remedy)
+        path = folder / "texts.json"
+        texts = check_texts(parse_json(path, self.remedy), count, path, self.remedy)
+        self.rows = {text: row for row, text in enumerate(texts)}
 
     def states(self, texts: list[str]) -> Tensor:
         """`[B, L, D]` float32."""
-        return torch.from_numpy(self.states_array[[self.rows[text] for text in texts]].astype(np.float32))
+        return finite_rows(self.states_array, self.numbers(texts), f"{self.folder}/states.npy", self.remedy)
 
     def pooled(self, texts: list[str]) -> Tensor:
         """`[B, D]` float32."""
-        return torch.from_numpy(self.pooled_array[[self.rows[text] for text in texts]].astype(np.float32))
+        return finite_rows(self.pooled_array, self.numbers(texts), f"{self.folder}/pooled.npy", self.remedy)
+
+    def numbers(self, texts: list[str]) -> list[int]:
+        """The texts' rows.
+
+        Raises:
+            MRCError: a text that is not in the folder.
+        """
+        if missing := [text for text in texts if text not in self.rows]:
+            raise MRCError(f"{self.folder} has no states of {missing[0][:80]!r}; {self.remedy}")
+        return [self.rows[text] for text in texts]

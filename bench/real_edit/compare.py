@@ -5,14 +5,15 @@ from pathlib import Path
 
 from ...core.errors import MRCError
 from ...core.files import claim_folder, write_json
+from ...core.paths import file_inside
 from ...core.reward import PERSPECTIVES
 from ...core.tables import Table
+from ...train.rewards.runs import read_run
 from ..significance import mcnemar, mean_interval, wilcoxon
 from .gallery import Card, write_gallery
 from .items import TYPES
 from .proxies import METRICS
 from .report import OVERALL
-from .run import read_results
 
 NOTE = (
     "Only pairs that could be judged in both runs; the others are left out and counted. p of accuracy: McNemar, exact, "
@@ -27,7 +28,7 @@ def compare(first: Path, second: Path, out: Path) -> dict:
     Raises:
         MRCError: no finished runs, other items or judges, or an `out` that holds something else.
     """
-    runs = read_results(first), read_results(second)
+    runs = read_run(first, METRICS), read_run(second, METRICS)
     pairs = paired(runs, (first, second))
     if out.exists() and any(out.iterdir()) and not (out / "comparison.json").is_file():
         raise MRCError(f"{out} holds other things than a comparison; give an empty or a new folder")
@@ -51,8 +52,8 @@ def compare(first: Path, second: Path, out: Path) -> dict:
     for pair in pairs:
         edits = []
         for letter, folder, one in zip("ab", (first, second), pair, strict=True):
-            edits.append((letter.upper(), copied(folder / one["edit"], out / letter), one["reward"]))
-        source = copied(first / pair[0]["source"], out / "sources")
+            edits.append((letter.upper(), copied(folder, one["edit"], out, letter), one["reward"]))
+        source = copied(first, pair[0]["source"], out, "sources")
         cards.append(Card.of(pair[0] | {"source": source}, edits))
     write_gallery(out, f"A {first.name}, B {second.name}", tables(report), cards)
     write_json(out / "comparison.json", report)
@@ -67,6 +68,8 @@ def paired(runs: tuple[dict, dict], folders: tuple[Path, Path]) -> list[tuple[di
         raise MRCError(
             f"{folders[0]} was judged by {runs[0]['judge']}, {folders[1]} by {runs[1]['judge']}; judge both alike"
         )
+    if first.keys() != second.keys():
+        raise MRCError(f"{folders[0]} and {folders[1]} have other items; run both over the same --real-edit")
     return [(one, second[name]) for name, one in first.items()]
 
 
@@ -107,11 +110,12 @@ def differences(values: list[tuple], images: list[str]) -> dict:
     }
 
 
-def copied(path: Path, folder: Path) -> str:
-    """Copy a picture into a folder of the page; returns its path from the page."""
-    folder.mkdir(exist_ok=True)
-    shutil.copyfile(path, folder / path.name)
-    return f"{folder.name}/{path.name}"
+def copied(run: Path, picture: str, out: Path, folder: str) -> str:
+    """Copy a picture of a run into a folder of the page; returns its path from the page."""
+    source = file_inside(run, picture)
+    (out / folder).mkdir(exist_ok=True)
+    shutil.copyfile(source, out / folder / Path(picture).name)
+    return f"{folder}/{Path(picture).name}"
 
 
 def tables(report: dict) -> list[Table]:

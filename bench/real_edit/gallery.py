@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from string import Template
+from urllib.parse import quote
 
 from ...core.files import write_file
 from ...core.reward import PERSPECTIVES
@@ -42,30 +43,31 @@ def write_gallery(out: Path, title: str, tables: list[Table], cards: list[Card])
         judged="" if any(reward for card in cards for *_, reward in card.edits) else "hidden",
         cards="".join(card_html(card) for card in cards),
     )
-    write_file(out / "index.html", page)
+    write_file(out / "index.html", page.encode(errors="replace"))  # halves of surrogate pairs, from a run or a path
 
 
 def options(values: Iterable[object]) -> str:
-    return "".join(f"<option>{value}</option>" for value in values)
+    return "".join(f"<option>{html.escape(str(value))}</option>" for value in values)
 
 
 def card_html(card: Card) -> str:
     scores = ""
     for i, perspective in enumerate(PERSPECTIVES):
         values = [reward["scores"][i] for *_, reward in card.edits if reward]
-        scores += f' data-{perspective}="{" ".join("failed" if score is None else str(score) for score in values)}"'
+        words = " ".join("failed" if score is None else str(score) for score in values)
+        scores += f' data-{perspective}="{html.escape(words)}"'
     figures = figure("source", card.source) + "".join(
         figure(caption, path, reward_html(reward)) for caption, path, reward in card.edits
     )
     return (
-        f'<article data-type="{card.type}"{scores}><h3>{html.escape(card.instruction)}</h3>'
-        f"<p>{card.type}, {html.escape(card.name)}</p>{figures}</article>\n"
+        f'<article data-type="{html.escape(card.type)}"{scores}><h3>{html.escape(card.instruction)}</h3>'
+        f"<p>{html.escape(card.type)}, {html.escape(card.name)}</p>{figures}</article>\n"
     )
 
 
 def figure(caption: str, path: str, below: str = "") -> str:
     return (
-        f'<figure><img loading="lazy" src="{html.escape(path)}" alt="{html.escape(caption)}">'
+        f'<figure><img loading="lazy" src="{html.escape(quote(path))}" alt="{html.escape(caption)}">'
         f"<figcaption>{html.escape(caption)}{below}</figcaption></figure>"
     )
 
@@ -75,7 +77,7 @@ def reward_html(reward: dict | None) -> str:
         return ""
     parts = zip(PERSPECTIVES, *(reward[key] for key in ("scores", "verdicts", "texts", "failures")), strict=True)
     return "<dl>" + "".join(
-        f"<dt>{perspective}: {'unusable' if score is None else f'{score}, ' + ('yes' if verdict else 'no')}</dt>"
+        f"<dt>{perspective}: {'unusable' if score is None else f'{score:g}, ' + ('yes' if verdict else 'no')}</dt>"
         f"<dd>{html.escape(str(failure if score is None else text))}</dd>"
         for perspective, score, verdict, text, failure in parts
     ) + "</dl>"  # fmt: skip

@@ -1,18 +1,20 @@
 """The items of a Real-Edit folder: an image, one of its instructions, and the edit type."""
 
 import hashlib
-import json
+import os
 import re
+import reprlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.errors import MRCError
-from ...core.files import file_digest
+from ...core.files import file_digest, read_json
 from ...core.kinds import KINDS as TYPES
+from ...judge.reply import whole_pairs
 
 # "3. Add: …"; two images of the full set write "3. Add Edit: …"
-ENTRY = re.compile(rf"\s*(?:\d+\s*\.)?\s*({'|'.join(TYPES)})(?:\s+edit)?\s*:\s*(\S.*)", re.IGNORECASE | re.DOTALL)
+ENTRY = re.compile(rf"(?:\d++\s*+\.)?\s*+({'|'.join(TYPES)})(?:\s+edit)?\s*:\s*(\S.*)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,8 @@ def read_items(data: Path) -> list[Item]:
         raise MRCError(
             f"{data} must hold one JSON file of instructions, it holds {names}; give the folder of Real-Edit"
         )
-    try:
-        images = json.loads(files[0].read_text())
-    except ValueError as error:
-        raise MRCError(f"{files[0]} is not JSON ({error}); fetch Real-Edit again") from None
-    if not isinstance(images, dict) or not images or not all(isinstance(entries, list) for entries in images.values()):
+    images = read_json(files[0], "fetch Real-Edit again")
+    if not images or not all(isinstance(entries, list) for entries in images.values()):
         raise MRCError(f'{files[0]} is not of the form {{"IMAGE": ["1. Local: …", …]}}; give the folder of Real-Edit')
     items = [
         read_item(locate(data, image), number, entry)
@@ -69,18 +68,21 @@ def read_items(data: Path) -> list[Item]:
 def locate(data: Path, image: str) -> Path:
     folders = [data, *sorted(path for path in data.iterdir() if path.is_dir())]
     if Path(image).name != image:
-        raise MRCError(f"{image!r} is no plain file name; the images lie in {data} or a folder in it")
+        raise MRCError(f"{image[:80]!r} is no plain file name; the images lie in {data} or a folder in it")
     for folder in folders:
-        if (folder / image).is_file():
+        if os.path.isfile(folder / image):  # noqa: PTH113  # Path.is_file raises for names that are too long
             return folder / image
-    raise MRCError(f"{image} is missing in {data}; fetch Real-Edit again, or take the image out of its JSON file")
+    raise MRCError(f"{image[:80]} is missing in {data}; fetch Real-Edit again, or take the image out of its JSON file")
 
 
 def read_item(image: Path, number: int, entry: object) -> Item:
-    match = ENTRY.fullmatch(entry) if isinstance(entry, str) else None
+    text = entry.strip() if isinstance(entry, str) and whole_pairs(entry) == entry else ""
+    match = ENTRY.fullmatch(text)
     if not match:
         kinds = ", ".join(TYPES)
-        raise MRCError(f'{image.name}: {entry!r} is no instruction such as "1. Local: …"; the edit types are {kinds}')
+        raise MRCError(
+            f'{image.name}: {reprlib.repr(entry)} is no instruction such as "1. Local: …"; the edit types are {kinds}'
+        )
     return Item(image, number, match[1].lower(), match[2].strip())
 
 

@@ -10,7 +10,6 @@
 An edit depends on its own item alone, so a killed run computes only what is missing and ends the same.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ...core.errors import MRCError
-from ...core.files import claim_folder, file_digest, write_json
+from ...core.files import claim_folder, file_digest, read_json, write_json
 from ...engine import Engine
 from ...engine.command import save
 from ...engine.framing import framed, make_frame
@@ -36,6 +35,7 @@ from .proxies import proxy_metrics
 from .report import summary, tables
 
 RESULTS = "results.json"
+RESTORE = "restore it, or give a new --out"
 
 
 def edit_items(data: Path, model: str, out: Path, settings: dict[str, Any]) -> list[Item]:
@@ -84,7 +84,7 @@ def write_results(
     pairs = zip(tqdm(items, desc="proxies", disable=None), each, strict=True)
     records = [record(item, reward, out) for item, reward in pairs]
     results = {
-        "run": json.loads((out / "run.json").read_text()),
+        "run": read_json(out / "run.json", RESTORE),
         "judge": judged_by,
         "tokens": sum(reward.tokens for reward in rewards or ()),
         "items": records,
@@ -114,7 +114,7 @@ def claim(out: Path, asked: dict) -> None:
     """
     path = out / "run.json"
     if path.is_file():
-        earlier = json.loads(path.read_text())
+        earlier = read_json(path, RESTORE)
         for key, value in asked.items():
             if key != "model" and earlier.get(key) != value:
                 raise MRCError(f"{out} holds a run with {key} {earlier.get(key)}, not {value}; give a new folder")
@@ -152,18 +152,3 @@ def source_path(out: Path, item: Item) -> Path:
 
 def edit_path(out: Path, item: Item) -> Path:
     return out / "edits" / f"{item.name}.png"
-
-
-def read_results(out: Path) -> dict:
-    """The content of results.json of a finished run.
-
-    Raises:
-        MRCError: no finished run there.
-    """
-    path = out / RESULTS
-    if not path.is_file():
-        raise MRCError(f"{out} has no {RESULTS}; give the --out of a finished --real-edit run")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise MRCError(f"{path} is damaged ({error}); run --real-edit again with this --out") from None

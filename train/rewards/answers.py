@@ -9,6 +9,7 @@ from ...core.errors import MRCError
 from ...core.files import read_json
 from ...core.reward import PERSPECTIVES
 from ...core.tables import Table
+from .runs import is_score
 
 CHOICES = ("left", "right", "equal")
 KEY_REMEDY = "give the key.json of a sheet"
@@ -25,6 +26,7 @@ def read_answers(key_file: Path, files: list[Path]) -> dict:
         MRCError: files that cannot be read, or answers to another sheet.
     """
     key = read_json(key_file, KEY_REMEDY)
+    check_key(key, key_file)
     raters = [read_rater(path, key) for path in files]
     report: dict = {"sheet": key["sheet"], "A": key["A"], "B": key["B"], "raters": len(files)}
     for i, perspective in enumerate(PERSPECTIVES):
@@ -40,6 +42,24 @@ def read_answers(key_file: Path, files: list[Path]) -> dict:
                 judged.append(judged_difference(row["scores"], i))
         report[perspective] = agreement(preferences, judged) | {"rows": len(key["rows"])}
     return report
+
+
+def check_key(key: dict, path: Path) -> None:
+    """Refuse a key.json of another form."""
+    rows = key.get("rows")
+    texts = all(isinstance(key.get(name), str) for name in ("sheet", "A", "B"))
+    if not texts or not isinstance(rows, list) or not rows or not all(is_row(row) for row in rows):
+        raise MRCError(f"{path} is no key of a sheet, or damaged; {KEY_REMEDY}")
+
+
+def is_row(row: object) -> bool:
+    """Whether it has a side, and for both runs scores, some of which may be missing."""
+    if not isinstance(row, dict) or row.get("left") not in ("A", "B") or not isinstance(row.get("scores"), list):
+        return False
+    given = [scores for scores in row["scores"] if scores is not None]
+    return len(row["scores"]) == 2 and all(
+        isinstance(scores, list) and len(scores) == len(PERSPECTIVES) and all(map(is_score, scores)) for scores in given
+    )
 
 
 def read_rater(path: Path, key: dict) -> dict[str, dict[str, str]]:

@@ -16,12 +16,13 @@ import random
 from pathlib import Path
 from string import Template
 
-from PIL import Image
-
 from ...core.errors import MRCError
 from ...core.files import claim_folder, read_json, write_file, write_json
+from ...core.paths import file_inside
 from ...core.reward import PERSPECTIVES
+from ...engine.images import load_image
 from .answers import CHOICES, KEY_REMEDY, agreement_table, read_answers
+from .runs import read_run
 
 TEMPLATE = Template((Path(__file__).parent / "sheet.html").read_text())
 
@@ -61,27 +62,26 @@ def write_sheet(first: Path, second: Path, out: Path, count: int | None = None, 
     Raises:
         MRCError: an unfinished run, runs over different data, a `count` out of range, or an `out` with another sheet.
     """
-    results = [
-        read_json(folder / "results.json", "give the folder of a finished --real-edit run")
-        for folder in (first, second)
-    ]
+    results = [read_run(folder) for folder in (first, second)]
     if results[0]["run"]["data"] != results[1]["run"]["data"]:
         raise MRCError(f"{first} and {second} are runs over other data; give two runs over the same")
     runs = [{item["name"]: item for item in one["items"]} for one in results]
     names = sorted(runs[0])
+    if runs[0].keys() != runs[1].keys():
+        raise MRCError(f"{first} and {second} have other items; give two runs over the same")
     if count is not None and not 1 <= count <= len(names):
         raise MRCError(f"--count is {count}; give a number from 1 to {len(names)}")
     chance = random.Random(seed)
     rows, shown = [], []
     for number, name in enumerate(chance.sample(names, count or len(names))):
         items = [one[name] for one in runs]
-        edits = [picture(folder / item["edit"]) for folder, item in zip((first, second), items, strict=True)]
+        edits = [picture(folder, item["edit"]) for folder, item in zip((first, second), items, strict=True)]
         left = chance.choice("AB")
         if left == "B":
             edits.reverse()
         scores = [item["reward"] and item["reward"]["scores"] for item in items]
         rows.append({"name": name, "left": left, "scores": scores})
-        shown.append(row_html(number, items[0]["instruction"], picture(first / items[0]["source"]), *edits))
+        shown.append(row_html(number, items[0]["instruction"], picture(first, items[0]["source"]), *edits))
     key: dict = {"A": first.name, "B": second.name, "seed": seed, "rows": rows}
     key["sheet"] = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
     key_file = out / "key.json"
@@ -90,15 +90,15 @@ def write_sheet(first: Path, second: Path, out: Path, count: int | None = None, 
     claim_folder(out, key_file.name, "a sheet")
     out.mkdir(parents=True, exist_ok=True)
     write_json(key_file, key)
-    write_file(out / "sheet.html", TEMPLATE.substitute(id=key["sheet"], rows="\n".join(shown)))
+    page = TEMPLATE.substitute(id=key["sheet"], rows="\n".join(shown))
+    write_file(out / "sheet.html", page.encode(errors="replace"))  # halves of surrogate pairs, from a run
     return out / "sheet.html"
 
 
-def picture(path: Path) -> str:
+def picture(run: Path, name: str) -> str:
     """A data URL, lossless: the page must not add artifacts."""
     buffer = io.BytesIO()
-    with Image.open(path) as image:
-        image.save(buffer, "WEBP", lossless=True)
+    load_image(file_inside(run, name)).save(buffer, "WEBP", lossless=True)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 

@@ -11,6 +11,7 @@ from typing import TypedDict
 import matplotlib
 import numpy as np
 
+from ...core.errors import MRCError
 from ...core.files import read_json, write_file
 from ...core.reward import PERSPECTIVES
 from ..data.reward_edit import read_rewards, reward
@@ -74,13 +75,9 @@ def statistics(path: Path) -> Stats:
         scores.append(check_scores(name, reward(name, entry)[0]))
         texts.append([part["Negative Prompt"].strip() for part in entry])
     numbers = np.array(scores)
-    report = path.with_name("report.json")
-    totals = (
-        read_json(report, "build it again, or remove it") if report.is_file() else {"incomplete": 0, "unreadable": 0}
-    )
     return {
         "triplets": len(scores),
-        "left_out": totals["incomplete"] + totals["unreadable"],
+        "left_out": left_out(path.with_name("report.json")),
         "perspectives": {
             perspective: {
                 "mean": round(float(numbers[:, i].mean()), 3),
@@ -90,6 +87,22 @@ def statistics(path: Path) -> Stats:
             for i, perspective in enumerate(PERSPECTIVES)
         },
     }
+
+
+def left_out(report: Path) -> int:
+    """The triplets without a complete reward, by a build's report; 0 without one.
+
+    Raises:
+        MRCError: a report of another form.
+    """
+    if not report.is_file():
+        return 0
+    remedy = "build it again, or remove it"
+    totals = read_json(report, remedy)
+    counts = [totals.get(name) for name in ("incomplete", "unreadable")]
+    if not all(type(count) is int and 0 <= count < 10**12 for count in counts):
+        raise MRCError(f"{report} has no counts of incomplete and unreadable triplets; {remedy}")
+    return sum(counts)
 
 
 def frequent_words(texts: list[str]) -> list[tuple[str, int]]:

@@ -86,6 +86,25 @@ def test_what_cannot_be_compared(runs, edited, tmp_path):
         compare(first, second, tmp_path / "out")
 
 
+def test_a_comparison_takes_pictures_of_the_runs_alone(runs, tmp_path):
+    first, second = runs
+    results = json.loads((second / "results.json").read_text())
+    shutil.copy(first / "edits" / "10-1-local.png", tmp_path / "outside.png")
+    for picture in ("../outside.png", str(tmp_path / "outside.png"), "results.json"):
+        results["items"][0]["edit"] = picture
+        (second / "results.json").write_text(json.dumps(results))
+        with pytest.raises(MRCError, match=r"leads out of|no PNG"):
+            compare(first, second, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_runs_of_other_items_are_refused(runs, tmp_path):
+    results = json.loads((runs[1] / "results.json").read_text())
+    (runs[1] / "results.json").write_text(json.dumps(results | {"items": results["items"][1:]}))
+    with pytest.raises(MRCError, match="other items"):
+        compare(*runs, tmp_path / "out")
+
+
 def test_without_a_judge_the_proxies_are_compared(edited, tmp_path):
     source, items = edited
     for name in ("first", "second"):

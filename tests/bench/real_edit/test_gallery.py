@@ -1,6 +1,7 @@
 import html
 import json
 import re
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from PIL import Image
@@ -71,6 +72,22 @@ def test_texts_are_shown_and_never_run(page, browser):
     dom = browser(page, "")
     assert "<title>run</title>" not in dom and "onerror=&quot;" in page.read_text()
     assert "unusable: " not in dom and dom.count("unusable<") == 4
+
+
+def test_nothing_of_a_card_leaves_its_place(tmp_path):
+    """Type and paths too, which a run from somebody else may choose."""
+    card = Card(EVIL, f"local{EVIL}", "a \ud83d", f"a{EVIL}.png", [(EVIL, "b.png", reward(5, 4, None))])
+    write_gallery(tmp_path, "t", [], [card])
+    text = (tmp_path / "index.html").read_text()
+    assert "<script>document" not in text and 'onerror="' not in text and "a ?" in text
+
+
+def test_pictures_with_special_names_are_found(tmp_path):
+    names = ["a#b.png", "a?b=c.png", "100%.png", "a%20b.png", 'a"b.png', "a&amp;b.png", "ä b.png", "edits/é#1.png"]
+    write_gallery(tmp_path, "t", [], [Card("x", "local", "y", name, []) for name in names])
+    links = re.findall(r'<img[^>]* src="([^"]*)"', (tmp_path / "index.html").read_text())
+    parts = [urlsplit(html.unescape(link)) for link in links]
+    assert [unquote(part.path) for part in parts] == names and not any(part.query or part.fragment for part in parts)
 
 
 def test_the_page_needs_nothing_from_outside(page):

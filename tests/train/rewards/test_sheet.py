@@ -192,3 +192,40 @@ def test_what_cannot_be_used(runs, tmp_path, capsys):
     files["row"].write_text("{")
     with pytest.raises(MRCError, match="cannot be read"):
         read_answers(key, [files["row"]])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sheet", None), ("A", 5), ("rows", None), ("rows", []), ("rows", [5]), ("rows", [{}]),
+     *(("rows", [{"left": left, "scores": scores}]) for left, scores in (
+         ("C", [None, None]), ("A", None), ("A", [None]), ("A", [[1], [2]]), ("A", [[1, 2, "3"], None]), ("A", {}),
+         (["A"], [None, None]), ("A", [[1, 2, 9], [1, 2, 3]])))],
+)  # fmt: skip
+def test_a_key_of_another_form_is_named(runs, tmp_path, name, value):
+    write_sheet(*runs, tmp_path / "sheet")
+    path, given = tmp_path / "sheet" / "key.json", answer(tmp_path / "sheet", lambda row, left: {"quality": "left"})
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(MRCError, match=r"key\.json|other sheet|no answers to sheet"):
+        read_answers(path, [given])
+
+
+def test_a_sheet_takes_pictures_of_the_run_alone_and_escapes_texts(runs, tmp_path):
+    first, second = runs
+    results = json.loads((first / "results.json").read_text())
+    results["items"][0]["instruction"] = evil = "<script>alert(1)</script>\ud83d$rows"
+    (first / "results.json").write_text(json.dumps(results))
+    page = write_sheet(first, second, tmp_path / "sheet").read_text()
+    assert html.escape(evil[:-6]) in page and "<script>alert" not in page and "?$rows" in page
+    Image.new("RGB", (6, 4)).save(tmp_path / "outside.png")
+    results["items"][0]["edit"] = "../outside.png"
+    (first / "results.json").write_text(json.dumps(results))
+    with pytest.raises(MRCError, match="leads out of"):
+        write_sheet(first, second, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_runs_of_other_items_are_refused(runs, tmp_path):
+    results = json.loads((runs[1] / "results.json").read_text())
+    (runs[1] / "results.json").write_text(json.dumps(results | {"items": results["items"][1:]}))
+    with pytest.raises(MRCError, match="other items"):
+        write_sheet(*runs, tmp_path / "sheet")

@@ -71,3 +71,21 @@ def test_a_command_is_needed(capsys):
     assert code == 2 and "build" in captured.err
     code, captured = run(capsys, "build", "--help")
     assert code == 0 and "--max-tokens" in captured.out
+
+
+@pytest.mark.parametrize("report", ["{", "{}", "[]", "[" * 100_000, '{"incomplete": "2", "unreadable": 1}',
+                                    '{"incomplete": -2, "unreadable": true}'])  # fmt: skip
+def test_a_damaged_report_is_named(rewards, capsys, report):
+    rewards.with_name("report.json").write_text(report)
+    code, captured = run(capsys, "stats", rewards)
+    assert code == 2 and "report.json" in captured.err
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [None, 5, [], entry((1, 2, None), ("", "", "")), entry((1, 2, 3), ("", "", 5)), entry((1, 2, 10**400), "abc")],
+)
+def test_entries_of_another_form_are_named(rewards, capsys, entry):
+    rewards.write_text(json.dumps({"0000007": entry}))
+    code, captured = run(capsys, "stats", rewards)
+    assert code == 2 and "sample 0000007" in captured.err
