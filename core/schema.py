@@ -17,7 +17,10 @@ class Between:
     """Bounds of a number, both of which it may reach: `Annotated[int, Between(1, 8)]`."""
 
     least: float
-    most: float
+    most: float = math.inf
+
+    def __str__(self) -> str:
+        return f"from {self.least:g} " + ("up" if self.most == math.inf else f"to {self.most:g}")
 
 
 def parse(kind: type[Record], value: object, name: str) -> Record:
@@ -56,7 +59,7 @@ def fit(hint: Any, value: Any, name: str) -> Any:
         value = fit(arguments[0], value, name)
         for bounds in arguments[1:]:
             if isinstance(bounds, Between) and value is not None and not bounds.least <= value <= bounds.most:
-                raise mismatch(name, value, f"a number from {bounds.least:g} to {bounds.most:g}")
+                raise mismatch(name, value, f"a number {bounds}")
         return value
     if origin in (Union, types.UnionType):
         if value is None and types.NoneType in arguments:

@@ -1,7 +1,6 @@
 """What a config of a checkpoint may ask for. An absurd size would take hours or all memory before it failed."""
 
 import math
-import numbers
 import reprlib
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ def read_config(path: Path) -> dict[str, Any]:
         if key in LIMITS:
             check_sizes(f"{path}: {key}", value, LIMITS[key])
     factor = config.get("scaling_factor", 1.0)  # of the VAE's latents
-    if not isinstance(factor, numbers.Real) or not math.isfinite(factor) or factor <= 0:
+    if not isinstance(factor, int | float) or not math.isfinite(factor) or factor <= 0:
         raise MRCError(f"{path}: scaling_factor is {reprlib.repr(factor)}, not a number above 0; {REMEDY}")
     return config
 
@@ -44,7 +43,7 @@ def check_sizes(name: str, value: object, limit: int) -> None:
     if isinstance(value, list):
         for each in value:
             check_sizes(name, each, limit)
-    elif isinstance(value, numbers.Real) and not 1 <= value <= limit:
+    elif isinstance(value, int | float) and not 1 <= value <= limit:
         raise MRCError(f"{name} is {reprlib.repr(value)}, not a number from 1 to {limit}; {REMEDY}")
 
 

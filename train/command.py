@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     hints = get_type_hints(TrainConfig, include_extras=True)
     for field in fields(TrainConfig):
         if field.name != "init":
-            hint, text = get_args(hints[field.name])
+            hint, text, *_ = get_args(hints[field.name])
             add_flag(parser, field, hint, text)
     return parser
 

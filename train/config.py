@@ -1,9 +1,10 @@
 """All settings of a training run."""
 
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, get_type_hints
 
 from ..core.errors import MRCError
+from ..core.schema import Between, fit
 
 CHOICES: dict[str, tuple[int | str, ...]] = {
     "stage": (1, 2),
@@ -11,8 +12,6 @@ CHOICES: dict[str, tuple[int | str, ...]] = {
     "lr_schedule": ("constant", "cosine"),
     "mixed_precision": ("no", "bf16", "fp16"),
 }
-AT_LEAST_ONE = ("batch_size", "accumulation", "steps", "checkpoint_every", "checkpoints_total_limit", "lora_rank")
-AT_LEAST_ZERO = ("seed", "workers", "warmup", "validate_every", "broken_limit")
 
 
 @dataclass(frozen=True)
@@ -30,77 +29,77 @@ class TrainConfig:
     out: Annotated[str, "folder of the run; the trained checkpoint is OUT/checkpoint"]
     rewards: Annotated[str | None, "RewardEdit JSON for a data set of InstructPix2Pix folders"] = None
     least_score: Annotated[
-        int | None, "train only on triplets whose three scores are all at least this, 0 to 5; needs --cache"
+        int | None,
+        "train only on triplets whose three scores are all at least this, 0 to 5; needs --cache",
+        Between(0, 5),
     ] = None
     photographs: Annotated[str | None, "folder of photographs as backgrounds of the miniature world"] = None
     stage: Annotated[int, "1 trains an editor without rewards, 2 one with rewards"] = 2
     reward_injection: Annotated[
         str, "where rewards enter the U-Net in stage 2: time (as released) or blocks (after every block too)"
     ] = "time"
-    resolution: Annotated[int, "pixels of a side of the square crops, a multiple of 8"] = 256
+    resolution: Annotated[int, "pixels of a side of the square crops, a multiple of 8", Between(8, 16_384)] = 256
     augment: Annotated[bool, "random crops and flips"] = True
-    batch_size: Annotated[int, "triplets of an optimizer step, over all processes and passes"] = 32
-    accumulation: Annotated[int, "forward passes of an optimizer step; more passes need less memory"] = 1
-    steps: Annotated[int, "optimizer steps"] = 1000
-    learning_rate: Annotated[float, "highest learning rate of AdamW"] = 5e-5
+    batch_size: Annotated[int, "triplets of an optimizer step, over all processes and passes", Between(1)] = 32
+    accumulation: Annotated[int, "forward passes of an optimizer step; more passes need less memory", Between(1)] = 1
+    steps: Annotated[int, "optimizer steps", Between(1)] = 1000
+    learning_rate: Annotated[float, "highest learning rate of AdamW", Between(0)] = 5e-5
     lr_schedule: Annotated[str, "learning rate after the warm-up: constant or cosine (down to a hundredth)"] = (
         "constant"
     )
-    warmup: Annotated[int, "steps in which the learning rate rises linearly"] = 0
-    beta1: Annotated[float, "AdamW's decay of the gradient's mean"] = 0.9
-    beta2: Annotated[float, "AdamW's decay of the squared gradient's mean"] = 0.999
-    weight_decay: Annotated[float, "AdamW's weight decay"] = 0.01
-    max_grad_norm: Annotated[float, "clip the gradient to this norm"] = 1.0
-    ema_decay: Annotated[float, "decay of the averaged weights, which are the result"] = 0.9999
+    warmup: Annotated[int, "steps in which the learning rate rises linearly", Between(0)] = 0
+    beta1: Annotated[float, "AdamW's decay of the gradient's mean", Between(0, 0.999999)] = 0.9
+    beta2: Annotated[float, "AdamW's decay of the squared gradient's mean", Between(0, 0.999999)] = 0.999
+    weight_decay: Annotated[float, "AdamW's weight decay", Between(0)] = 0.01
+    max_grad_norm: Annotated[float, "clip the gradient to this norm", Between(0)] = 1.0
+    ema_decay: Annotated[float, "decay of the averaged weights, which are the result", Between(0, 1)] = 0.9999
     conditioning_dropout: Annotated[
-        float, "probability to hide the text, again to hide text and image, and again to hide the image, at most 1/3"
+        float,
+        "probability to hide the text, again to hide text and image, and again to hide the image, at most 1/3",
+        Between(0, 1 / 3),
     ] = 0.05  # InstructPix2Pix §3.2.1
-    reward_dropout: Annotated[float, "probability to hide the reward: scores 2.5, no text"] = 0.0
+    reward_dropout: Annotated[float, "probability to hide the reward: scores 2.5, no text", Between(0, 1)] = 0.0
     min_snr_gamma: Annotated[
-        float | None, "weight timesteps by min(SNR, gamma)/SNR (arXiv 2303.09556); none gives all the same weight"
+        float | None,
+        "weight timesteps by min(SNR, gamma)/SNR (arXiv 2303.09556); none gives all the same weight",
+        Between(1e-6),
     ] = None
     change_weight: Annotated[
-        float, "factor of the mean loss over the edited positions, added to the mean over all: for small edits"
+        float,
+        "factor of the mean loss over the edited positions, added to the mean over all: for small edits",
+        Between(0),
     ] = 0.0  # an object of the miniature world fills a fourteenth of a picture: without this it is learned last
     timestep_power: Annotated[
-        float, "draw timestep t with a probability proportional to t to the (power - 1): above 1 noisy ones more often"
+        float,
+        "draw timestep t with a probability proportional to t to the (power - 1): above 1 noisy ones more often",
+        Between(1e-3),
     ] = 1.0  # an edit is decided in the noisy steps
     mixed_precision: Annotated[str, "number format of the arithmetic: no (float32), bf16, or fp16 (on GPUs)"] = "no"
     gradient_checkpointing: Annotated[bool, "recompute activations in the backward pass, for less memory"] = False
     shard: Annotated[bool, "share weights, gradients and moments out over the processes (FSDP)"] = False
     train_text_encoder: Annotated[bool, "train the text encoder too, at a tenth of the learning rate"] = False
     lora_rank: Annotated[
-        int | None, "train only the reward modules and low-rank updates of the attention, merged at the end"
+        int | None, "train only the reward modules and low-rank updates of the attention, merged at the end", Between(1)
     ] = None
     cache: Annotated[str | None, "folder for latents and text states, computed once; needs --no-augment"] = None
-    workers: Annotated[int, "processes that load data; 0 loads in the training process"] = 1
-    seed: Annotated[int, "of all random numbers, and of the miniature world"] = 0
-    checkpoint_every: Annotated[int, "steps between two saved states"] = 500
-    checkpoints_total_limit: Annotated[int, "number of saved states that stay on the disk"] = 3
-    validate_every: Annotated[int, "steps between two pictures of edits; 0 for none"] = 500
-    broken_limit: Annotated[int, "stop when more different samples than this cannot be read"] = 100
+    workers: Annotated[int, "processes that load data; 0 loads in the training process", Between(0)] = 1
+    seed: Annotated[int, "of all random numbers, and of the miniature world", Between(0)] = 0
+    checkpoint_every: Annotated[int, "steps between two saved states", Between(1)] = 500
+    checkpoints_total_limit: Annotated[int, "number of saved states that stay on the disk", Between(1)] = 3
+    validate_every: Annotated[int, "steps between two pictures of edits; 0 for none", Between(0)] = 500
+    broken_limit: Annotated[int, "stop when more different samples than this cannot be read", Between(0)] = 100
     tracker: Annotated[str, "accelerate's experiment tracker; an empty text for none"] = "tensorboard"
 
     def __post_init__(self) -> None:
         for name, allowed in CHOICES.items():
             if (value := getattr(self, name)) not in allowed:
                 raise MRCError(f"{name} is {value!r}; choose one of {', '.join(map(str, allowed))}")
-        for name in (*AT_LEAST_ONE, *AT_LEAST_ZERO):
-            least = 1 if name in AT_LEAST_ONE else 0
-            if (value := getattr(self, name)) is not None and value < least:
-                raise MRCError(f"{name} is {value}; give a whole number from {least} up")
-        if not 0 <= 3 * self.conditioning_dropout <= 1 or not 0 <= self.reward_dropout <= 1:
-            raise MRCError(
-                f"conditioning_dropout is {self.conditioning_dropout} (three bands must fit in 1), "
-                f"reward_dropout {self.reward_dropout} (0 to 1)"
-            )
-        if self.timestep_power <= 0 or self.change_weight < 0:
-            raise MRCError(
-                f"timestep_power is {self.timestep_power} (above 0), change_weight {self.change_weight} (from 0 up)"
-            )
-        if self.least_score is not None and (not 0 <= self.least_score <= 5 or not self.cache):
-            raise MRCError(f"least_score is {self.least_score}; give 0 to 5, and --cache, which has all scores")
-        if self.resolution < 8 or self.resolution % 8:
+        hints = get_type_hints(TrainConfig, include_extras=True)
+        for name, value in self.record().items():
+            fit(hints[name], value, name)
+        if self.least_score is not None and not self.cache:
+            raise MRCError(f"least_score is {self.least_score}; give --cache too, which has all scores")
+        if self.resolution % 8:
             raise MRCError(f"resolution is {self.resolution}; give a multiple of 8 pixels")
         if self.cache and self.augment:
             raise MRCError("cached latents are of centre crops without flips; give --no-augment with --cache")

@@ -29,8 +29,13 @@ def load(items: Dataset[Item], numbers: Sequence[int], workers: int) -> Iterator
     Raises:
         MRCError: an item raised it, or a worker was killed.
     """
-    loader = DataLoader(Reported(items), batch_size=None, sampler=numbers, num_workers=workers)
-    for item in from_workers(loader):
+    # at once: this draws from torch's generator, which a training step seeds before it takes its first item
+    stream = iter(DataLoader(Reported(items), batch_size=None, sampler=numbers, num_workers=workers))
+    return raised(from_workers(stream))
+
+
+def raised(items: Iterator[Item | MRCError]) -> Iterator[Item]:
+    for item in items:
         if isinstance(item, MRCError):
             raise item
         yield item

@@ -52,8 +52,8 @@ def check_parts(checkpoint: Checkpoint) -> None:
 
 def latent_side(size: object) -> int:
     """The longer side of a U-Net's `sample_size`: a number, or height and width."""
-    sides = list(size) if isinstance(size, list | tuple) else [size]
-    if not sides or not all(type(side) is int and 1 <= side <= 4096 for side in sides):
+    sides = [side for side in (size if isinstance(size, list | tuple) else [size]) if type(side) is int]
+    if not 1 <= max(sides, default=0) <= 4096:
         raise MRCError(
             f"unet/config.json has the sample_size {size!r}; "
             "give the side in latents that the model was trained at (64 for Stable Diffusion 1.5)"

@@ -95,7 +95,9 @@ def test_rate_warms_up_and_decays():
     "wrong",
     [{"stage": 3}, {"reward_injection": "space"}, {"steps": 0}, {"conditioning_dropout": 0.4}, {"resolution": 100},
      {"reward_dropout": 1.5}, {"mixed_precision": "int8"}, {"resolution": 0}, {"workers": -1}, {"lora_rank": 0},
-     {"seed": -1}, {"change_weight": -1.0}],
+     {"seed": -1}, {"change_weight": -1.0}, {"learning_rate": float("nan")}, {"beta2": 1.0}, {"ema_decay": 2.0},
+     {"max_grad_norm": float("inf")}, {"min_snr_gamma": 0.0}, {"weight_decay": "much"}, {"workers": 1.5},
+     {"tracker": None}, {"least_score": 6}, {"resolution": 10**9}],
 )  # fmt: skip
 def test_settings_that_cannot_be(wrong):
     with pytest.raises(MRCError, match=next(iter(wrong))):
