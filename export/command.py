@@ -56,6 +56,8 @@ def export(args: argparse.Namespace) -> None:
         sizes=(args.min_size, args.opt_size, args.max_size),
         max_batch=args.max_batch,
     )
+    for warning in manifest.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print(json.dumps(asdict(manifest)) if args.json else table(args.out, manifest))
 
 
