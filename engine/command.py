@@ -3,6 +3,7 @@
 import argparse
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from ..core.precision import PRECISIONS
 from .backends import BACKENDS, state_of
 from .engine import Engine
 from .framing import FITS
+from .images import load_image
+from .request import EditOptions, EditRequest, check_arguments
 from .sampling import SAMPLERS
 from .shipped import MODELS
 from .tiers import TIERS
@@ -78,28 +81,27 @@ def describe(defaults: Defaults) -> str:
 
 def edit(args: argparse.Namespace) -> None:
     output = args.output or unused(args.image.with_name(f"{args.image.stem}-edited.png"))
-    if Image.registered_extensions().get(output.suffix.lower()) not in Image.SAVE:
-        raise MRCError(f"{output} has no ending of an image format to write; use .png, .jpg or .webp")
-    reward = scores("--reward", args.reward)
+    check_output(output)
     steered_from = None if args.reward_guidance is None else scores("--reward-guidance", args.reward_guidance)
+    arguments: EditOptions = {
+        "reward_scores": scores("--reward", args.reward),
+        "reward_text": args.reward_text,
+        "reward_guidance": steered_from,
+        "reward_guidance_text": args.reward_guidance_text,
+        "num_inference_steps": args.steps,
+        "guidance_scale": args.guidance,
+        "image_guidance_scale": args.image_guidance,
+        "scheduler": args.scheduler,
+        "seed": args.seed,
+        "resolution": args.resolution,
+        "fit": args.fit,
+        "keep_size": args.keep_size,
+    }
+    picture = load_image(args.image)
+    check_arguments(EditRequest(picture, args.instruction, **arguments))  # before the model, which takes long to load
     options = {"provider": args.provider} if args.provider else {}
     engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **options)
-    result = engine.edit(
-        args.image,
-        args.instruction,
-        reward_scores=reward,
-        reward_text=args.reward_text,
-        reward_guidance=steered_from,
-        reward_guidance_text=args.reward_guidance_text,
-        num_inference_steps=args.steps,
-        guidance_scale=args.guidance,
-        image_guidance_scale=args.image_guidance,
-        scheduler=args.scheduler,
-        seed=args.seed,
-        resolution=args.resolution,
-        fit=args.fit,
-        keep_size=args.keep_size,
-    )
+    result = engine.edit(picture, args.instruction, **arguments)
     image = result.images[0]
     save(image, output)
     if args.json:
@@ -107,6 +109,16 @@ def edit(args: argparse.Namespace) -> None:
         print(json.dumps({"output": str(output), "seed": result.seed, "size": size, "seconds": result.timings}))
     else:
         print(f"{output}: seed {result.seed}, {sum(result.timings.values()):.1f} s")
+
+
+def check_output(path: Path) -> None:
+    """Refuse a file that could not be written after the edit."""
+    try:
+        Image.new("RGB", (8, 8)).save(io.BytesIO(), Image.registered_extensions()[path.suffix.lower()])
+    except (KeyError, OSError, ValueError):
+        raise MRCError(f"{path} has no ending of an image format to write; use .png, .jpg or .webp") from None
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise MRCError(f"{path} cannot be written; name a file in a folder that exists and that you may write to")
 
 
 def unused(path: Path) -> Path:

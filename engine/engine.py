@@ -3,20 +3,21 @@
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 
 from ..core.errors import MRCError
+from .aliases import drawn_from, instruction_of, repeated, to_tensors
 from .backends import Backend, load_backend
 from .backends.base import Conditions
 from .failures import computing, enough_memory
 from .framing import Box, without_padding
 from .images import ImageLike, to_array, to_pil, to_unit
 from .loop import check_finite, denoise
-from .noise import generator
+from .noise import generator as seeded
 from .plan import Plan, make_plan
 from .request import Edit, EditOptions, EditRequest, Settings, check
 from .sampling import SamplerTable, sampler_table
@@ -32,17 +33,18 @@ class EditResult:
     """What `Engine.edit` returns.
 
     Attributes:
-        images: one an input image: Pillow images, float32 `[H, W, 3]` in 0…1 for "np", or for
-            "latent" the final latents `[B, 4, h, w]` (a list where sizes differ), those of padding too.
+        images: one an input image: Pillow images, float32 `[H, W, 3]` in 0…1 for "np", tensors `[B, 3, H, W]` in 0…1
+            for "pt", or for "latent" the final latents `[B, 4, h, w]`, those of padding too (the last two are lists
+            where sizes differ).
         boxes: for each, the part of its input image that it shows: left, top, right, bottom in pixels of the upright
             image. Other than "crop" all of it.
-        seed: the seed, or the list of seeds of a batch; give it again for the same edit.
+        seed: the seed, or the list of seeds of a batch; give it again for the same edit. None with a generator.
         timings: seconds by phase: text, encode, condition, denoise, decode.
         step_seconds: seconds of every denoising step; each is their mean where a device loop runs them.
     """
 
     images: Any  # its type depends on `output_type`
-    seed: int | list[int]
+    seed: int | list[int] | None
     boxes: list[Box] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
@@ -95,9 +97,12 @@ class Engine:
 
     def edit(
         self,
-        image: ImageLike | Sequence[ImageLike],
-        instruction: str | Sequence[str],
+        image: ImageLike | Sequence[ImageLike] | None = None,
+        instruction: str | Sequence[str] | None = None,
         *,
+        prompt: str | Sequence[str] | None = None,
+        generator: Any = None,
+        num_images_per_prompt: int = 1,
         callback_on_step_end: Callback | None = None,
         **options: Unpack[EditOptions],
     ) -> EditResult:
@@ -108,6 +113,10 @@ class Engine:
 
         Args:
             image, instruction, options: the fields of `EditRequest`, which documents them.
+            prompt: diffusers' name of the instruction.
+            generator: a torch.Generator on the CPU for all images or a list of one an image, in place of a seed, and
+                advanced as diffusers does.
+            num_images_per_prompt: edits of each image, in a row; their seeds are a list of as many.
             callback_on_step_end: called as `f(engine, step, timestep, {"latents": array})` after
                 each step; a returned dictionary may replace the latents, as in diffusers. The array is a copy: it
                 may be kept, and changing it without returning it changes nothing.
@@ -115,43 +124,67 @@ class Engine:
         Raises:
             MRCError: an argument that cannot be used, or a phase whose output is not finite.
         """
-        edits, settings = check(self.backend, EditRequest(image, instruction, **options))
-        result = self.run(edits, settings, callback_on_step_end)
-        if not isinstance(image, list | tuple) and not isinstance(instruction, list | tuple):
+        request = EditRequest(image, instruction_of(instruction, prompt), **options)  # type: ignore[arg-type]
+        if generator is not None and request.seed is not None:
+            raise MRCError("seed and generator are both given; give one", argument="generator")
+        one_each = request if num_images_per_prompt == 1 else replace(request, seed=None)
+        edits, settings = check(self.backend, one_each)
+        edits = repeated(edits, num_images_per_prompt, request, generator)
+        with drawn_from(generator, len(edits)) as random:
+            result = self.run(edits, settings, callback_on_step_end, random)
+        if random:
+            result.seed = None
+        elif (
+            len(edits) == 1
+            and not isinstance(image, list | tuple)
+            and not isinstance(request.instruction, list | tuple)
+        ):
             result.seed = edits[0].seed
         return result
 
     @enough_memory()
-    def run(self, edits: list[Edit], settings: Settings, callback: Callback | None = None) -> EditResult:
-        """Edit what `request.check` passed, in one pass a size; `seed` of the result is a list."""
+    def run(
+        self,
+        edits: list[Edit],
+        settings: Settings,
+        callback: Callback | None = None,
+        random: list[np.random.RandomState] | None = None,
+    ) -> EditResult:
+        """Edit what `request.check` passed, in one pass a size; `seed` of the result is a list.
+
+        Args:
+            random: what each edit draws its noise from, in place of its seed.
+        """
+        random = random or [seeded(edit.seed) for edit in edits]
         result = EditResult([], [edit.seed for edit in edits], [edit.frame.box for edit in edits])
         outputs: list[np.ndarray] = [np.empty(0)] * len(edits)
         by_size: dict[tuple[int, int], list[int]] = {}
         for i, edit in enumerate(edits):
             by_size.setdefault(edit.image.size, []).append(i)
         for rows in by_size.values():
-            latents = self.edit_latents([edits[i] for i in rows], settings, result, callback)
+            latents = self.edit_latents([edits[i] for i in rows], [random[i] for i in rows], settings, result, callback)
             decoded = latents if settings.output_type == "latent" else self.decode(latents, result)
             for i, output in zip(rows, decoded, strict=True):
                 outputs[i] = output
         if settings.output_type == "latent":
             result.images = np.stack(outputs) if len(by_size) == 1 else outputs
-        else:
-            convert = to_pil if settings.output_type == "pil" else to_unit
-            frames = [edit.frame for edit in edits]
-            result.images = [
-                convert(without_padding(output, frame), frame.output)
-                for output, frame in zip(outputs, frames, strict=True)
-            ]
+            return result
+        convert = to_pil if settings.output_type == "pil" else to_unit
+        frames = [edit.frame for edit in edits]
+        images = [
+            convert(without_padding(output, frame), frame.output) for output, frame in zip(outputs, frames, strict=True)
+        ]
+        result.images = to_tensors(images) if settings.output_type == "pt" else images
         return result
 
     def edit_latents(
-        self, edits: list[Edit], settings: Settings, result: EditResult, callback: Callback | None
-    ) -> np.ndarray:
+        self, edits: list[Edit], random: list[np.random.RandomState], settings: Settings, result: EditResult,
+        callback: Callback | None,
+    ) -> np.ndarray:  # fmt: skip
         """B edits of one size → final latents `[B, 4, h, w]`."""
         table = sampler_table(settings.scheduler, self.backend.scheduler, settings.steps)
         instructions, rewards = [edit.instruction for edit in edits], [edit.rewards for edit in edits]
-        plan = make_plan(instructions, rewards, *settings.guidance)
+        plan = make_plan(instructions, rewards, *settings.guidance, [edit.negative_prompt for edit in edits])
         with timed(result, "text"), computing("text_encoder"):
             states, reward_text = self.encode_texts(plan)
         with timed(result, "encode"), computing("vae_encoder"):
@@ -165,8 +198,7 @@ class Engine:
                 reward_text=reward_text,
             )
         with timed(result, "denoise"):
-            generators = [generator(edit.seed) for edit in edits]
-            return self.denoise(conditions, plan, table, source, generators, result, callback)
+            return self.denoise(conditions, plan, table, source, random, result, callback)
 
     def encode_texts(self, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
         """States of the plan's T texts `[T, L, D]`, and pooled states of its R reward texts `[R, D]`."""
@@ -190,6 +222,8 @@ class Engine:
             result.step_seconds.append(time.perf_counter() - clock)
             changed = callback and callback(self, step, float(table.timesteps[step]), {"latents": latents.copy()})
             clock = time.perf_counter()
+            if changed is not None and not isinstance(changed, Mapping):
+                raise MRCError(f"the callback returned {changed!r:.60}; give a dictionary with latents, or None")
             return (changed or {}).get("latents")
 
         if self.backend.device_loop is None:

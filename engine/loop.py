@@ -69,7 +69,12 @@ def step_noise(
 
 
 def draw(generators: list[np.random.RandomState], shape: tuple[int, ...]) -> np.ndarray:
-    """One tensor an image, each from its own generator, so that an image is the same in every batch."""
+    """One tensor an image, each from its own generator, so that an image is the same in every batch.
+
+    A generator that all images share draws them at once, as in diffusers.
+    """
+    if all(generator is generators[0] for generator in generators):
+        return normal(generators[0], shape)
     return np.concatenate([normal(generator, (1, *shape[1:])) for generator in generators])
 
 
@@ -80,6 +85,11 @@ def check_finite(array: np.ndarray, phase: str) -> None:
 
 def check_latents(latents: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Latents that a callback returned, as float32."""
-    if np.shape(latents) != shape:
-        raise MRCError(f"the callback returned latents {np.shape(latents)}; give {shape}")
-    return np.array(latents, dtype=np.float32)
+    try:
+        given = np.array(latents, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
+        raise MRCError(f"the callback returned {latents!r:.60} as latents; give an array {shape}") from None
+    if given.shape != shape:
+        raise MRCError(f"the callback returned latents {given.shape}; give {shape}")
+    check_finite(given, "the callback")
+    return given

@@ -63,6 +63,7 @@ class Manifest:
     files: dict[str, str]
     tools: dict[str, str]
     defaults: Defaults = field(default_factory=Defaults)
+    warnings: list[str] = field(default_factory=list)  # what a user of the export should know
     schema: int = SCHEMA
 
     def artifact(self, graph: str, runtime: str, precision: str | None = None) -> Artifact | None:

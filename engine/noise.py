@@ -6,6 +6,7 @@ normals (torch/aten/src/ATen/native/cpu/DistributionTemplates.h, `normal_fill`).
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -44,3 +45,28 @@ def box_muller(uniforms: np.ndarray) -> np.ndarray:
     radius = np.sqrt(-2 * np.log(1 - first))
     angle = np.float32(2 * math.pi) * second
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()
+
+
+# torch.Generator.get_state(): seed, how many outputs are left, whether it is seeded, index of the next, 624 words, and
+# values of the normal distribution that are kept for fewer than 16 at once (torch/aten/src/ATen/CPUGeneratorImpl.cpp)
+TORCH_STATE = np.dtype(
+    [("seed", "<u8"), ("left", "<i4"), ("seeded", "<i4"), ("next", "<u8"), ("words", "<u8", 624), ("kept", "u1", 40)]
+)
+
+
+def of_torch(torch_generator: Any) -> np.random.RandomState:
+    """The state of a `torch.Generator` on the CPU, wherever it stands; PyTorch is not imported for it."""
+    stored = torch_generator.get_state().numpy().view(TORCH_STATE)[0]
+    position = 624 if stored["left"] == 1 else int(stored["next"])
+    state = np.random.RandomState()
+    state.set_state(("MT19937", stored["words"].astype(np.uint32), position, 0, 0.0))
+    return state
+
+
+def store_torch(state: np.random.RandomState, torch_generator: Any) -> None:
+    """Advance a `torch.Generator` to `state`."""
+    key = state.get_state(legacy=False)["state"]
+    stored = torch_generator.get_state()
+    fields = stored.numpy().view(TORCH_STATE)
+    fields["words"], fields["next"], fields["left"] = key["key"], key["pos"], 625 - key["pos"]
+    torch_generator.set_state(stored)

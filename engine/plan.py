@@ -4,7 +4,7 @@ The guided noise is a weighted sum over branches (docs/mathematics.md):
 
     s_T · ε(text, image)  +  (s_I - s_T) · ε("", image)  +  (1 - s_I) · ε("", no image)
 
-each branch with a reward of its own, by default the same for all.
+each branch with a reward of its own, by default the same for all. A negative prompt takes the place of the empty text.
 Equal branches are merged and branches of weight zero are left out, both exactly.
 """
 
@@ -41,14 +41,21 @@ class Plan:
     unguided: np.ndarray
 
 
-def make_plan(instructions: list[str], rewards: list[BranchRewards], guidance: float, image_guidance: float) -> Plan:
-    """Plan one denoising pass over B instructions with their rewards."""
+def make_plan(
+    instructions: list[str],
+    rewards: list[BranchRewards],
+    guidance: float,
+    image_guidance: float,
+    negative_prompts: list[str] | None = None,
+) -> Plan:
+    """Plan one denoising pass over B instructions with their rewards and negative prompts (by default empty)."""
+    negatives = negative_prompts or [""] * len(instructions)
     weights: dict[tuple[int, str, bool, Reward], float] = {}  # (image, text, sees the source, reward) → weight
-    for i, (instruction, branch_rewards) in enumerate(zip(instructions, rewards, strict=True)):
+    for i, (instruction, negative, branch_rewards) in enumerate(zip(instructions, negatives, rewards, strict=True)):
         for text, image, reward, weight in (
             (instruction, True, branch_rewards[0], guidance),
-            ("", True, branch_rewards[1], image_guidance - guidance),
-            ("", False, branch_rewards[2], 1 - image_guidance),
+            (negative, True, branch_rewards[1], image_guidance - guidance),
+            (negative, False, branch_rewards[2], 1 - image_guidance),
         ):
             weights[i, text, image, reward] = weights.get((i, text, image, reward), 0.0) + weight
     branches = [key for key, weight in weights.items() if weight]

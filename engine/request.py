@@ -3,12 +3,10 @@
 `EditRequest` serves `Engine.edit`, `AsyncEngine.edit` and `mrc-edit`. `check` turns it into one `Edit` an image.
 """
 
-import math
-import numbers
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -16,18 +14,19 @@ from PIL import Image
 
 from ..core.errors import MRCError
 from ..core.reward import BEST, NO_FAULTS, PERSPECTIVES
+from .arguments import as_list, check_guidance, check_seeds, check_texts, number, spread
 from .backends.base import Backend
 from .failures import enough_memory
 from .framing import FITS, Fit, Frame, framed, make_frame
 from .images import ImageLike, load_image
 from .plan import BranchRewards, Reward
-from .sampling import SAMPLERS, sampler_of, sampler_table
-from .text import check_length
+from .sampling import SAMPLERS, check_sampler, check_steps, sampler_of, sampler_table
+from .scheduler_config import MAX_TIMESTEPS
 
 Scores = Sequence[float]
 BranchScores = Scores | Mapping[str, Scores]
-OutputType = Literal["pil", "np", "latent"]
-OUTPUT_TYPES = ("pil", "np", "latent")
+OutputType = Literal["pil", "np", "pt", "latent"]
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 OTHER_BRANCHES = ("image", "empty")  # those without the instruction: with the source image, and with neither
 
 
@@ -38,6 +37,7 @@ class EditOptions(TypedDict, total=False):
     reward_text: str | Sequence[str] | None
     reward_guidance: BranchScores | Sequence[BranchScores | None] | None
     reward_guidance_text: str | Sequence[str] | None
+    negative_prompt: str | Sequence[str] | None
     num_inference_steps: int | None
     guidance_scale: float | None
     image_guidance_scale: float | None
@@ -62,8 +62,10 @@ class EditRequest:
             prompt (docs/reward_guidance.md). Three scores for both, or `{"image": …, "empty": …}` for one or each;
             None gives them `reward_scores`, as released.
         reward_guidance_text: their reward text; None for `reward_text`.
+        negative_prompt: what not to make: the text of these branches, as in diffusers; None for the empty text.
         num_inference_steps: 1 to 1000; None for the model's own default, as for the next three.
-        guidance_scale: weight of the instruction, from 1.
+        guidance_scale: weight of the instruction, from 1. At 1 there is no guidance at all, as in diffusers, whatever
+            the other weight.
         image_guidance_scale: weight of the source image, from 1.
         scheduler: euler, euler_ancestral, ddim or dpmpp_2m.
         seed: as for `torch.Generator("cpu").manual_seed`; None draws one and reports it.
@@ -72,7 +74,7 @@ class EditRequest:
         fit: where that size has another aspect ratio, "crop" cuts off the image's edges, as released, "pad" edits it
             whole and "stretch" distorts it a little.
         keep_size: scale the edit back to the size of the image, or of what "crop" left of it.
-        output_type: "pil", "np" or "latent".
+        output_type: "pil", "np", "pt" (needs PyTorch) or "latent".
     """
 
     image: ImageLike | Sequence[ImageLike]
@@ -81,6 +83,7 @@ class EditRequest:
     reward_text: str | Sequence[str] | None = None
     reward_guidance: BranchScores | Sequence[BranchScores | None] | None = None
     reward_guidance_text: str | Sequence[str] | None = None
+    negative_prompt: str | Sequence[str] | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     image_guidance_scale: float | None = None
@@ -101,6 +104,7 @@ class Edit:
     rewards: BranchRewards
     seed: int
     frame: Frame
+    negative_prompt: str
 
 
 @dataclass(frozen=True)
@@ -120,25 +124,53 @@ def check(backend: Backend, request: EditRequest) -> tuple[list[Edit], Settings]
     Raises:
         MRCError: an argument that cannot be used; `argument` has its name.
     """
+    check_arguments(request)
     settings = check_settings(backend, request)
+    count = batch_size(request)
+    rewards = each_reward(request, count)
+    check_has_rewards(backend, rewards)
     images, frames = check_images(backend, request)
-    instructions = as_list(request.instruction)
-    count = max(len(images), len(instructions))
-    if not count:
-        raise MRCError("image and instruction are empty lists; give at least one of each", argument="image")
-    for text in instructions:
-        if not isinstance(text, str):
-            raise MRCError(f"instruction is {text!r}; give a text", argument="instruction")
-        check_length(text, "instruction")
-    rewards = check_rewards(backend, request, count)
     columns = (
         spread(images, count, "image"),
-        spread(instructions, count, "instruction"),
+        spread(check_texts(request.instruction, "instruction"), count, "instruction"),
         rewards,
         check_seeds(request.seed, count),
         spread(frames, count, "image"),
+        spread(check_texts(request.negative_prompt or "", "negative_prompt"), count, "negative_prompt"),
     )
     return [Edit(*row) for row in zip(*columns, strict=True)], settings
+
+
+def batch_size(request: EditRequest) -> int:
+    return max(len(as_list(request.image)), len(as_list(request.instruction)))
+
+
+def check_arguments(request: EditRequest) -> None:
+    """Refuse what no model can use, before one is loaded.
+
+    Raises:
+        MRCError: as `check`.
+    """
+    count = batch_size(request)
+    if not count:
+        raise MRCError("image and instruction are empty lists; give at least one of each", argument="image")
+    if request.output_type not in OUTPUT_TYPES:
+        raise MRCError(
+            f"output_type is {request.output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}", argument="output_type"
+        )
+    if request.output_type == "pt" and find_spec("torch") is None:
+        raise MRCError("output_type is 'pt', which needs PyTorch; install it, or use 'np'", argument="output_type")
+    for name in ("guidance_scale", "image_guidance_scale"):
+        if getattr(request, name) is not None:
+            check_guidance(getattr(request, name), name)
+    if request.num_inference_steps is not None:
+        check_steps(request.num_inference_steps, MAX_TIMESTEPS)
+    if request.scheduler is not None:
+        check_sampler(request.scheduler)
+    spread(check_texts(request.instruction, "instruction"), count, "instruction")
+    spread(check_texts(request.negative_prompt or "", "negative_prompt"), count, "negative_prompt")
+    check_seeds(request.seed, count)
+    each_reward(request, count)
 
 
 def check_settings(backend: Backend, request: EditRequest) -> Settings:
@@ -147,13 +179,10 @@ def check_settings(backend: Backend, request: EditRequest) -> Settings:
     scheduler = request.scheduler if request.scheduler is not None else default_sampler(backend)
     steps = defaults.num_inference_steps if request.num_inference_steps is None else request.num_inference_steps
     sampler_table(scheduler, backend.scheduler, steps)  # refuses what it does not know
-    if request.output_type not in OUTPUT_TYPES:
-        raise MRCError(
-            f"output_type is {request.output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}", argument="output_type"
-        )
     text = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     image = defaults.image_guidance_scale if request.image_guidance_scale is None else request.image_guidance_scale
-    guidance = check_guidance(text, "guidance_scale"), check_guidance(image, "image_guidance_scale")
+    scales = check_guidance(text, "guidance_scale"), check_guidance(image, "image_guidance_scale")
+    guidance = (1.0, 1.0) if scales[0] == 1 else scales  # as in diffusers
     return Settings(guidance, scheduler, steps, request.output_type)
 
 
@@ -196,7 +225,7 @@ def naming(argument: str) -> Iterator[None]:
         raise
 
 
-def check_rewards(backend: Backend, request: EditRequest, count: int) -> list[BranchRewards]:
+def each_reward(request: EditRequest, count: int) -> list[BranchRewards]:
     """For each image the rewards of its three branches."""
     columns = [
         spread(values, count, name)
@@ -207,7 +236,10 @@ def check_rewards(backend: Backend, request: EditRequest, count: int) -> list[Br
             "reward_guidance_text": as_list(request.reward_guidance_text),
         }.items()
     ]
-    rewards = [branch_rewards(*row) for row in zip(*columns, strict=True)]
+    return [branch_rewards(*row) for row in zip(*columns, strict=True)]
+
+
+def check_has_rewards(backend: Backend, rewards: list[BranchRewards]) -> None:
     best = (BEST, NO_FAULTS)
     if not backend.geometry.rewards and any(reward != best for branches in rewards for reward in branches):
         raise MRCError(
@@ -215,7 +247,6 @@ def check_rewards(backend: Backend, request: EditRequest, count: int) -> list[Br
             "leave out reward_scores, reward_text and reward_guidance, or use an MRC checkpoint",
             argument="reward_scores",
         )
-    return rewards
 
 
 def branch_rewards(scores: object, text: object, other_scores: object, other_text: object) -> BranchRewards:
@@ -245,47 +276,23 @@ def branch_rewards(scores: object, text: object, other_scores: object, other_tex
 
 def check_reward(scores: object, text: object, name: str = "reward_scores", text_name: str = "reward_text") -> Reward:
     """Three finite scores from 0 to 5 and a text."""
-    if not isinstance(scores, Sequence | np.ndarray) or isinstance(scores, str) or len(scores) != 3:
+    scores = scores.tolist() if isinstance(scores, np.ndarray) else scores
+    if not isinstance(scores, Sequence) or isinstance(scores, str) or len(scores) != 3:
         raise MRCError(f"{name} is {scores!r}; give three numbers: {', '.join(PERSPECTIVES)}", argument=name)
     for perspective, score in zip(PERSPECTIVES, scores, strict=True):
-        if not isinstance(score, numbers.Real) or isinstance(score, bool) or not 0 <= float(score) <= 5:
-            raise MRCError(f"{name} for {perspective} is {score!r}; give a number from 0 to 5", argument=name)
+        value = number(score)
+        if value is None or not 0 <= value <= 5:
+            raise MRCError(f"{name} for {perspective} is {score!r:.40}; give a number from 0 to 5", argument=name)
     if text is not None and not isinstance(text, str):
         raise MRCError(f"{text_name} is {text!r}; give a text such as {NO_FAULTS!r}", argument=text_name)
-    check_length(text or "", text_name)
+    check_texts(text or "", text_name)
     first, second, third = (float(score) for score in scores)
     return (first, second, third), NO_FAULTS if text is None else text
 
 
-def check_guidance(value: object, name: str) -> float:
-    if not isinstance(value, numbers.Real) or not math.isfinite(value) or value < 1:
-        raise MRCError(f"{name} is {value!r}; give a number from 1 (no guidance) up", argument=name)
-    return float(value)
-
-
-def check_seeds(seed: object, count: int) -> list[int]:
-    seeds = spread([secrets.randbits(32) for _ in range(count)] if seed is None else as_list(seed), count, "seed")
-    for value in seeds:
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or not -(2**63) <= value < 2**64:
-            raise MRCError(f"seed is {value!r}; give a whole number of at most 64 bits, or None", argument="seed")
-    return [int(value) for value in seeds]
-
-
 def each_scores(value: object) -> list:
     """Scores for each image, or the one value for all."""
-    many = isinstance(value, list | tuple | np.ndarray) and len(value) > 0
-    return list(value) if many and isinstance(value[0], list | tuple | dict | np.ndarray | None) else [value]  # type: ignore[index, call-overload]
-
-
-def as_list(value: object) -> list:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def spread(values: list, count: int, name: str) -> list:
-    if len(values) == 1:
-        return values * count
-    if len(values) != count:
-        raise MRCError(
-            f"{len(values)} values of {name} for a batch of {count}; give one, or one an image", argument=name
-        )
-    return values
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple | dict | np.ndarray | None):
+        return list(value)
+    return [value]

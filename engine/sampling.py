@@ -79,7 +79,8 @@ def clipping(table: SamplerTable, step: int, noise: Any, latents: Array) -> Arra
     """What clipping x₀ to ±`table.clip` adds to it, on numpy arrays or tensors."""
     p, q = map(float, table.denoised[step])
     clean: Any = p * latents + q * noise  # type: ignore[operator]
-    return clean.clip(-table.clip, table.clip) - clean
+    limit = table.clip or 0.0
+    return clean.clip(-limit, limit) - clean
 
 
 def make_table(
@@ -128,20 +129,21 @@ READINGS: dict[str, Callable] = {
 
 
 def euler_like(
-    config: Settings, timesteps: np.ndarray, sigmas: np.ndarray, noise_share: np.ndarray | float
+    config: Settings, timesteps: np.ndarray, sigmas: np.ndarray, noise_share: np.ndarray | None = None
 ) -> SamplerTable:
-    """Euler steps over S + 1 values of σ (arXiv 2206.00364), in which fresh noise replaces `noise_share` of it."""
+    """Euler steps over S + 1 values of σ (arXiv 2206.00364), of which fresh noise replaces `noise_share`."""
     here, after = sigmas[:-1], sigmas[1:]
     zero = np.zeros_like(here)
-    kept, highest = np.sqrt(after**2 - noise_share**2), sigmas.max()
+    fresh = zero if noise_share is None else noise_share
+    highest = sigmas.max()
     return make_table(
         config,
         timesteps,
         here,
-        [zero + 1, kept, zero, zero + noise_share],
+        [zero + 1, np.sqrt(after**2 - fresh**2), zero, fresh],
         input_scale=1 / np.sqrt(here**2 + 1),
         initial_scale=float(np.hypot(highest, 1) if config["timestep_spacing"] == "leading" else highest),
-        ancestral=bool(np.any(noise_share)),
+        ancestral=noise_share is not None,
     )
 
 
@@ -159,7 +161,7 @@ def euler(config: Settings, steps: int) -> SamplerTable:
     sigmas = np.append(sigmas, final_sigma(config, training))[: steps + 1]
     if config["timestep_type"] == "continuous" and config["prediction_type"] == "v_prediction":
         timesteps = 0.25 * np.log(sigmas[:-1])
-    return euler_like(config, timesteps, sigmas, 0.0)
+    return euler_like(config, timesteps, sigmas)
 
 
 def euler_ancestral(config: Settings, steps: int) -> SamplerTable:
@@ -268,12 +270,20 @@ def sampler_table(name: str, config: dict, steps: int) -> SamplerTable:
     Raises:
         MRCError: an unknown name, settings that are not computed here, or a step count that they do not allow.
     """
+    check_sampler(name)
+    settings = settings_of(name, config)
+    check_steps(steps, settings["num_train_timesteps"])
+    return SAMPLERS[name](settings, int(steps))
+
+
+def check_sampler(name: object) -> None:
     if not isinstance(name, str) or name not in SAMPLERS:
         raise MRCError(f"scheduler is {name!r}; choose one of {', '.join(SAMPLERS)}", argument="scheduler")
-    settings = settings_of(name, config)
-    limit = settings["num_train_timesteps"]
+
+
+def check_steps(steps: object, limit: int) -> None:
     if not isinstance(steps, int | np.integer) or isinstance(steps, bool) or not 1 <= steps <= limit:
         raise MRCError(
-            f"num_inference_steps is {steps!r}; give a whole number from 1 to {limit}", argument="num_inference_steps"
+            f"num_inference_steps is {steps!r:.40}; give a whole number from 1 to {limit}",
+            argument="num_inference_steps",
         )
-    return SAMPLERS[name](settings, int(steps))

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..core.errors import MRCError
 
+MAX_TIMESTEPS = 10_000  # of a training schedule; all models known have 1000
 COMMON: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -88,8 +89,11 @@ def is_betas(value: object) -> bool:
 
 
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "num_train_timesteps": (lambda value: type(value) is int and 2 <= value <= 10_000, "a whole number, 2 to 10000"),
-    "steps_offset": (lambda value: type(value) is int and 0 <= value <= 10_000, "a whole number, 0 to 10000"),
+    "num_train_timesteps": (
+        lambda value: type(value) is int and 2 <= value <= MAX_TIMESTEPS,
+        "a whole number, 2 to 10000",
+    ),
+    "steps_offset": (lambda value: type(value) is int and 0 <= value <= MAX_TIMESTEPS, "a whole number, 0 to 10000"),
     "beta_start": (between(0, 1), "a number between 0 and 1"),
     "beta_end": (between(0, 1), "a number between 0 and 1"),
     "trained_betas": (lambda value: value is None or is_betas(value), "numbers between 0 and 1, or null"),

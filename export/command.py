@@ -58,6 +58,8 @@ def export(args: argparse.Namespace) -> None:
         max_batch=args.max_batch,
         overwrite=args.overwrite,
     )
+    for warning in manifest.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     print(json.dumps(asdict(manifest)) if args.json else table(args.out, manifest))
 
 

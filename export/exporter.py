@@ -210,7 +210,7 @@ def add_differences(work: Work) -> None:
 
 def add_int8(work: Work) -> None:
     """The step graphs in int8, each with a report of its layers beside it."""
-    from .quantize import quantize_steps
+    from .quantize import BUDGET, quantize_steps
 
     manifest, pictures = work.manifest, work.options.int8
     assert manifest is not None and pictures is not None
@@ -223,7 +223,18 @@ def add_int8(work: Work) -> None:
         artifacts=[*manifest.artifacts, *quantized],
         files=digests(work.folder),
         tools=manifest.tools | {name: version(name) for name in ("nncf", "openvino")},
+        warnings=[*manifest.warnings, *above_budget(errors, BUDGET)],
     )
+
+
+def above_budget(errors: dict[str, float], budget: float) -> list[str]:
+    """A warning for each int8 graph whose layers together err more than the law they were chosen by says."""
+    return [
+        f"{role} in int8 moves the noise by {error:.1%}, more than the {budget:.0%} that its layers were chosen for; "
+        "look at its edits before you use it, or calibrate on more pictures like those to be edited"
+        for role, error in errors.items()
+        if error > budget
+    ]
 
 
 def add_engine(work: Work, graph: str) -> None:

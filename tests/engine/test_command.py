@@ -45,7 +45,9 @@ def test_the_command_is_the_engine(run, engine, tiny_export, picture, photo, tmp
     ("change", "word"),
     [
         ({"-o": "edited.txt"}, "image format"),
-        ({"-o": "edited.hdf"}, "cannot be written"),
+        ({"-o": "edited.hdf"}, "image format"),
+        ({"-o": "edited.palm"}, "image format"),
+        ({"-o": "."}, "image format"),
         ({"-o": "none/edited.png"}, "cannot be written"),
         ({"--reward": "5,5"}, "reward_scores"),
         ({"--reward": "best"}, "--reward"),
@@ -65,6 +67,24 @@ def test_bad_options_are_one_line_and_write_nothing(run, tiny_export, picture, t
     assert stderr.startswith("error: ")
     assert word in stderr
     assert [path.name for path in tmp_path.iterdir()] == ["photo.png"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("-o", "none/edited.png"), ("-o", "edited.hdf"), ("--steps", "0"), ("--guidance", "0"), ("--seed", "9" * 30),
+        ("--reward", "5,5,9"), ("--reward-guidance", "1,1"), ("--reward-text", "\udc80"), ("image", "none.png"),
+        ("instruction", "snow \udcff"),
+    ],
+)  # fmt: skip
+def test_what_no_model_can_use_is_refused_before_one_loads(run, picture, tmp_path, monkeypatch, change):
+    monkeypatch.setattr(command.Engine, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.chdir(tmp_path)
+    option, value = change
+    given = {"image": picture, "instruction": "x", "-o": "edited.png"} | {option: value}
+    image, instruction = given.pop("image"), given.pop("instruction")
+    status, _, stderr = run("model", image, instruction, *(part for pair in given.items() for part in pair))
+    assert status == 2 and stderr.startswith("error: ") and stderr.count("\n") == 1
 
 
 def test_help_lists_the_backends(run):

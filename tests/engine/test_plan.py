@@ -3,8 +3,9 @@ import pytest
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.core.reward import BEST, NO_FAULTS
+from mrc_edit.engine.arguments import check_guidance
 from mrc_edit.engine.plan import make_plan
-from mrc_edit.engine.request import check_guidance, check_reward
+from mrc_edit.engine.request import check_reward
 
 REWARD = (BEST, NO_FAULTS)
 LOW = ((1.0, 1.0, 1.0), NO_FAULTS)
@@ -36,6 +37,14 @@ def test_three_branches_share_two_inputs():
 )
 def test_weightless_branches_drop_out(text, guidance, image_guidance, expected):
     assert branches(make_plan([text], [SAME], guidance, image_guidance)) == expected
+
+
+def test_negative_prompts_take_the_place_of_the_empty_text():
+    plan = make_plan(["snow", "rain"], [SAME, SAME], 7.5, 1.5, ["", "fog"])
+    assert branches(plan) == {
+        (0, "snow", True): 7.5, (0, "", True): -6.0, (0, "", False): -0.5,
+        (1, "rain", True): 7.5, (1, "fog", True): -6.0, (1, "fog", False): -0.5,
+    }  # fmt: skip
 
 
 def test_a_batch_shares_texts_and_keeps_rewards_apart():

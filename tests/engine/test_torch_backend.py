@@ -35,7 +35,7 @@ def test_bfloat16_is_near(tiny, eager, photo, error):
     assert 1e-4 < error(found, eager.edit(photo, "snow", **LATENT).images) < 0.1
 
 
-@pytest.mark.parametrize("scheduler", ["euler", "euler_ancestral", "dpmpp_2m"])
+@pytest.mark.parametrize("scheduler", ["euler", "euler_ancestral", "ddim", "dpmpp_2m"])
 def test_latents_that_stay_on_the_device_are_those_of_the_loop(tiny, fused, photo, error, scheduler):
     staying = Engine.from_pretrained(tiny, "torch", loop=True)
     asked = LATENT | {"seed": [1, 2], "scheduler": scheduler, "reward_scores": [(5, 5, 5), (1, 4, 2)]}

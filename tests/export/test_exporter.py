@@ -17,7 +17,7 @@ from mrc_edit.engine import Engine
 from mrc_edit.engine.backends.eager import EagerBackend
 from mrc_edit.engine.graphs import DYNAMIC, GRAPHS, Graph, shapes
 from mrc_edit.engine.manifest import read_checked, read_manifest
-from mrc_edit.export import exporter
+from mrc_edit.export import command, exporter
 from mrc_edit.export.exporter import export
 from mrc_edit.export.validate import TOLERANCE, differences
 from mrc_edit.model import load_checkpoint
@@ -257,3 +257,22 @@ def test_a_wrong_graph_without_a_judge_is_found(tiny, tmp_path, monkeypatch):
     expected = module.eager_outputs(eager, case)
     with pytest.raises(MRCError, match="the exported doubler differs from eager"):
         module.differences([expected], [expected | {"doubler": expected["doubler"] + 1}], "float32", tmp_path)
+
+
+def test_int8_above_its_budget_is_said(tiny_export, tmp_path, monkeypatch, capsys):
+    quantize = pytest.importorskip("mrc_edit.export.quantize")
+    shutil.copytree(tiny_export, tmp_path / "out")
+    manifest = read_manifest(tmp_path / "out")
+    monkeypatch.setattr(quantize, "quantize_steps", lambda *_: {"unet": 0.114, "unet_shallow": 0.03})
+    options = exporter.Options(tmp_path, tmp_path / "out", "float32", tmp_path, "", (64, 64, 64), 1)
+    work = exporter.Work(options, tmp_path / "out", manifest=manifest)
+    exporter.add_int8(work)
+    exporter.write_manifest(work)
+    [warning] = read_manifest(tmp_path / "out").warnings
+    assert warning.startswith("unet in int8 moves the noise by 11.4%, more than the 3%")
+    monkeypatch.setattr(exporter, "export", lambda *_, **__: read_manifest(tmp_path / "out"))
+    monkeypatch.setattr(sys, "argv", ["mrc-export", "checkpoint", str(tmp_path / "out"), "--json"])
+    with pytest.raises(SystemExit) as status:
+        command.main()
+    assert status.value.code == 0
+    assert capsys.readouterr().err == f"warning: {warning}\n"

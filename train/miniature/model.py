@@ -75,9 +75,13 @@ def miniature_checkpoint(vae_folder: Path, seed: int = 0) -> Checkpoint:
     vae = AutoencoderKL.from_pretrained(vae_folder, use_safetensors=True)
     # Twice Stable Diffusion's betas: with those, the last timestep at 32×32 still shows the edit's mean colour.
     # So close to pure noise only velocity prediction is stable (arXiv 2305.08891)
-    scheduler = EulerAncestralDiscreteScheduler(
-        beta_start=0.0017, beta_end=0.024, prediction_type="v_prediction", beta_schedule="scaled_linear", steps_offset=1
-    )
+    scheduler = EulerAncestralDiscreteScheduler.from_config(
+        {
+            "beta_start": 0.0017, "beta_end": 0.024, "prediction_type": "v_prediction",
+            "beta_schedule": "scaled_linear", "steps_offset": 1,
+            "clip_sample": False,  # read by DDIM alone, whose default would clip latents as if they were pixels
+        }
+    )  # fmt: skip
     return Checkpoint(unet, vae, text_encoder, tokenizer, scheduler, DEFAULTS)
 
 
