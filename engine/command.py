@@ -47,7 +47,11 @@ def arguments() -> argparse.ArgumentParser:
     reward.add_argument("--reward-guidance-text", metavar="TEXT", help="faults to steer away from")
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--steps", type=int, help="denoising steps, 1 to 1000 (default: the model's own)")
-    sampling.add_argument("--guidance", type=float, help="weight of the instruction, from 1 (default: the model's own)")
+    sampling.add_argument(
+        "--guidance",
+        type=float,
+        help="weight of the instruction, from 1, which is no guidance (default: the model's own)",
+    )
     sampling.add_argument(
         "--image-guidance", type=float, help="weight of the source image, from 1 (default: the model's own)"
     )
@@ -83,7 +87,7 @@ def edit(args: argparse.Namespace) -> None:
     output = args.output or unused(args.image.with_name(f"{args.image.stem}-edited.png"))
     check_output(output)
     steered_from = None if args.reward_guidance is None else scores("--reward-guidance", args.reward_guidance)
-    arguments: EditOptions = {
+    options: EditOptions = {
         "reward_scores": scores("--reward", args.reward),
         "reward_text": args.reward_text,
         "reward_guidance": steered_from,
@@ -98,10 +102,10 @@ def edit(args: argparse.Namespace) -> None:
         "keep_size": args.keep_size,
     }
     picture = load_image(args.image)
-    check_arguments(EditRequest(picture, args.instruction, **arguments))  # before the model, which takes long to load
-    options = {"provider": args.provider} if args.provider else {}
-    engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **options)
-    result = engine.edit(picture, args.instruction, **arguments)
+    check_arguments(EditRequest(picture, args.instruction, **options))  # before the model, which takes long to load
+    provider = {"provider": args.provider} if args.provider else {}
+    engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **provider)
+    result = engine.edit(picture, args.instruction, **options)
     image = result.images[0]
     save(image, output)
     if args.json:

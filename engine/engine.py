@@ -169,12 +169,15 @@ class Engine:
         if settings.output_type == "latent":
             result.images = np.stack(outputs) if len(by_size) == 1 else outputs
             return result
-        convert = to_pil if settings.output_type == "pil" else to_unit
-        frames = [edit.frame for edit in edits]
-        images = [
-            convert(without_padding(output, frame), frame.output) for output, frame in zip(outputs, frames, strict=True)
+        shown = [
+            (without_padding(output, edit.frame), edit.frame.output)
+            for output, edit in zip(outputs, edits, strict=True)
         ]
-        result.images = to_tensors(images) if settings.output_type == "pt" else images
+        if settings.output_type == "pil":
+            result.images = [to_pil(*one) for one in shown]
+            return result
+        units = [to_unit(*one) for one in shown]
+        result.images = to_tensors(units) if settings.output_type == "pt" else units
         return result
 
     def edit_latents(

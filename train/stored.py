@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,7 @@ def check_record(record: dict, step: int, path: Path, remedy: str) -> None:
         raise MRCError(f"{path} is damaged: its {', '.join(damaged)} cannot be; {remedy}")
 
 
-def is_point(row: object, step: int) -> bool:
+def is_point(row: Any, step: int) -> bool:
     """[step, loss, seconds]."""
     numbers = isinstance(row, list) and len(row) == 3 and all(type(value) in (int, float) for value in row)
     return numbers and row[0] == step and bool(np.isfinite(row).all())

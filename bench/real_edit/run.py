@@ -83,7 +83,7 @@ def write_results(
     each: Sequence[Reward | None] = rewards if rewards is not None else [None] * len(items)
     pairs = zip(tqdm(items, desc="proxies", disable=None), each, strict=True)
     records = [record(item, reward, out) for item, reward in pairs]
-    results = {
+    results: dict[str, Any] = {
         "run": read_json(out / "run.json", RESTORE),
         "judge": judged_by,
         "tokens": sum(reward.tokens for reward in rewards or ()),

@@ -98,21 +98,25 @@ def cache_folder() -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = folder.stat()
     except OSError as error:
-        return without_cache(folder, error.strerror or str(error))
-    if state.st_uid != os.getuid():
-        return without_cache(folder, "it belongs to another user")
-    if state.st_mode & 0o022:
-        return without_cache(folder, "others can write there")
+        without_cache(folder, error.strerror or str(error))
+        return None
+    for unsafe, reason in (
+        (state.st_uid != os.getuid(), "it belongs to another user"),
+        (state.st_mode & 0o022, "others can write there"),
+    ):
+        if unsafe:
+            without_cache(folder, reason)
+            return None
     return folder
 
 
-told: set[Path] = set()  # caches whose warning was given
+warned: set[Path] = set()  # caches
 
 
 def without_cache(folder: Path, reason: str) -> None:
     """Warn, once a folder, that graphs are optimized each time they are opened."""
-    if folder not in told:
-        told.add(folder)
+    if folder not in warned:
+        warned.add(folder)
         warnings.warn(
             f"{folder} cannot be the cache of optimized graphs ({reason}), so they are optimized at every start; "
             "set MRC_CACHE to a folder of your own",

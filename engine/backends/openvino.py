@@ -102,7 +102,7 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
         return RequestRunner(self, graph)
 
 
-def refused(artifact: Artifact, error: RuntimeError) -> MRCError:
+def refused(artifact: Artifact, error: Exception) -> MRCError:
     return MRCError(f"OpenVINO refuses {artifact.path}: {str(error).splitlines()[0]}; run mrc-export again")
 
 

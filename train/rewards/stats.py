@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import matplotlib
 import numpy as np
@@ -99,7 +99,7 @@ def left_out(report: Path) -> int:
         return 0
     remedy = "build it again, or remove it"
     totals = read_json(report, remedy)
-    counts = [totals.get(name) for name in ("incomplete", "unreadable")]
+    counts: list[Any] = [totals.get(name) for name in ("incomplete", "unreadable")]
     if not all(type(count) is int and 0 <= count < 10**12 for count in counts):
         raise MRCError(f"{report} has no counts of incomplete and unreadable triplets; {remedy}")
     return sum(counts)
