@@ -52,6 +52,11 @@ def run_command(command: Callable[[], None]) -> int:
     return 0
 
 
+def reason(error: BaseException) -> str:
+    """Type and first line of what a library raised."""
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"
+
+
 def complain(message: str, status: int) -> int:
     """Print one line, whatever the message has."""
     print(" ".join(message.splitlines()), file=sys.stderr)

@@ -218,25 +218,33 @@ def read_json(path: Path, remedy: str) -> dict:
     Raises:
         MRCError: there is no such file, or it holds something else.
     """
+    return object_of(read_value(path, remedy), path, remedy)
+
+
+def read_value(path: Path, remedy: str) -> object:
+    """The JSON value in a file, of any type; else as `read_json`."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         raise MRCError(f"{path} is missing; {remedy}") from None
     except OSError as error:
         raise MRCError(f"{path} cannot be read ({error}); {remedy}") from None
-    return parse_json(content, path, remedy)
+    return parse_value(content, path, remedy)
 
 
 def parse_json(content: bytes, path: Path, remedy: str) -> dict:
-    """The JSON object in the content of a file.
+    """The JSON object in the content of a file; else as `read_json`."""
+    return object_of(parse_value(content, path, remedy), path, remedy)
 
-    Raises:
-        MRCError: it holds something else.
-    """
+
+def parse_value(content: bytes, path: Path, remedy: str) -> object:
     try:
-        value = json.loads(content.decode("utf-8"))
+        return json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise MRCError(f"{path} cannot be read, it is not JSON ({error}); {remedy}") from None
+
+
+def object_of(value: object, path: Path, remedy: str) -> dict:
     if not isinstance(value, dict):
         raise MRCError(f"{path} holds a {type(value).__name__}, not an object; {remedy}")
     return value

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ..core.errors import MRCError
+from ..core.errors import MRCError, reason
 
 NO_MEMORY = re.compile(r"alloc|out of memory", re.IGNORECASE)  # ONNX Runtime, OpenVINO and PyTorch, CPU and CUDA
 ADVICE = "edit fewer or smaller images at once, or free memory"
@@ -50,8 +50,3 @@ def as_error(error: BaseException) -> MRCError:
     failure = MRCError(f"the edit failed ({reason(error)}); the server goes on, ask for another edit")
     failure.__cause__ = error
     return failure
-
-
-def reason(error: BaseException) -> str:
-    """Type and first line."""
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no message')}"

@@ -5,8 +5,7 @@ import warnings
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from ..core.errors import MRCError
-from .failures import reason
+from ..core.errors import MRCError, reason
 from .manifest import Geometry
 
 MAX_CHARACTERS = 10_000  # models read some 300; the tokenizer takes seconds and gigabytes for millions

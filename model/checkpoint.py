@@ -22,9 +22,9 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..core.defaults import Defaults, read_defaults, write_defaults
-from ..core.errors import MRCError
+from ..core.errors import MRCError, reason
 from ..core.files import Check, file_digest, nothing, replace_folder
-from .configs import read_config, reason
+from .configs import read_config
 from .rewards import BLOCK_KEYS, REWARD_KEYS
 from .scheduler import write_scheduler
 from .settings import check_vae_settings

@@ -45,8 +45,3 @@ def check_sizes(name: str, value: object, limit: int) -> None:
             check_sizes(name, each, limit)
     elif isinstance(value, int | float) and not 1 <= value <= limit:
         raise MRCError(f"{name} is {reprlib.repr(value)}, not a number from 1 to {limit}; {REMEDY}")
-
-
-def reason(error: Exception) -> str:
-    """Type and first line of an error of diffusers or transformers."""
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), 'no message')}"

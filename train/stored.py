@@ -1,6 +1,5 @@
 """Arrays and texts of a cache, and the record of a state, checked as they are read: a disk may have damaged them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +45,6 @@ def finite_rows(array: np.ndarray, rows: np.ndarray | list[int], what: str, reme
     if not np.isfinite(values).all():
         raise MRCError(f"{what} holds values that are not finite; {remedy}")
     return torch.from_numpy(values)
-
-
-def parse_json(path: Path, remedy: str) -> object:
-    """The value in a JSON file, of any type.
-
-    Raises:
-        MRCError: no such file, or a damaged one.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise MRCError(f"{path} cannot be read ({error}); {remedy}") from None
 
 
 def check_texts(value: object, count: int | None, path: Path, remedy: str, optional: bool = False) -> list:

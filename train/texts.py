@@ -15,11 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core.errors import MRCError
-from ..core.files import swapped_folder
+from ..core.files import read_value, swapped_folder
 from ..model.checkpoint import Checkpoint
 from ..model.pipeline import token_ids
 from .arrays import write_array
-from .stored import check_texts, finite_rows, parse_json, read_array
+from .stored import check_texts, finite_rows, read_array
 
 ENCODE_BATCH = 32
 
@@ -60,7 +60,7 @@ class TextStates:
         count, _, width = self.states_array.shape
         self.pooled_array = read_array(folder / "pooled.npy", np.float16, (count, width), self.remedy)
         path = folder / "texts.json"
-        texts = check_texts(parse_json(path, self.remedy), count, path, self.remedy)
+        texts = check_texts(read_value(path, self.remedy), count, path, self.remedy)
         self.rows = {text: row for row, text in enumerate(texts)}
 
     def states(self, texts: list[str]) -> Tensor:

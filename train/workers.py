@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
-from ..core.errors import MRCError
+from ..core.errors import MRCError, reason
 
 Item = TypeVar("Item")
 
@@ -49,6 +49,6 @@ def from_workers(loader: Iterable[Item]) -> Iterator[Item]:
         if "DataLoader worker" not in str(error):
             raise
         raise MRCError(
-            f"a process that loads data was killed ({str(error).splitlines()[0]}); "
+            f"a process that loads data was killed ({reason(error)}); "
             "give fewer --workers, or free memory (in a container also shared memory, --shm-size)"
         ) from None

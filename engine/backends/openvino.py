@@ -10,7 +10,7 @@ import numpy as np
 import openvino
 from openvino import opset13, properties
 
-from ...core.errors import MRCError
+from ...core.errors import MRCError, reason
 from ..failures import ADVICE, memory_ran_out
 from ..graphs import EACH_STEP, GRAPHS
 from ..manifest import Artifact
@@ -103,7 +103,7 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
 
 
 def refused(artifact: Artifact, error: Exception) -> MRCError:
-    return MRCError(f"OpenVINO refuses {artifact.path}: {str(error).splitlines()[0]}; run mrc-export again")
+    return MRCError(f"OpenVINO refuses {artifact.path}: {reason(error)}; run mrc-export again")
 
 
 class RequestRunner:

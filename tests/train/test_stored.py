@@ -15,7 +15,7 @@ from mrc_edit.train.state import TrainState, load_state
 from mrc_edit.train.texts import TextStates
 
 CONFIG = {"steps": 4, "stage": 2, "seed": 0}
-GONE = object()
+GONE = "gone"
 
 
 def new_state():

@@ -19,7 +19,7 @@ ITEM = {
     "proxies": dict.fromkeys(METRICS, 1.0) | {"psnr": None},
 }  # fmt: skip
 RESULTS = {"run": {"data": "d", "model": "m"}, "judge": {"model": "j"}, "items": [ITEM]}
-GONE = object()
+GONE = "gone"
 
 
 @pytest.fixture
