@@ -35,6 +35,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return in_srgb(image, profile)
     transparent = image.info.get("transparency")
     if image.mode == "RGB" and isinstance(transparent, tuple) and max(transparent) > 255:
+        image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in transparent)  # 16 bits, of which Pillow read 8
     whole = image if image.mode == "RGBA" else image.convert("RGBA")
     grey = image.mode in ("1", "L", "LA")
