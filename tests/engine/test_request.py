@@ -64,6 +64,11 @@ def test_a_model_without_defaults_has_the_released_ones_and_its_own_sampler(eage
     eager.backend.scheduler["_class_name"], before = "DDIMScheduler", eager.backend.scheduler["_class_name"]
     try:
         assert check(eager.backend, EditRequest(photo, "snow"))[1].scheduler == "ddim"
+        eager.backend.scheduler["_class_name"] = "PNDMScheduler"
+        with pytest.raises(MRCError, match=r"own sampler is PNDMScheduler.*choose scheduler euler") as caught:
+            check(eager.backend, EditRequest(photo, "snow"))
+        assert caught.value.argument == "scheduler"
+        assert check(eager.backend, EditRequest(photo, "snow", scheduler="euler"))[1].scheduler == "euler"
     finally:
         eager.backend.scheduler["_class_name"] = before
 
