@@ -33,13 +33,13 @@ def read_run(folder: Path, metrics: Collection[str] | None = None) -> dict:
     run, items = results.get("run"), results.get("items")
     if not isinstance(run, dict) or not isinstance(run.get("data"), str) or not isinstance(items, list) or not items:
         raise MRCError(f"{path} is damaged: it has no run with data, or no items; {REMEDY}")
-    if not isinstance(results.get("judge"), dict | None):
+    if not isinstance(results.setdefault("judge", None), dict | None):
         raise MRCError(f"{path} is damaged: its judge is no object; {REMEDY}")
     for number, item in enumerate(items):
         try:
             check_item(item, folder)
             if metrics is not None:
-                check_comparable(item, metrics, bool(results.get("judge")))
+                check_comparable(item, metrics, bool(results["judge"]))
         except MRCError as error:
             raise MRCError(f"{path} is damaged: item {number}: {error}; {REMEDY}") from None
     if len({item["name"] for item in items}) < len(items):

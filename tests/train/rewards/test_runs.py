@@ -60,6 +60,11 @@ def test_a_whole_run(folder):
     assert read_run(folder) == read_run(folder, METRICS) == RESULTS
 
 
+def test_a_run_without_a_judge(folder):
+    write(folder, changed(("judge",), GONE))
+    assert read_run(folder, METRICS)["judge"] is None
+
+
 BASIC = [
     *[((key,), value) for key in ("run", "items") for value in (GONE, None, [], {}, 5, "x")],
     (("judge",), "x"), (("items",), [5]), (("items",), [ITEM, ITEM]), (("run", "data"), 5),
