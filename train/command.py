@@ -1,13 +1,14 @@
 """`mrc-train`: the command line over `TrainConfig`, one flag a field."""
 
 import argparse
+import re
 import sys
 import types
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from ..core.errors import MRCError, run_command
+from ..core.errors import MRCError, reason, run_command
 from .config import PRESETS, TrainConfig, preset
 
 
@@ -78,7 +79,15 @@ def main(arguments: list[str] | None = None) -> None:
             from .loop import train  # torch and accelerate only after the settings are right
         except ImportError as error:
             raise MRCError(f"training needs {error.name}; pip install 'mrc-edit[train,cpu]'") from None
-        print(train(config, resume, overwrite))
+        try:
+            print(train(config, resume, overwrite))
+        except RuntimeError as error:
+            if not re.search("out of memory|can't allocate memory", str(error)):  # PyTorch's words, on GPUs and CPUs
+                raise
+            raise MRCError(
+                f"there is not enough memory to train ({reason(error)}); give more --accumulation, "
+                "--gradient-checkpointing or a lower --resolution"
+            ) from None
 
     sys.exit(run_command(run))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from mrc_edit.train import loop
 from mrc_edit.train.command import main
 
 COMMAND = Path(sys.executable).parent / "mrc-train"
@@ -48,6 +49,19 @@ def test_a_preset_gives_way_to_flags(plain, tmp_path, capsys):
 def test_what_cannot_be_run(plain, tmp_path, capsys, arguments, message):
     code, captured = run(capsys, plain, *(str(a).format(tmp=tmp_path) for a in arguments))
     assert code == 2 and message in captured.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["CUDA out of memory. Tried to allocate 2 GiB.\nSee", "CPUAllocator: can't allocate memory: 9 bytes"],
+)
+def test_want_of_memory_is_one_line(plain, tmp_path, capsys, monkeypatch, words):
+    def train(config, resume):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(loop, "train", train)
+    code, captured = run(capsys, plain, "--data", "miniature:4", "--out", tmp_path / "o")
+    assert code == 2 and len(captured.err.splitlines()) == 1 and "--accumulation" in captured.err
 
 
 def test_no_folder_to_start_from(tmp_path, capsys):
