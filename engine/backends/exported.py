@@ -81,11 +81,13 @@ def cache_folder() -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = folder.stat()
     except OSError as error:
-        return without_cache(folder, error.strerror or str(error))
-    if state.st_uid != os.getuid():
-        return without_cache(folder, "it belongs to another user")
-    if state.st_mode & 0o022:
-        return without_cache(folder, "others can write there")
+        fault = error.strerror or str(error)
+    else:
+        others = "others can write there" if state.st_mode & 0o022 else ""
+        fault = others if state.st_uid == os.getuid() else "it belongs to another user"
+    if fault:
+        without_cache(folder, fault)
+        return None
     return folder
 
 
