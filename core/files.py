@@ -60,18 +60,26 @@ def swapped_folder(target: Path, check: Check = nothing) -> Iterator[Path]:
     partial = sibling(target)
     partial.mkdir()
     try:
-        yield partial
+        with naming(target):
+            yield partial
         check_target(target, check)
         for folder, _, names in os.walk(partial):
             for path in (*names, "."):
                 sync(Path(folder, path))
         put(partial, target)
         sync(target.parent)
-    except OSError as error:
-        error.filename = error.filename or str(target)  # a full disk does not say where
-        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def naming(target: Path) -> Iterator[None]:
+    """Add the path to errors of the system that have none, such as those of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(target)
+        raise
 
 
 def make_once(target: Path, ready: Callable[[], bool], make: Callable[[], None]) -> None:
@@ -200,7 +208,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
     while (descriptor := own(partial := sibling(path), os.O_RDWR | os.O_CREAT | os.O_EXCL)) is None:
         pass  # another writer took it for a leftover before it was locked
     try:
-        yield partial
+        with naming(path):
+            yield partial
         sync(partial)
         partial.replace(path)
         sync(path.parent)

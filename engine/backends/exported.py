@@ -98,15 +98,13 @@ def cache_folder() -> Path | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = folder.stat()
     except OSError as error:
-        without_cache(folder, error.strerror or str(error))
+        fault = error.strerror or str(error)
+    else:
+        others = "others can write there" if state.st_mode & 0o022 else ""
+        fault = others if state.st_uid == os.getuid() else "it belongs to another user"
+    if fault:
+        without_cache(folder, fault)
         return None
-    for unsafe, reason in (
-        (state.st_uid != os.getuid(), "it belongs to another user"),
-        (state.st_mode & 0o022, "others can write there"),
-    ):
-        if unsafe:
-            without_cache(folder, reason)
-            return None
     return folder
 
 

@@ -232,3 +232,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     assert (tmp_path / "file").read_text() == "old" and names(tmp_path) == ["file"]
     with pytest.raises(MRCError, match="No space left"):
         write_file(Path("/dev/full"), "x")
+    says_where = pytest.raises(OSError, match=r"File too large: '.*out'")
+    with no_file_over(1000), says_where, replace_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("x" * 2000)
+    assert names(tmp_path) == ["file"]
