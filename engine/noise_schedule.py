@@ -9,14 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from ..core.errors import MRCError
+
 Settings = dict[str, Any]
 NEARLY_ZERO = 2.0**-24  # ᾱ in place of 0, where σ would be infinite; diffusers' value
+LEAST_SIGNAL = 1e-20  # ᾱ
 KARRAS_RHO = 7.0  # arXiv 2206.00364, formula 5
 BETA = 0.6  # both parameters of the beta distribution in arXiv 2407.12173
 
 
 def alphas_cumprod(config: Settings) -> np.ndarray:
-    """ᾱ of every training timestep; the last one is 0 with `rescale_betas_zero_snr`."""
+    """ᾱ of every training timestep; the last one is 0 with `rescale_betas_zero_snr`.
+
+    Raises:
+        MRCError: betas so small or great that a timestep has no noise, or no signal that float64 could tell.
+    """
     steps, start, end = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
     if config["trained_betas"] is not None:
         betas = np.array(config["trained_betas"], dtype=np.float64)
@@ -28,6 +35,12 @@ def alphas_cumprod(config: Settings) -> np.ndarray:
         signal = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
         betas = np.minimum(1 - signal[1:] / signal[:-1], 0.999)
     alphas = np.cumprod(1 - betas)
+    if alphas[0] == 1 or alphas[-1] < LEAST_SIGNAL:
+        raise MRCError(
+            f"the betas in the scheduler config are {betas[0]:.2g} to {betas[-1]:.2g} over {steps} timesteps: the "
+            "first adds no noise, or the last leaves no signal; restore the original file",
+            argument="scheduler",
+        )
     if config["rescale_betas_zero_snr"]:  # arXiv 2305.08891, algorithm 1
         root = np.sqrt(alphas)
         alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
