@@ -82,8 +82,9 @@ def write_results(
     each: Sequence[Reward | None] = rewards if rewards is not None else [None] * len(items)
     pairs = zip(tqdm(items, desc="proxies", disable=None), each, strict=True)
     records = [record(item, reward, out) for item, reward in pairs]
+    run = read_json(out / "run.json", RESTORE)
     results = {
-        "run": read_json(out / "run.json", RESTORE),
+        "run": run,
         "judge": judged_by,
         "tokens": sum(reward.tokens for reward in rewards or ()),
         "items": records,
@@ -91,7 +92,7 @@ def write_results(
     }
     write_file(out / RESULTS, json.dumps(results, indent=1) + "\n")
     cards = [Card.of(one, [("edit", one["edit"], one["reward"])]) for one in records]
-    write_gallery(out, f"Real-Edit, {results['run']['model']}", tables(results), cards)
+    write_gallery(out, f"Real-Edit, {run.get('model')}", tables(results), cards)
     return results
 
 
