@@ -1,5 +1,6 @@
 """Arrays and texts of a cache, and the record of a state, checked as they are read: a disk may have damaged them."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,9 @@ def check_record(record: dict, step: int, path: Path, remedy: str) -> None:
 
 def is_point(row: Any, step: int) -> bool:
     """[step, loss, seconds]."""
-    numbers = isinstance(row, list) and len(row) == 3 and all(type(value) in (int, float) for value in row)
-    return numbers and row[0] == step and bool(np.isfinite(row).all())
+    if not isinstance(row, list) or len(row) != 3 or not all(type(value) in (int, float) for value in row):
+        return False
+    return row[0] == step and all(abs(value) < math.inf for value in row)
 
 
 def check_tensors(tensors: dict[str, Tensor], trained: list[nn.Parameter], step: int) -> None:

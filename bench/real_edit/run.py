@@ -83,8 +83,9 @@ def write_results(
     each: Sequence[Reward | None] = rewards if rewards is not None else [None] * len(items)
     pairs = zip(tqdm(items, desc="proxies", disable=None), each, strict=True)
     records = [record(item, reward, out) for item, reward in pairs]
-    results: dict[str, Any] = {
-        "run": read_json(out / "run.json", RESTORE),
+    run = read_json(out / "run.json", RESTORE)
+    results = {
+        "run": run,
         "judge": judged_by,
         "tokens": sum(reward.tokens for reward in rewards or ()),
         "items": records,
@@ -92,7 +93,7 @@ def write_results(
     }
     write_json(out / RESULTS, results)
     cards = [Card.of(one, [("edit", one["edit"], one["reward"])]) for one in records]
-    write_gallery(out, f"Real-Edit, {results['run']['model']}", tables(results), cards)
+    write_gallery(out, f"Real-Edit, {run.get('model')}", tables(results), cards)
     return results
 
 
