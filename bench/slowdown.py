@@ -4,11 +4,11 @@ With several variants their speeds relative to the first are compared, so that a
 (and a slower first variant is not noticed); with one variant alone, its seconds.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mrc_edit.core.errors import MRCError
+from mrc_edit.core.files import read_json
 
 TIMES = ("step", "edit")
 MAY_DIFFER = ("rounds", "warmup")  # settings that change no expected time
@@ -20,11 +20,8 @@ def read_earlier(path: Path, names: Sequence[str], settings: Mapping) -> dict:
     Raises:
         MRCError: no such report, or one that cannot be compared.
     """
-    try:
-        earlier = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise MRCError(f"--check is {path}, which cannot be read ({error}); give a report of --json") from None
-    if not isinstance(earlier, dict) or not {"settings", "baseline", "variants"} <= earlier.keys():
+    earlier = read_json(path, "give --check a report of --json")
+    if not {"settings", "baseline", "variants"} <= earlier.keys():
         raise MRCError(f"--check is {path}, which is no report of this benchmark; write one with --json")
     if missing := [name for name in names if name not in earlier["variants"]]:
         there = ", ".join(earlier["variants"])

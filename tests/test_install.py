@@ -91,7 +91,7 @@ def test_it_edits(python, tiny_export, photo, tmp_path):
     edit = python.parent / "mrc-edit"
     command = [edit, tiny_export, tmp_path / "photo.png", "snow", "-o", tmp_path / "out.png", "--resolution", 64]
     output(*command, "--steps", 2, "--seed", 1)
-    assert Image.open(tmp_path / "out.png").size == (64, 128)
+    assert Image.open(tmp_path / "out.png").size == (32, 64)
     edit_with_mini(python, photo, tmp_path)
 
 

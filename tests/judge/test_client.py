@@ -32,6 +32,9 @@ def serving(send):
             requests.append(connection.recv(1 << 16))
             with suppress(OSError):  # the client went away
                 send(connection)
+                connection.shutdown(socket.SHUT_WR)
+                while connection.recv(1 << 16):  # closing on unread bytes would take back what was sent
+                    pass
 
     def accept():
         while True:
