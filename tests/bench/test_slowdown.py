@@ -57,7 +57,7 @@ def test_a_report_with_other_rounds_can_be_compared(tmp_path):
     ("content", "names", "settings", "message"),
     [
         (None, ["eager"], SETTINGS, "is missing; give --check"),
-        ("{", ["eager"], SETTINGS, "is missing; give --check"),
+        ("{", ["eager"], SETTINGS, "cannot be read"),
         ("{}", ["eager"], SETTINGS, "no report"),
         (report({"eager": 1}), ["eager", "torch"], SETTINGS, "has no torch"),
         (report({"eager": 1}), ["eager"], SETTINGS | {"size": 128}, "size is 128 and was 64"),
