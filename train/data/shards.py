@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...core.errors import MRCError
 from ...core.paths import LARGEST
-from .triplet import Triplet, make_triplet, named, open_image, read_record
+from .triplet import Triplet, make_triplet, named, read_record
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 BLOCK = 512  # bytes of a tar header
@@ -40,8 +40,7 @@ class Shards:
         (file, _), parts = self.samples[index]
         record = read_record(read_part(file, parts, ["json"]))
         images = [
-            open_image(read_part(file, parts, [f"{role}.{extension}" for extension in EXTENSIONS]))
-            for role in ("source", "edited")
+            read_part(file, parts, [f"{role}.{extension}" for extension in EXTENSIONS]) for role in ("source", "edited")
         ]
         return make_triplet(self.name(index), *images, *(record.get(key) for key in ("edit", "scores", "reward_text")))
 

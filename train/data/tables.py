@@ -10,7 +10,7 @@ from PIL import Image
 
 from ...core.errors import MRCError
 from ...core.paths import file_inside
-from .triplet import Triplet, make_triplet, named, open_image, read_record
+from .triplet import Triplet, make_triplet, named, read_record
 
 NEEDED = {"original_image", "edit_prompt", "edited_image"}
 OPTIONAL = {"reward_scores", "reward_text"}
@@ -74,7 +74,7 @@ def embedded_image(value: object) -> Image.Image:
     """
     if not isinstance(value, dict) or not value.get("bytes"):
         raise MRCError("the image is not in the table; embed its bytes")
-    return open_image(value["bytes"])
+    return value["bytes"]
 
 
 class ImageFolder:

@@ -1,14 +1,13 @@
 """One training example, checked."""
 
 import functools
-import io
 import json
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from ...core.errors import MRCError
 from ...core.reward import PERSPECTIVES
@@ -18,7 +17,6 @@ Scores = tuple[float, float, float]
 LONGEST_TEXT = 10_000  # characters; a tokenizer takes minutes for millions
 LONGEST_RECORD = 1 << 20  # bytes of a sample's JSON
 NARROWEST = 32  # longer side over shorter: training enlarges the shorter side, and the longer one along with it
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # Pillow gives an EPS to Ghostscript, to be run
 
 T = TypeVar("T", bound="Reader")
 
@@ -91,18 +89,6 @@ def read_record(data: bytes) -> dict:
     if not isinstance(record, dict):
         raise MRCError(f"its JSON is a {type(record).__name__}, not an object")
     return record
-
-
-def open_image(data: bytes) -> Image.Image:
-    """An image file's content, not yet decoded.
-
-    Raises:
-        MRCError: another format than `FORMATS`.
-    """
-    try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:  # its message names a place in memory, and equal messages count once
-        raise MRCError(f"its image is none of {', '.join(FORMATS)}, or damaged") from None
 
 
 def make_triplet(
