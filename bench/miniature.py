@@ -5,7 +5,6 @@ for one low score at a time.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -13,6 +12,7 @@ from tqdm import tqdm
 from mrc_edit.bench.report import Column, Row, new_figure, write_figure
 from mrc_edit.bench.significance import interval
 from mrc_edit.core.reward import PERSPECTIVES
+from mrc_edit.core.schema import JsonObject
 from mrc_edit.engine import Engine
 from mrc_edit.train.miniature.edits import FILM_SHARES, KINDS, Edit, damage, under_film
 from mrc_edit.train.miniature.oracle import PASS, score
@@ -57,7 +57,7 @@ def edit_scenes(
         batch = edits[start : start + BATCH]
         sources = [to_image(render(edit.source, photographs)) for edit in batch]
         seeds = list(range(start, start + len(batch)))
-        own: dict[str, Any] = {
+        own: JsonObject = {
             key: value[start : start + BATCH] if isinstance(value, list) else value for key, value in settings.items()
         }
         result = engine.edit(sources, [edit.instruction for edit in batch], seed=seeds, resolution=0, **own)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +24,7 @@ from mrc_edit.bench.report import Row, add_output_options, plain_table, write_re
 from mrc_edit.bench.runner import ratios, run_in_turn, seconds_of
 from mrc_edit.core.errors import MRCError, run_command
 from mrc_edit.core.fidelity import relative_error
+from mrc_edit.core.schema import JsonObject
 from mrc_edit.kernels import ops
 from mrc_edit.kernels.group_norm_silu.reference import group_norm_silu
 from mrc_edit.kernels.reward_block.reference import reward_block
@@ -38,7 +38,7 @@ BRANCHES = 3
 CHANNELS, GROUPS = 320, 32  # of the released U-Net's first level
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 LEVELS = ((320, 64), (640, 32), (1280, 16), (1280, 8))  # channels and side of the released U-Net's levels
-SD15: dict[str, Any] = {"sample_size": 64, "in_channels": 8, "cross_attention_dim": 768}
+SD15: JsonObject = {"sample_size": 64, "in_channels": 8, "cross_attention_dim": 768}
 
 
 @dataclass(frozen=True)
@@ -254,7 +254,7 @@ def run(args: argparse.Namespace) -> None:
         raise MRCError("--device is cuda and PyTorch sees no GPU; give cpu, or --resources, which needs none")
     on_gpu = args.resources or args.device == "cuda"
     dtype = getattr(torch, args.dtype or ("float16" if on_gpu else "float32"))
-    report: dict[str, Any] = {"dtype": str(dtype).removeprefix("torch."), "device": args.device}
+    report: JsonObject = {"dtype": str(dtype).removeprefix("torch."), "device": args.device}
     report["machine"] = describe_machine()
     rows: Sequence[Row]
     if args.resources:

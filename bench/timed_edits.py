@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 
@@ -17,12 +16,13 @@ from mrc_edit.bench.runner import percentiles, ratios, run_in_turn
 from mrc_edit.bench.step_work import StepWork, count_step
 from mrc_edit.bench.workload import Variant, Workload, edit
 from mrc_edit.core.fidelity import psnr, relative_error
+from mrc_edit.core.schema import JsonObject
 from mrc_edit.engine import EditResult
 
 PHASES = ("text", "encode", "condition", "step", "decode")
 LIMITS = "limits of the machine"
 
-Entry = dict[str, Any]  # what the report has of a variant, as JSON
+Entry = JsonObject  # what the report has of a variant, as JSON
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from mrc_edit.bench.child import child
 from mrc_edit.bench.machine import describe_machine
@@ -22,6 +21,7 @@ from mrc_edit.bench.options import command_parser, require_at_least
 from mrc_edit.bench.report import Column, Row, add_output_options, table, write_report
 from mrc_edit.bench.runner import ratios, run_in_turn
 from mrc_edit.core.errors import run_command
+from mrc_edit.core.schema import JsonObject
 
 MODES = ("pictures", "cached")
 COLUMNS = [
@@ -30,7 +30,7 @@ COLUMNS = [
     Column("peak memory", "{peak_bytes:.1f} GB", scale=1e-9),
 ]
 
-Settings = dict[str, Any]  # fields of TrainConfig
+Settings = JsonObject  # fields of TrainConfig
 
 
 def prepare_run(settings: Settings) -> tuple[dict[str, float], None]:

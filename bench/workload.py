@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.core.reward import BEST, NO_FAULTS
+from mrc_edit.core.schema import JsonObject
 from mrc_edit.engine import EditResult, Engine
 from mrc_edit.engine.backends import BACKENDS
 from mrc_edit.engine.noise import generator
@@ -68,7 +69,7 @@ class Variant:
             from mrc_edit.bench.peers import PEERS as loaders
 
             return Engine(loaders[self.name](self.folder, self.graph))
-        options: dict[str, Any] = {"provider": self.provider} if self.provider else {}
+        options: JsonObject = {"provider": self.provider} if self.provider else {}
         precision = self.precision or None
         return Engine.from_pretrained(self.folder, self.backend, precision=precision, tier=self.tier, **options)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 from .errors import MRCError
 
 Record = TypeVar("Record")
+JsonObject = dict[str, Any]
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def drawn_from(generator: object, count: int) -> Iterator[list[np.random.RandomS
     if generator is None:
         yield None
         return
-    generators: list[Any] = as_list(generator)
+    generators = as_list(generator)
     if len(generators) not in (1, count):
         raise MRCError(
             f"{len(generators)} generators for {count} images; give one, or one an image", argument="generator"

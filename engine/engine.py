@@ -17,6 +17,7 @@ from .failures import computing, enough_memory
 from .framing import Box, without_padding
 from .images import ImageLike, to_array, to_pil, to_unit
 from .loop import check_finite, denoise
+from .noise import TorchGenerator
 from .noise import generator as seeded
 from .plan import Plan, make_plan
 from .request import Edit, EditOptions, EditRequest, Settings, check
@@ -101,7 +102,7 @@ class Engine:
         instruction: str | Sequence[str] | None = None,
         *,
         prompt: str | Sequence[str] | None = None,
-        generator: Any = None,
+        generator: TorchGenerator = None,
         num_images_per_prompt: int = 1,
         callback_on_step_end: Callback | None = None,
         **options: Unpack[EditOptions],

@@ -47,6 +47,7 @@ def box_muller(uniforms: np.ndarray) -> np.ndarray:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()
 
 
+TorchGenerator = Any  # torch.Generator; the engine imports no PyTorch
 # torch.Generator.get_state(): seed, how many outputs are left, whether it is seeded, index of the next, 624 words, and
 # values of the normal distribution that are kept for fewer than 16 at once (torch/aten/src/ATen/CPUGeneratorImpl.cpp)
 TORCH_STATE = np.dtype(
@@ -54,7 +55,7 @@ TORCH_STATE = np.dtype(
 )
 
 
-def of_torch(torch_generator: Any) -> np.random.RandomState:
+def of_torch(torch_generator: TorchGenerator) -> np.random.RandomState:
     """The state of a `torch.Generator` on the CPU, wherever it stands; PyTorch is not imported for it."""
     stored = torch_generator.get_state().numpy().view(TORCH_STATE)[0]
     position = 624 if stored["left"] == 1 else int(stored["next"])
@@ -63,7 +64,7 @@ def of_torch(torch_generator: Any) -> np.random.RandomState:
     return state
 
 
-def store_torch(state: np.random.RandomState, torch_generator: Any) -> None:
+def store_torch(state: np.random.RandomState, torch_generator: TorchGenerator) -> None:
     """Advance a `torch.Generator` to `state`."""
     key = state.get_state(legacy=False)["state"]
     stored = torch_generator.get_state()

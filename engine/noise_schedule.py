@@ -5,20 +5,19 @@ Everything is numpy in float64. ᾱ is the share of the signal's power, σ = √
 """
 
 import math
-from typing import Any
 
 import numpy as np
 
 from ..core.errors import MRCError
+from ..core.schema import JsonObject
 
-Settings = dict[str, Any]
 NEARLY_ZERO = 2.0**-24  # ᾱ in place of 0, where σ would be infinite; diffusers' value
 LEAST_SIGNAL = 1e-20  # ᾱ
 KARRAS_RHO = 7.0  # arXiv 2206.00364, formula 5
 BETA = 0.6  # both parameters of the beta distribution in arXiv 2407.12173
 
 
-def alphas_cumprod(config: Settings) -> np.ndarray:
+def alphas_cumprod(config: JsonObject) -> np.ndarray:
     """ᾱ of every training timestep; the last one is 0 with `rescale_betas_zero_snr`.
 
     Raises:
@@ -47,7 +46,7 @@ def alphas_cumprod(config: Settings) -> np.ndarray:
     return alphas
 
 
-def training_sigmas(config: Settings) -> np.ndarray:
+def training_sigmas(config: JsonObject) -> np.ndarray:
     """σ of every training timestep, ascending and finite."""
     alphas = alphas_cumprod(config)
     if config["rescale_betas_zero_snr"]:
@@ -55,7 +54,7 @@ def training_sigmas(config: Settings) -> np.ndarray:
     return np.sqrt((1 - alphas) / alphas)
 
 
-def spaced_timesteps(config: Settings, steps: int, *, extra: int = 0, last: int | None = None) -> np.ndarray:
+def spaced_timesteps(config: JsonObject, steps: int, *, extra: int = 0, last: int | None = None) -> np.ndarray:
     """Descending timesteps by `timestep_spacing` (arXiv 2305.08891, table 2).
 
     For 62 of the counts to 1000 diffusers' rounding takes one step too many with "trailing", at timestep -1; not here.
@@ -80,7 +79,7 @@ def timesteps_at(sigmas: np.ndarray, training: np.ndarray) -> np.ndarray:
     return np.interp(np.log(sigmas), np.log(training), np.arange(len(training)))
 
 
-def respaced(config: Settings, highest: float, lowest: float, steps: int) -> np.ndarray | None:
+def respaced(config: JsonObject, highest: float, lowest: float, steps: int) -> np.ndarray | None:
     """σ of `steps` steps from `highest` to `lowest`, or to the config's own bounds; None where timesteps space them."""
     if config.get("use_lu_lambdas"):  # arXiv 2206.00927: even in the logarithm
         return np.geomspace(highest, lowest, steps)
@@ -95,7 +94,7 @@ def respaced(config: Settings, highest: float, lowest: float, steps: int) -> np.
     return None
 
 
-def final_sigma(config: Settings, training: np.ndarray) -> float:
+def final_sigma(config: JsonObject, training: np.ndarray) -> float:
     return float(training[0]) if config.get("final_sigmas_type") == "sigma_min" else 0.0
 
 

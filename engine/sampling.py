@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..core.errors import MRCError
+from ..core.schema import JsonObject
 from .noise_schedule import (
-    Settings,
     alphas_cumprod,
     final_sigma,
     respaced,
@@ -75,7 +75,7 @@ def sampler_step(
     return after if fresh_noise is None else after + e * fresh_noise, p * latents + q * noise
 
 
-def clipping(table: SamplerTable, step: int, noise: Any, latents: Array) -> Array:
+def clipping(table: SamplerTable, step: int, noise: Array, latents: Array) -> Array:
     """What clipping x₀ to ±`table.clip` adds to it, on numpy arrays or tensors."""
     p, q = map(float, table.denoised[step])
     clean: Any = p * latents + q * noise  # type: ignore[operator]
@@ -84,7 +84,7 @@ def clipping(table: SamplerTable, step: int, noise: Any, latents: Array) -> Arra
 
 
 def make_table(
-    config: Settings,
+    config: JsonObject,
     timesteps: np.ndarray,
     sigmas: np.ndarray,
     weights: list[np.ndarray],
@@ -129,7 +129,7 @@ READINGS: dict[str, Callable] = {
 
 
 def euler_like(
-    config: Settings, timesteps: np.ndarray, sigmas: np.ndarray, noise_share: np.ndarray | None = None
+    config: JsonObject, timesteps: np.ndarray, sigmas: np.ndarray, noise_share: np.ndarray | None = None
 ) -> SamplerTable:
     """Euler steps over S + 1 values of σ (arXiv 2206.00364), of which fresh noise replaces `noise_share`."""
     here, after = sigmas[:-1], sigmas[1:]
@@ -147,7 +147,7 @@ def euler_like(
     )
 
 
-def euler(config: Settings, steps: int) -> SamplerTable:
+def euler(config: JsonObject, steps: int) -> SamplerTable:
     """Euler's method (arXiv 2206.00364, algorithm 2 without churn)."""
     training = training_sigmas(config)
     timesteps = spaced_timesteps(config, steps)
@@ -164,7 +164,7 @@ def euler(config: Settings, steps: int) -> SamplerTable:
     return euler_like(config, timesteps, sigmas)
 
 
-def euler_ancestral(config: Settings, steps: int) -> SamplerTable:
+def euler_ancestral(config: JsonObject, steps: int) -> SamplerTable:
     """Euler's method with ancestral noise (k-diffusion, `sample_euler_ancestral`)."""
     training = training_sigmas(config)
     timesteps = spaced_timesteps(config, steps)
@@ -173,7 +173,7 @@ def euler_ancestral(config: Settings, steps: int) -> SamplerTable:
     return euler_like(config, timesteps, sigmas, np.sqrt(after**2 * (here**2 - after**2) / here**2))
 
 
-def ddim(config: Settings, steps: int) -> SamplerTable:
+def ddim(config: JsonObject, steps: int) -> SamplerTable:
     """DDIM with eta 0 (arXiv 2010.02502, formula 12); where it clips x₀, ε stays as it was."""
     timesteps = np.round(spaced_timesteps(config, steps))
     alphas = alphas_cumprod(config)
@@ -189,7 +189,7 @@ def ddim(config: Settings, steps: int) -> SamplerTable:
     return make_table(config, timesteps, sigmas, weights, clip=float(config["clip_sample_range"]) if clip else None)
 
 
-def dpmpp_2m(config: Settings, steps: int) -> SamplerTable:
+def dpmpp_2m(config: JsonObject, steps: int) -> SamplerTable:
     """DPM-Solver++ of first or second order over its own steps (arXiv 2211.01095, algorithm 2 and appendix B)."""
     timesteps, ratio = dpm_steps(config, steps)
     alpha = 1 / np.sqrt(ratio**2 + 1)
@@ -220,7 +220,7 @@ def dpmpp_2m(config: Settings, steps: int) -> SamplerTable:
     return make_table(config, timesteps, ratio[:-1], weights, ancestral=sde)
 
 
-def dpm_steps(config: Settings, steps: int) -> tuple[np.ndarray, np.ndarray]:
+def dpm_steps(config: JsonObject, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Timesteps `[S]` and σ `[S + 1]` of DPM-Solver++."""
     training = training_sigmas(config)
     respacing = respaced(config, training[-1], training[0], steps)
@@ -239,7 +239,7 @@ def dpm_steps(config: Settings, steps: int) -> tuple[np.ndarray, np.ndarray]:
     return timesteps, np.append(sigmas, final_sigma(config, training))
 
 
-def check_reach(config: Settings, timesteps: np.ndarray, count: int) -> None:
+def check_reach(config: JsonObject, timesteps: np.ndarray, count: int) -> None:
     """Refuse so many steps that some repeat or begin beyond the last training timestep."""
     if timesteps[0] >= count or np.any(np.diff(timesteps) >= 0):
         raise MRCError(
@@ -249,7 +249,7 @@ def check_reach(config: Settings, timesteps: np.ndarray, count: int) -> None:
         )
 
 
-SAMPLERS: dict[str, Callable[[Settings, int], SamplerTable]] = {
+SAMPLERS: dict[str, Callable[[JsonObject, int], SamplerTable]] = {
     "euler": euler,
     "euler_ancestral": euler_ancestral,
     "ddim": ddim,

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from ..core.errors import MRCError
+from ..core.schema import JsonObject
 
 MAX_TIMESTEPS = 10_000  # of a training schedule; all models known have 1000
-COMMON: dict[str, Any] = {
+COMMON: JsonObject = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
     "beta_end": 0.02,
@@ -22,7 +23,7 @@ COMMON: dict[str, Any] = {
     "timestep_spacing": "linspace",
     "steps_offset": 0,
 }
-SIGMAS: dict[str, Any] = {
+SIGMAS: JsonObject = {
     "use_karras_sigmas": False,
     "use_exponential_sigmas": False,
     "use_beta_sigmas": False,
@@ -30,7 +31,7 @@ SIGMAS: dict[str, Any] = {
     "sigma_max": None,
     "final_sigmas_type": "zero",
 }
-DEFAULTS: dict[str, dict[str, Any]] = {  # by sampler, as the diffusers class of it has them
+DEFAULTS: dict[str, JsonObject] = {  # by sampler, as the diffusers class of it has them
     "euler": COMMON | SIGMAS | {"interpolation_type": "linear", "timestep_type": "discrete"},
     "euler_ancestral": COMMON,
     "ddim": COMMON
@@ -59,7 +60,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # by sampler, as the diffusers class of
 }
 RESPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")  # one at most
 SAME_AS = {"deis": "dpmsolver++", "logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"}  # to DPM-Solver++
-CHOICES: dict[str, tuple[Any, ...]] = {
+CHOICES: dict[str, tuple[object, ...]] = {
     "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
     "prediction_type": ("epsilon", "v_prediction", "sample"),
     "timestep_spacing": ("linspace", "leading", "trailing"),
@@ -76,7 +77,10 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 }
 
 
-def between(low: float, high: float) -> Callable[[Any], bool]:
+Holds = Callable[[Any], bool]
+
+
+def between(low: float, high: float) -> Holds:
     return lambda value: is_number(value) and low < value < high
 
 
@@ -88,7 +92,7 @@ def is_betas(value: object) -> bool:
     return isinstance(value, list | tuple) and len(value) > 1 and all(map(between(0, 1), value))
 
 
-RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+RANGES: dict[str, tuple[Holds, str]] = {
     "num_train_timesteps": (
         lambda value: type(value) is int and 2 <= value <= MAX_TIMESTEPS,
         "a whole number, 2 to 10000",
@@ -104,7 +108,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def settings_of(sampler: str, config: dict[str, Any]) -> dict[str, Any]:
+def settings_of(sampler: str, config: JsonObject) -> JsonObject:
     """All settings that `sampler` knows: from the content of a `scheduler_config.json`, else diffusers' defaults.
 
     Settings of other diffusers classes are left out, as diffusers' `from_config` does.

@@ -3,10 +3,10 @@
 import math
 import reprlib
 from pathlib import Path
-from typing import Any
 
 from ..core.errors import MRCError
 from ..core.files import read_json
+from ..core.schema import JsonObject
 
 REMEDY = "the checkpoint is incomplete or damaged, restore the original file"
 LAYERS, WIDTH = 64, 16_384
@@ -20,7 +20,7 @@ LIMITS = {
 LEVELS = 16  # entries of a list
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> JsonObject:
     """The content of a config file.
 
     Raises:

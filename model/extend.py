@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..core.errors import MRCError
+from ..core.schema import JsonObject
 from .checkpoint import without_notes
 from .unet import MRCUNet
 
@@ -78,6 +79,6 @@ def rebuilt(unet: MRCUNet, tensors: dict[str, torch.Tensor] | None = None, **cha
     return new
 
 
-def keywords(unet: MRCUNet) -> dict[str, Any]:
+def keywords(unet: MRCUNet) -> JsonObject:
     """The keywords of diffusers that built the U-Net."""
     return without_notes(unet.config)

@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from diffusers import SchedulerMixin
 
 from ..core.files import write_json
+from ..core.schema import JsonObject
 
 
-def scheduler_config(scheduler: SchedulerMixin) -> dict[str, Any]:
+def scheduler_config(scheduler: SchedulerMixin) -> JsonObject:
     """The settings that were given to `scheduler`, and the name of its class.
 
     Without the defaults that diffusers adds to them: what is left out takes those of the class that reads it.

@@ -8,6 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from ..core.errors import MRCError
 
+Config = Mapping[str, Any]
 UNET = {
     "sample_size", "in_channels", "out_channels", "flip_sin_to_cos", "freq_shift", "down_block_types",
     "up_block_types", "block_out_channels", "layers_per_block", "downsample_padding", "mid_block_scale_factor",
@@ -22,20 +23,20 @@ VAE = {
 }  # fmt: skip
 
 
-def check_unet_settings(config: Mapping[str, Any]) -> None:
+def check_unet_settings(config: Config) -> None:
     """Of the settings outside `UNET` each must have diffusers' default."""
     act_fn = {"act_fn": "silu"} if config.get("act_fn") == "swish" else {}  # two names of one function
     refuse_others("unet", UNet2DConditionModel, {**config, **act_fn}, UNET)
 
 
-def check_vae_settings(config: Mapping[str, Any]) -> None:
+def check_vae_settings(config: Config) -> None:
     """Of the settings outside `VAE` each must have diffusers' default; all up blocks are plain."""
     if other := sorted(set(config["up_block_types"]) - {"UpDecoderBlock2D"}):
         raise MRCError(f"vae config has up_block_types {other}; only UpDecoderBlock2D is computed")
     refuse_others("vae", AutoencoderKL, config, VAE | {"up_block_types"})
 
 
-def refuse_others(part: str, model: type, config: Mapping[str, Any], computed: Collection[str]) -> None:
+def refuse_others(part: str, model: type, config: Config, computed: Collection[str]) -> None:
     for name, parameter in inspect.signature(model).parameters.items():
         value = config.get(name, parameter.default)
         if name not in computed and value != parameter.default:

@@ -6,13 +6,13 @@ transformers 5 writes `tokenizer.json` alone, earlier ones `vocab.json` and `mer
 """
 
 from pathlib import Path
-from typing import Any
 
 from tokenizers import AddedToken
 from transformers import CLIPTokenizer
 
-from ..core.errors import MRCError
+from ..core.errors import MRCError, reason
 from ..core.files import read_json
+from ..core.schema import JsonObject
 
 WHOLE, PAIR = "tokenizer.json", ("vocab.json", "merges.txt")
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -48,18 +48,17 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     except MRCError:
         raise
     except Exception as error:  # tokenizers raises plain Exception
-        reason = f"{type(error).__name__}: {error}"
-        raise MRCError(f"{folder} holds no CLIP tokenizer ({reason}); restore the original files") from None
+        raise MRCError(f"{folder} holds no CLIP tokenizer ({reason(error)}); restore the original files") from None
 
 
-def read_pair(folder: Path) -> dict[str, Any]:
+def read_pair(folder: Path) -> JsonObject:
     """`vocab.json` and `merges.txt` as the entry `model` of a `tokenizer.json`."""
     lines = (folder / PAIR[1]).read_text(encoding="utf-8").split("\n")
     merges = [line.split(" ") for line in lines if line and not line.startswith("#version")]
     return {"model": {"vocab": read_json(folder / PAIR[0], REMEDY), "merges": merges}}
 
 
-def read_settings(folder: Path, content: dict[str, Any]) -> tuple[dict[str, Any], dict[int, AddedToken]]:
+def read_settings(folder: Path, content: JsonObject) -> tuple[JsonObject, dict[int, AddedToken]]:
     """Special tokens and text length; all added tokens by number."""
     config, special, more = (
         read_json(path, REMEDY) if (path := folder / name).is_file() else {}
@@ -80,7 +79,7 @@ def read_settings(folder: Path, content: dict[str, Any]) -> tuple[dict[str, Any]
     return {**settings, "model_max_length": int(length)}, added
 
 
-def token(value: str | dict[str, Any]) -> AddedToken:
+def token(value: str | JsonObject) -> AddedToken:
     if isinstance(value, str):
         return AddedToken(value, normalized=False, special=True)
     return AddedToken(value["content"], **{name: bool(value[name]) for name in FLAGS if name in value})

@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +74,7 @@ def check_record(record: dict, step: int, path: Path, remedy: str) -> None:
         raise MRCError(f"{path} is damaged: its {', '.join(damaged)} cannot be; {remedy}")
 
 
-def is_point(row: Any, step: int) -> bool:
+def is_point(row: object, step: int) -> bool:
     """[step, loss, seconds]."""
     if not isinstance(row, list) or len(row) != 3 or not all(type(value) in (int, float) for value in row):
         return False

@@ -13,13 +13,13 @@ An edit depends on its own item alone, so a killed run computes only what is mis
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 from tqdm import tqdm
 
 from ...core.errors import MRCError
 from ...core.files import claim_folder, file_digest, read_json, write_json
+from ...core.schema import JsonObject
 from ...engine import Engine
 from ...engine.command import save
 from ...engine.framing import framed, make_frame
@@ -38,7 +38,7 @@ RESULTS = "results.json"
 RESTORE = "restore it, or give a new --out"
 
 
-def edit_items(data: Path, model: str, out: Path, settings: dict[str, Any]) -> list[Item]:
+def edit_items(data: Path, model: str, out: Path, settings: JsonObject) -> list[Item]:
     """Edit what `out` does not yet have of the items of `data`, and return all items.
 
     Args:
