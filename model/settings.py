@@ -15,6 +15,8 @@ UNET = {
     "dropout", "norm_num_groups", "norm_eps", "cross_attention_dim", "transformer_layers_per_block",
     "attention_head_dim", "use_linear_projection", "upcast_attention", "resnet_out_scale_factor", "conv_in_kernel",
     "conv_out_kernel",
+    # without effect, since the settings that give them one are refused; the released config has the first
+    "projection_class_embeddings_input_dim", "addition_time_embed_dim", "addition_embed_type_num_heads",
 }  # fmt: skip
 VAE = {
     "in_channels", "out_channels", "down_block_types", "block_out_channels", "layers_per_block", "act_fn",

@@ -19,16 +19,17 @@ COMPUTED = {
     "norm_num_groups": 8, "norm_eps": 1e-2, "transformer_layers_per_block": 2, "attention_head_dim": 4,
     "use_linear_projection": True, "upcast_attention": True, "resnet_out_scale_factor": 1.5, "conv_in_kernel": 5,
     "conv_out_kernel": 5, "layers_per_block": 2, "act_fn": "swish",
+    "projection_class_embeddings_input_dim": 768, "addition_time_embed_dim": 8, "addition_embed_type_num_heads": 8,
 }  # fmt: skip
 OTHER = {
     "center_input_sample": True, "mid_block_type": "UNetMidBlock2D", "only_cross_attention": True, "act_fn": "gelu",
     "reverse_transformer_layers_per_block": [[1], [1]], "encoder_hid_dim": 64, "encoder_hid_dim_type": "text_proj",
     "num_attention_heads": 4, "dual_cross_attention": True, "class_embed_type": "timestep",
-    "addition_embed_type": "text", "addition_time_embed_dim": 8, "num_class_embeds": 3,
+    "addition_embed_type": "text", "num_class_embeds": 3,
     "resnet_time_scale_shift": "scale_shift", "resnet_skip_time_act": True, "time_embedding_type": "fourier",
     "time_embedding_dim": 64, "time_embedding_act_fn": "silu", "timestep_post_act": "silu", "time_cond_proj_dim": 256,
-    "projection_class_embeddings_input_dim": 8, "attention_type": "gated", "class_embeddings_concat": True,
-    "mid_block_only_cross_attention": True, "cross_attention_norm": "layer_norm", "addition_embed_type_num_heads": 8,
+    "attention_type": "gated", "class_embeddings_concat": True,
+    "mid_block_only_cross_attention": True, "cross_attention_norm": "layer_norm",
 }  # fmt: skip
 SHAPES = {"sample_size", "in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels"}
 BASE = without_notes(dict(seeded_checkpoint(rewards=False).unet.config))

@@ -56,7 +56,7 @@ def test_what_cannot_be_run(plain, tmp_path, capsys, arguments, message):
     ["CUDA out of memory. Tried to allocate 2 GiB.\nSee", "CPUAllocator: can't allocate memory: 9 bytes"],
 )
 def test_want_of_memory_is_one_line(plain, tmp_path, capsys, monkeypatch, words):
-    def train(config, resume):
+    def train(*arguments):
         raise RuntimeError(words)
 
     monkeypatch.setattr(loop, "train", train)
