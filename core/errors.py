@@ -4,6 +4,7 @@ import io
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -41,7 +42,7 @@ def run_command(command: Callable[[], None]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name of a file may be no UTF-8
     try:
-        with stopping():
+        with stopping(), plain_warnings():
             command()
     except (MRCError, OSError) as error:
         return complain(f"error: {error}", 2)
@@ -50,6 +51,17 @@ def run_command(command: Callable[[], None]) -> int:
     except Stopped as stopped:
         return complain(f"stopped by {stopped}", stopped.status)
     return 0
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Show a warning as one line without its place in the source, which a user of a command did not write."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *place: f"warning: {' '.join(str(message).splitlines())}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def reason(error: BaseException) -> str:

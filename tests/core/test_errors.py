@@ -41,6 +41,12 @@ def test_an_error_is_one_line(error, line, capsys):
     assert len(printed) == 1 and printed[0].startswith(line)
 
 
+def test_a_warning_is_one_line():
+    code = r"import warnings; from mrc_edit.core.errors import run_command; run_command(lambda: warnings.warn('a\nb'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "warning: a b\n"
+
+
 def test_a_fault_of_ours_keeps_its_traceback():
     def command():
         raise KeyError("x")
