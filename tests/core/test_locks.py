@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from mrc_edit.core import locks
 from mrc_edit.core.errors import MRCError
 from mrc_edit.core.locks import locked
 
@@ -82,3 +83,20 @@ def test_a_killed_run_holds_nothing_though_its_child_lives(tmp_path):
             pass
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+def test_a_lock_file_that_was_replaced_meanwhile_is_taken_again(tmp_path, monkeypatch):
+    """The writer before removes its lock file while this one waits for it; a third one may have made another."""
+    take, taken = locks.take, []
+
+    def slow_take(descriptor, target, wait):
+        if not taken:
+            (tmp_path / ".out.lock").unlink()
+            (tmp_path / ".out.lock").touch()
+        taken.append(descriptor)
+        take(descriptor, target, wait)
+
+    monkeypatch.setattr(locks, "take", slow_take)
+    with locked(tmp_path / "out"):
+        assert len(taken) == 2
+    assert not list(tmp_path.iterdir())
