@@ -1,6 +1,7 @@
 """One step of the released training script, number by number (`MRC_REFERENCE/train`, its README)."""
 
 import json
+import runpy
 import shutil
 
 import numpy as np
@@ -25,9 +26,7 @@ def plain_slim(slim, reference, tmp_path_factory):
     folder = tmp_path_factory.mktemp("slim") / "plain"
     shutil.copytree(slim, folder)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(reference)
-        from seeded_weights import tensor_for
+    tensor_for = runpy.run_path(str(reference / "seeded_weights.py"))["tensor_for"]
     state = {k: v for k, v in safetensors.torch.load_file(weights).items() if not k.startswith(rewards.REWARD_KEYS)}
     state["conv_in.weight"] = tensor_for("conv_in.weight", torch.Size((320, 4, 3, 3)))
     safetensors.torch.save_file(state, weights, {"format": "pt"})
