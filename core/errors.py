@@ -70,7 +70,7 @@ def reason(error: BaseException) -> str:
 
 
 def complain(message: str, status: int) -> int:
-    """Print one line, whatever the message has."""
+    """Print the message as one line."""
     print(" ".join(message.splitlines()), file=sys.stderr)
     return status
 
