@@ -21,7 +21,7 @@ from pathlib import Path
 
 from stages import STAGES
 from stages.report import Report
-from stages.settings import COMPILED, DRY, GO, OUT, ROOT, WORK, lay_out_package, make_importable
+from stages.settings import DRY, OUT, ROOT, WORK, compiled, lay_out_package, make_importable, turn
 from stages.summary import summary
 
 RESULTS: dict[str, dict] = {}
@@ -94,10 +94,11 @@ def finish(running: Running) -> None:
 
 
 def conduct(budget: float, wanted: list[str]) -> None:
-    """Run the stages: `build` and `checkpoint` beside `env`, `compile` beside those that time nothing."""
+    """Run the stages: `build` and `checkpoint` beside `env`, those that compile beside those that time nothing."""
     for folder in (OUT, WORK):
         folder.mkdir(parents=True, exist_ok=True)
-    for file in (GO, COMPILED):
+    beside = [name for name in wanted if STAGES[name].beside]
+    for file in (file(name) for name in beside for file in (compiled, turn)):
         file.unlink(missing_ok=True)
     lay_out_package()
 
@@ -109,42 +110,44 @@ def conduct(budget: float, wanted: list[str]) -> None:
         finish(start(["env"], left()))
     for running in first:
         finish(running)
-    compiling = start(["compile"], left()) if "compile" in wanted else None
+    compiling = {name: start([name], left()) for name in beside}
     for names in groups([name for name in wanted if name not in FIRST]):
         if left() < 15:
             print(f"no time for {', '.join(names)}", flush=True)
             RESULTS.update((name, {"state": "skipped: no time left"}) for name in names)
             continue
-        if compiling and not DRY and any(STAGES[name].timed for name in names):
-            wait_for_compile(compiling, BEGAN + 0.5 * budget)
-        if compiling and names == ["compile"]:
-            GO.touch()
-            more = left() if DRY else min(90.0, left())  # it may have waited long for its turn
-            compiling.deadline = time.perf_counter() + more
-            finish(compiling)
-            compiling = None
+        if not DRY and any(STAGES[name].timed or STAGES[name].beside for name in names):
+            wait_for_compile(compiling, BEGAN + 0.6 * budget)
+        if names[0] in compiling:
+            running = compiling.pop(names[0])
+            turn(names[0]).touch()
+            running.deadline = time.perf_counter() + (left() if DRY else min(60.0, left()))
+            finish(running)
         else:
             finish(start(names, left()))
-    if compiling:
-        compiling.deadline = 0
-        finish(compiling)
+    for running in compiling.values():
+        running.deadline = 0
+        finish(running)
 
 
 def groups(names: list[str]) -> list[list[str]]:
-    """Stages by process: one each; when dry, where importing takes most of the time, all but `compile` share one."""
+    """Stages by process: one each; when dry, where importing takes most of the time, all but those beside share one."""
     if not DRY:
         return [[name] for name in names]
-    shared = [name for name in names if name != "compile"]
-    return [group for group in (shared, ["compile"] * ("compile" in names)) if group]
+    shared = [name for name in names if not STAGES[name].beside]
+    return [group for group in (shared, *([name] for name in names if STAGES[name].beside)) if group]
 
 
-def wait_for_compile(compiling: Running, until: float) -> None:
+def wait_for_compile(compiling: dict[str, Running], until: float) -> None:
     """Let torch.compile end: timings want the machine for themselves."""
-    until = min(until, compiling.deadline)
-    while compiling.process.poll() is None and not COMPILED.exists() and time.perf_counter() < until:
+
+    def busy() -> list[str]:
+        return [name for name, one in compiling.items() if one.process.poll() is None and not compiled(name).exists()]
+
+    while busy() and time.perf_counter() < until:
         time.sleep(0.2)
-    if not COMPILED.exists():
-        print("torch.compile is not ready; it goes on and may disturb", flush=True)
+    if busy():
+        print(f"{', '.join(busy())} still compile, and may disturb", flush=True)
 
 
 def stage_names(text: str) -> list[str]:

@@ -21,6 +21,9 @@ STAGES = [
     "eager",
     "torch_float32",
     "compile",
+    "compile_step",
+    "compile_kernels",
+    "compile_blocks",
 ]
 pytestmark = pytest.mark.slow
 

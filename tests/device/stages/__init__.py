@@ -11,6 +11,7 @@ class Stage:
     limit: float  # seconds
     timed: bool = False  # wants the machine for itself
     dry: bool = True  # runs on a CPU too
+    beside: bool = False  # compiles beside the others, and measures when its turn has come
 
 
 STAGES = {
@@ -22,8 +23,11 @@ STAGES = {
     "tests": Stage("correct", 100, dry=False),
     "correct": Stage("correct", 60),
     "torch_bfloat16": Stage("speed", 60, timed=True),
-    "compile": Stage("speed", 240),
     "eager": Stage("speed", 60, timed=True),
+    "compile": Stage("compiled", 240, beside=True),
+    "compile_step": Stage("compiled", 240, beside=True),
+    "compile_kernels": Stage("compiled", 240, beside=True),
+    "compile_blocks": Stage("compiled", 240, beside=True),
     "kernels": Stage("operators", 60, timed=True, dry=False),
     "torch_float16": Stage("speed", 60, timed=True, dry=False),
     "ideas": Stage("ideas", 60, timed=True, dry=False),

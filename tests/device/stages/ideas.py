@@ -97,7 +97,7 @@ def time_search() -> dict:
     engine = torch_engine("bfloat16", True)
     edit(engine, 512, "latent", 2)
     graphs = engine.backend.graphs
-    replay = next(iter(graphs["unet"].recorded.values()))[0].replay
+    replay = next(iter(graphs["unet"].recorded.values.values()))[0].replay
     decoder, encoder = graphs["vae_decoder"], graphs["vae_encoder"]
     result = {"replay_ms with cudnn.benchmark": 1e3 * wall_time(replay, 30)}
     latents, images = torch.randn(1, 4, 64, 64, device="cuda"), torch.randn(1, 3, 512, 512, device="cuda")

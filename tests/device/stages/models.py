@@ -64,11 +64,11 @@ def random_checkpoint() -> Checkpoint:
     return Checkpoint(seeded(MRCUNet(**SD15)), seeded(vae), seeded(text_encoder), tokenizer, scheduler)
 
 
-def eager_engine(precision: str, compile_mode: str | None = None) -> tuple[Engine, Callable[[], Tensor]]:
+def eager_engine(precision: str, how: dict | None = None) -> tuple[Engine, Callable[[], Tensor]]:
     """An engine over the eager backend with its modules on the device, and its last U-Net call, to be repeated.
 
-    The backend knows only the CPU: hooks move what enters and what leaves its modules. `compile_mode` is
-    `torch.compile`'s, for the U-Net.
+    The backend knows only the CPU: hooks move what enters and what leaves its modules. `how`: arguments of
+    `torch.compile`, for the U-Net.
     """
     checkpoint, dtype = load_checkpoint(CHECKPOINT), getattr(torch, precision)
     unet, vae, text_encoder = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
@@ -77,8 +77,7 @@ def eager_engine(precision: str, compile_mode: str | None = None) -> tuple[Engin
     if precision != "float32":
         for module in (unet, vae):
             nn.Module.to(module, memory_format=torch.channels_last)
-    if compile_mode:
-        how = {"backend": "aot_eager"} if DRY else {"mode": compile_mode}
+    if how:
         unet.forward = torch.compile(unet.forward, dynamic=False, **how)
     last: dict[str, Tensor] = {}
 

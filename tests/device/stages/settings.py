@@ -23,12 +23,21 @@ def work_folder() -> Path:
 
 WORK = Path(os.environ.get("MRC_WORK") or work_folder())
 CHECKPOINT, REFERENCE, PACKAGE = WORK / "checkpoint", WORK / "reference", WORK / "package"
-GO, COMPILED = WORK / "go", WORK / "compiled"  # files by which the conductor and the stage `compile` take turns
 DEVICE = "cpu" if DRY else "cuda"
 SIZES = (64,) if DRY else (512, 256)  # pixels of a side
 STEPS = 2 if DRY else 30
 REPEATS = int(os.environ.get("MRC_REPEATS", "3" if DRY else "50"))
 TEXT = "make it look like a snowy winter scene"
+
+
+def compiled(stage: str) -> Path:
+    """The file by which a stage tells that it has compiled."""
+    return WORK / f"{stage}.compiled"
+
+
+def turn(stage: str) -> Path:
+    """The file by which a stage that has compiled is told to measure."""
+    return WORK / f"{stage}.turn"
 
 
 def lay_out_package() -> None:
