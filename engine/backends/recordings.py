@@ -74,7 +74,7 @@ class Recorded:
         self.recordings: Recent[Recording] = Recent(RECORDINGS)
 
     def __call__(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        """The outputs for these inputs, in memory of their own. An input's content may not change but for `CHANGING`."""
+        """The outputs for these inputs, in memory of their own. Only `CHANGING` may change in place."""
         key = (ops.forced, *((name, tensor.shape, tensor.dtype) for name, tensor in inputs.items()))
         with self.memory.lock:
             recording = self.recordings.get(key, lambda: self.record(inputs))

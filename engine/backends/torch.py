@@ -146,7 +146,7 @@ def copy_of_own(module: nn.Module) -> nn.Module:
 
 
 def compiled_step(module: nn.Module) -> Callable[..., tuple[Tensor, ...]]:
-    compiled = torch.compile(module, dynamic=False)
+    compiled = torch.compile(module, dynamic=False, fullgraph=True)
 
     def call(**inputs: Tensor) -> tuple[Tensor, ...]:
         # at its own limit PyTorch goes on uncompiled
