@@ -15,6 +15,7 @@ from ..core.precision import PRECISIONS
 from ..engine.backends.eager import EagerBackend, geometry
 from ..engine.graphs import EACH_STEP, GRAPHS
 from ..engine.manifest import Artifact, Geometry, Manifest
+from ..engine.profiles import profile
 from ..engine.sampling import sampler_of
 from ..model import load_checkpoint
 from ..model.checkpoint import Checkpoint, checkpoint_digest
@@ -242,7 +243,7 @@ def add_engine(work: Work, graph: str) -> None:
     assert manifest is not None
     source = manifest.artifact(graph, "onnx")
     assert source is not None
-    shapes = tensorrt.profile(source, options.sizes, manifest.geometry.vae_scale, options.max_batch)
+    shapes = profile(source, options.sizes, manifest.geometry.vae_scale, options.max_batch)
     engine = tensorrt.build_engine(work.folder, source, shapes)
     flavour, number = options.tensorrt.split()
     work.manifest = replace(

@@ -13,40 +13,14 @@ from pathlib import Path
 from types import ModuleType
 
 from ..core.errors import MRCError
-from ..engine.graphs import DYNAMIC
 from ..engine.manifest import Artifact
+from ..engine.profiles import Profile
 
 RTX_LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")
 INSTALL = "pip install 'mrc-edit[trt-rtx]' for TensorRT-RTX, or install NVIDIA TensorRT 10 or later"
 
 
-def profile(artifact: Artifact, sizes: tuple[int, int, int], scale: int, max_batch: int) -> dict[str, dict]:
-    """Least, best and greatest shape of every input; `sizes` are pixels of a side, `scale` pixels a latent."""
-    least, best, greatest = sizes
-    ranges = {
-        "batch": (1, 1, max_batch),
-        "texts": (1, 3, 3 * max_batch + 1),  # instructions, the empty text, two reward texts an image
-        "rewards": (1, 1, 3 * max_batch),  # one a branch, with reward guidance
-        "steps": (1, 30, 1000),
-        "inputs": (1, 2, 3 * max_batch),
-        "branches": (1, 3, 3 * max_batch),
-        "guided": (1, 1, 2 * max_batch),  # guided and unguided, where a tier reuses the delta
-        "height": sizes,
-        "width": sizes,
-        "rows": (least // scale, best // scale, greatest // scale),
-        "columns": (least // scale, best // scale, greatest // scale),
-    }
-    assert ranges.keys() == DYNAMIC.keys()
-    return {
-        name: {
-            bound: [ranges[dim][i] if isinstance(dim, str) else dim for dim in dims]
-            for i, bound in enumerate(("min", "opt", "max"))
-        }
-        for name, (_, *dims) in artifact.inputs.items()
-    }
-
-
-def build_engine(folder: Path, source: Artifact, shapes: dict[str, dict]) -> Artifact:
+def build_engine(folder: Path, source: Artifact, shapes: Profile) -> Artifact:
     """Build the engine of one ONNX artifact under `folder/tensorrt`.
 
     Raises:
