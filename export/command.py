@@ -25,8 +25,18 @@ def arguments() -> argparse.ArgumentParser:
         "--int8", type=Path, metavar="PICTURES", help="also write int8 step graphs, calibrated on edits of this folder"
     )
     parser.add_argument("--trt", action="store_true", help="also build a TensorRT engine for every graph")
-    for name, size in (("min", 256), ("opt", 512), ("max", 768)):
-        parser.add_argument(f"--{name}-size", type=int, default=size, help="pixels of a side, for --trt")
+    parser.add_argument(
+        "--trt-target",
+        type=lambda text: text.split(","),
+        metavar="SM,…",
+        help="GPUs to build for, such as sm86,sm89 (default: all, or the one here with data-centre TensorRT)",
+    )
+    for name, size in (
+        ("min", "half of --opt-size"),
+        ("opt", "the model's resolution"),
+        ("max", "--opt-size and half"),
+    ):
+        parser.add_argument(f"--{name}-size", type=int, help=f"pixels of a side, for --trt (default: {size})")
     parser.add_argument("--max-batch", type=int, default=1, help="images a pass, for --trt")
     parser.add_argument("--json", action="store_true", help="print the manifest instead of the table")
     return parser
@@ -53,6 +63,7 @@ def export(args: argparse.Namespace) -> None:
         args.out,
         dtype=args.dtype,
         trt=args.trt,
+        trt_targets=args.trt_target,
         int8=args.int8,
         sizes=(args.min_size, args.opt_size, args.max_size),
         max_batch=args.max_batch,

@@ -1,9 +1,10 @@
 """A checkpoint folder becomes an export folder, whole and validated, or not at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,20 +15,21 @@ from ..core.files import anything, file_digest, replace_folder
 from ..core.precision import PRECISIONS
 from ..engine.backends.eager import EagerBackend, geometry
 from ..engine.graphs import EACH_STEP, GRAPHS
-from ..engine.manifest import Artifact, Geometry, Manifest
-from ..engine.profiles import profile
+from ..engine.manifest import Artifact, Geometry, Manifest, files_of
 from ..engine.sampling import sampler_of
 from ..model import load_checkpoint
 from ..model.checkpoint import Checkpoint, checkpoint_digest
 from ..model.scheduler import scheduler_config, write_scheduler
 from ..model.step import check_injection
-from . import tensorrt
 from .calibration import check_int8
 from .target import check_export, check_target
+from .tensorrt import Toolkit, build_engine, chosen_targets, engine_profiles, toolkit
+from .tensorrt_report import write_report
 from .trace import trace
 from .validate import cases, eager_outputs, validate
 
 TOOLS = ("mrc-edit", "torch", "diffusers", "transformers", "onnx", "onnxruntime")
+Sizes = tuple[int | None, int | None, int | None]  # least, best and greatest side in pixels
 FALLBACK = "vae_decoder_float32"  # in float16 exports, for images that overflow
 
 
@@ -39,8 +41,9 @@ class Options:
     out: Path
     dtype: str
     int8: Path | None
-    tensorrt: str  # flavour and version, empty for no engines
-    sizes: tuple[int, int, int]
+    tensorrt: Toolkit | None  # None for no engines
+    targets: tuple[str, ...]
+    sizes: Sizes
     max_batch: int
 
 
@@ -55,6 +58,7 @@ class Work:
     expected: list[dict[str, np.ndarray]] = field(default_factory=list)
     artifacts: list[Artifact] = field(default_factory=list)
     manifest: Manifest | None = None
+    engines: list[dict[str, Any]] = field(default_factory=list)  # for the report
 
 
 Stage = Callable[[Work], None]
@@ -66,8 +70,9 @@ def export(
     *,
     dtype: str = "float32",
     trt: bool = False,
+    trt_targets: Sequence[str] | None = None,
     int8: str | Path | None = None,
-    sizes: tuple[int, int, int] = (256, 512, 768),
+    sizes: Sizes = (None, None, None),
     max_batch: int = 1,
     overwrite: bool = False,
 ) -> Manifest:
@@ -81,8 +86,11 @@ def export(
             that overflow.
         int8: folder of pictures like those to be edited; the step graphs are also written in int8, calibrated on
             edits of these (`export.calibration`), for `precision="int8"`.
-        sizes: least, best and greatest side in pixels of the TensorRT engines.
-        max_batch: images a pass of the TensorRT engines.
+        trt_targets: GPUs of the engines, such as "sm86"; by default all that TensorRT-RTX builds every graph for, or
+            the one in this machine with data-centre TensorRT.
+        sizes: least, best and greatest side in pixels of the engines; by default (None) half of the model's
+            resolution, the resolution, and half as much again. They are fastest for one square image of the best.
+        max_batch: images a pass of the engines.
         overwrite: replace `out` whatever it holds; otherwise only an export whose manifest lists all its files.
 
     Raises:
@@ -94,8 +102,11 @@ def export(
     check_target(source, out)
     if int8 is not None:
         check_int8(Path(int8))
-    flavour = tensorrt.available() if trt else ""
-    options = Options(source, out, dtype, None if int8 is None else Path(int8), flavour, sizes, max_batch)
+    if trt_targets is not None and not trt:
+        raise MRCError("trt_targets were given without trt; add it (--trt), or leave them out")
+    tools = toolkit() if trt else None
+    targets = chosen_targets(tools, trt_targets) if tools else ()
+    options = Options(source, out, dtype, None if int8 is None else Path(int8), tools, targets, sizes, max_batch)
     with replace_folder(out, anything if overwrite else check_export, wait=False) as folder:
         work = Work(options, folder)
         with tqdm(stages(options), desc="export", unit="stage", disable=None) as bar:
@@ -127,6 +138,7 @@ def stages(options: Options) -> list[tuple[str, Stage]]:
         ("validate", add_differences),
         *([("int8", add_int8)] if options.int8 else []),
         *((f"TensorRT {graph}", building(graph)) for graph in GRAPHS if options.tensorrt),
+        *([("TensorRT report", report_engines)] if options.tensorrt else []),
         ("write manifest", write_manifest),
     ]
 
@@ -138,18 +150,24 @@ def check_precision(dtype: str, int8: str | Path | None) -> None:
         raise MRCError(f"int8 graphs are made from float32 ones and dtype is {dtype!r}; leave out one of the two")
 
 
-def check_sizes(sizes: tuple[int, int, int], multiple: int, max_batch: int) -> None:
-    if not 0 < sizes[0] <= sizes[1] <= sizes[2] or any(size % multiple for size in sizes):
-        raise MRCError(f"sizes are {sizes}; give min ≤ opt ≤ max, multiples of {multiple}")
+def check_sizes(sizes: Sizes, geometry: Geometry, max_batch: int) -> tuple[int, int, int]:
+    """The sides of the engines, with the model's own in place of None."""
+    multiple = geometry.multiple
+    best = sizes[1] or geometry.resolution // multiple * multiple or multiple
+    usual = (best // 2 // multiple * multiple or multiple, best, best * 3 // 2 // multiple * multiple)
+    least, best, greatest = (usual[i] if size is None else size for i, size in enumerate(sizes))
+    if not 0 < least <= best <= greatest or any(size % multiple for size in (least, best, greatest)):
+        raise MRCError(f"sizes are {(least, best, greatest)}; give min ≤ opt ≤ max, multiples of {multiple}")
     if max_batch < 1:
         raise MRCError(f"max_batch is {max_batch}; give a whole number from 1")
+    return least, best, greatest
 
 
 def load(work: Work) -> None:
     work.checkpoint = load_checkpoint(work.options.source)
     check_injection(work.checkpoint.unet)
     work.geometry = geometry(work.checkpoint)
-    check_sizes(work.options.sizes, work.geometry.multiple, work.options.max_batch)
+    check_sizes(work.options.sizes, work.geometry, work.options.max_batch)
 
 
 def reference(work: Work) -> None:
@@ -240,18 +258,27 @@ def above_budget(errors: dict[str, float], budget: float) -> list[str]:
 
 def add_engine(work: Work, graph: str) -> None:
     manifest, options = work.manifest, work.options
-    assert manifest is not None
+    assert manifest is not None and options.tensorrt is not None
     source = manifest.artifact(graph, "onnx")
     assert source is not None
-    shapes = profile(source, options.sizes, manifest.geometry.vae_scale, options.max_batch)
-    engine = tensorrt.build_engine(work.folder, source, shapes)
-    flavour, number = options.tensorrt.split()
+    sizes = check_sizes(options.sizes, manifest.geometry, options.max_batch)
+    profiles = engine_profiles(source, sizes, manifest.geometry, options.max_batch)
+    engine, facts = build_engine(work.folder, source, profiles, options.tensorrt, options.targets)
+    weights = sum((work.folder / name).stat().st_size for name in files_of(manifest, source))
+    work.engines.append(facts | {"weight_bytes": weights})
     work.manifest = replace(
         manifest,
         artifacts=[*manifest.artifacts, engine],
-        files=manifest.files | {engine.path: file_digest(work.folder / engine.path)},
-        tools=manifest.tools | {flavour: number},
+        tools=manifest.tools | {options.tensorrt.flavour: options.tensorrt.version},
     )
+
+
+def report_engines(work: Work) -> None:
+    manifest, tools = work.manifest, work.options.tensorrt
+    assert manifest is not None and tools is not None
+    profiles = {artifact.role: artifact.profiles for artifact in manifest.artifacts if artifact.profiles}
+    write_report(work.folder, tools, work.options.targets, manifest.tools, work.engines, profiles)
+    work.manifest = replace(manifest, files=digests(work.folder))
 
 
 def write_manifest(work: Work) -> None:
