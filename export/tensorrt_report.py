@@ -2,16 +2,18 @@
 
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from ..engine.manifest import Bounds
 from .tensorrt import FOLDER, Toolkit
 
+NUMBER = re.compile(r"[\d.]+( \w+| ×)?")  # and its unit
 STYLE = (
     "body{font:15px system-ui,sans-serif;margin:2em auto;max-width:70em;padding:0 1em;color-scheme:light dark}"
     "table{border-collapse:collapse;margin:1em 0}td,th{padding:.3em .8em;text-align:left;border-bottom:1px solid #8884}"
-    "td.n{text-align:right;font-variant-numeric:tabular-nums}code{font-size:.9em}"
+    "td.n{text-align:right;white-space:nowrap;font-variant-numeric:tabular-nums}"
 )
 
 
@@ -45,7 +47,7 @@ def page(report: dict[str, Any]) -> str:
         "graph",
         "precision",
         "engine",
-        "of its weights",
+        "of the ONNX files",
         "parse",
         "build",
         "peak memory",
@@ -59,7 +61,8 @@ def page(report: dict[str, Any]) -> str:
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>TensorRT engines</title><style>{STYLE}</style>"
         f"<h1>TensorRT engines</h1><p>{html.escape(title)}. All in {total:.1f} s.</p>"
-        f"{table(head, rows)}<h2>Shapes</h2>{''.join(shapes(engine) for engine in report['engines'])}"
+        f"{table(head, rows)}<h2>Shapes</h2><p>Least … best … greatest. The tight profile takes one shape.</p>"
+        f"{''.join(shapes(engine) for engine in report['engines'])}"
         f"<h2>Versions</h2><p>{html.escape(versions)}</p></html>\n"
     )
 
@@ -93,10 +96,8 @@ def span(bounds: dict[str, list[int]]) -> str:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    numbers = "0123456789"
-
     def cell(text: str) -> str:
-        return f"<td{' class=n' if text[:1] in numbers else ''}>{html.escape(text)}</td>"
+        return f"<td{' class=n' if NUMBER.fullmatch(text) else ''}>{html.escape(text)}</td>"
 
     body = "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows)
     return f"<table><tr>{''.join(f'<th>{html.escape(name)}</th>' for name in head)}</tr>{body}</table>"

@@ -13,7 +13,7 @@ from .tensorrt_library import words
 REMEDY = "run mrc-export --trt again"
 DIAGNOSES = {  # bits of trt.EngineInvalidityDiagnostics
     "VERSION_MISMATCH": "another version of TensorRT-RTX built it",
-    "UNSUPPORTED_CC": "it was not built for this GPU",
+    "UNSUPPORTED_CC": "it was built for {target} and this GPU is sm{capability}",
     "OLD_CUDA_DRIVER": "the CUDA driver is too old for it",
     "OLD_CUDA_RUNTIME": "the CUDA runtime is too old for it",
     "INSUFFICIENT_GPU_MEMORY": "the GPU has too little memory for it",
@@ -32,25 +32,22 @@ def open_engine(trt: Any, artifact: Artifact, content: bytes, built_by: str, cap
     Raises:
         MRCError: it was built by another version or for other GPUs, or TensorRT refuses it.
     """
-    name, rtx, said = artifact.path, artifact.runtime == "tensorrt_rtx", words(trt)
+    name, said = artifact.path, words(trt)
     if built_by != trt.__version__:
         raise MRCError(f"{name} was built by {artifact.runtime} {built_by} and this is {trt.__version__}; {REMEDY}")
     runtime = trt.Runtime(said.logger)
     runtime.engine_host_code_allowed = False  # an engine may hold code for the CPU
-    if rtx:
-        check_validity(trt, runtime, name, content)
-    if f"sm{capability}" not in artifact.target.split(","):
-        raise MRCError(
-            f"{name} was built for {artifact.target} and this GPU is sm{capability}; "
-            f"{REMEDY} with --trt-target sm{capability}"
-        )
+    if artifact.runtime == "tensorrt_rtx":
+        check_validity(trt, runtime, artifact, content, capability)
+    elif artifact.target != f"sm{capability}":
+        raise MRCError(f"{name} was built for {artifact.target} and this GPU is sm{capability}; {REMEDY} here")
     engine = runtime.deserialize_cuda_engine(content)
     if engine is None:
         raise MRCError(f"TensorRT refuses {name}: {said()}; {REMEDY}")
     return engine
 
 
-def check_validity(trt: Any, runtime: Any, name: str, content: bytes) -> None:
+def check_validity(trt: Any, runtime: Any, artifact: Artifact, content: bytes, capability: int) -> None:
     """Put into words what TensorRT-RTX says of an engine before it is opened.
 
     Raises:
@@ -59,10 +56,11 @@ def check_validity(trt: Any, runtime: Any, name: str, content: bytes) -> None:
     verdict, bits = runtime.get_engine_validity(content)
     known = {flag: int(getattr(trt.EngineInvalidityDiagnostics, flag).value) for flag in DIAGNOSES}
     found = [DIAGNOSES[flag] for flag, bit in known.items() if bits & bit] or [words(trt)()]
+    text = ", and ".join(found).format(target=artifact.target, capability=capability)
     if verdict == trt.EngineValidity.INVALID:
-        raise MRCError(f"{name} cannot run here: {', and '.join(found)}; {REMEDY}, or mend what it says")
+        raise MRCError(f"{artifact.path} cannot run here: {text}; mend that, or {REMEDY} (--trt-target sm{capability})")
     if verdict == trt.EngineValidity.SUBOPTIMAL:
-        warnings.warn(f"{name} may run slower than it could here: {', and '.join(found)}", stacklevel=2)
+        warnings.warn(f"{artifact.path} may run slower than it could here: {text}", stacklevel=2)
 
 
 def chosen_profile(artifact: Artifact, shapes: Shapes, scale: int) -> int:

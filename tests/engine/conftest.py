@@ -28,14 +28,15 @@ def stand_ins() -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def on_a_fake_gpu(stand_ins, tmp_path_factory):
-    """`on_a_fake_gpu(flavour)`: from here on a GPU, a pack and TensorRT of that flavour are there."""
+    """`on_a_fake_gpu(flavour)`: from here on a GPU, a pack and TensorRT of that flavour are there; TensorRT is the
+    installed one if `real`."""
     from mrc_edit.engine.backends import cuda, tensorrt, tensorrt_library
     from mrc_edit.kernels import pack
 
     patch = pytest.MonkeyPatch()
     patch.setenv("MRC_CACHE", str(tmp_path_factory.mktemp("cache")))
 
-    def install(flavour: str) -> SimpleNamespace:
+    def install(flavour: str, real: bool = False) -> SimpleNamespace:
         driver = stand_ins.cuda.FakeDriver()
         trt = stand_ins.tensorrt.FakeTensorRT(driver, flavour)
         library = stand_ins.tensorrt.FakePack(driver)
@@ -43,16 +44,14 @@ def on_a_fake_gpu(stand_ins, tmp_path_factory):
         parent.__spec__ = importlib.machinery.ModuleSpec("cuda", None, is_package=True)
         patch.setitem(sys.modules, "cuda", parent)
         patch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(driver=driver))
-        patch.setattr(tensorrt, "load_tensorrt", lambda _: trt)
+        patch.setattr(tensorrt, "load_tensorrt", tensorrt_library.load_tensorrt if real else lambda _: trt)
         patch.setattr(pack, "library", lambda: library)
-        for cached in (cuda.device, tensorrt_library.words):
-            cached.cache_clear()
+        cuda.device.cache_clear()
         return SimpleNamespace(driver=driver, trt=trt, pack=library)
 
     yield install
     patch.undo()
     cuda.device.cache_clear()
-    tensorrt_library.words.cache_clear()
 
 
 @pytest.fixture(scope="session")

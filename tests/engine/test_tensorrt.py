@@ -2,6 +2,7 @@
 without a GPU."""
 
 import hashlib
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -13,12 +14,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from mrc_edit.core.errors import MRCError
+from mrc_edit.core.files import file_digest
 from mrc_edit.engine import Engine
 from mrc_edit.engine.backends import load_backend, tensorrt, tensorrt_engine
 from mrc_edit.engine.manifest import read_manifest
-from mrc_edit.engine.shipped import shipped
+from mrc_edit.engine.shipped import MODELS, shipped
+from mrc_edit.export.exporter import export
+from mrc_edit.export.tensorrt import build_engine, toolkit
 from mrc_edit.kernels import pack
 
 LATENT = {"num_inference_steps": 4, "resolution": 0, "output_type": "latent", "seed": 3}
@@ -205,7 +210,7 @@ def test_an_export_that_does_not_fit_is_refused(gpu, exported, tmp_path, change,
 def test_another_gpu_is_named(on_a_fake_gpu, engine_export):
     gpu = on_a_fake_gpu("tensorrt")
     gpu.driver.capability = 90
-    with pytest.raises(MRCError, match=r"built for sm89 and this GPU is sm90; .* --trt-target sm90"):
+    with pytest.raises(MRCError, match=r"built for sm89 and this GPU is sm90; run mrc-export --trt again here"):
         Engine.from_pretrained(engine_export(MINI, "tensorrt"), "tensorrt")
     assert not gpu.trt.opened
 
@@ -214,7 +219,7 @@ def test_another_gpu_is_named(on_a_fake_gpu, engine_export):
 def test_what_rtx_says_of_an_engine_is_put_into_words(on_a_fake_gpu, engine_export, bit):
     gpu = on_a_fake_gpu("tensorrt_rtx")
     exported = engine_export(MINI, "tensorrt_rtx")
-    words = list(tensorrt_engine.DIAGNOSES.values())
+    words = [text.format(target="sm89", capability=89) for text in tensorrt_engine.DIAGNOSES.values()]
     gpu.trt.validity = (2, 1 << bit)
     with pytest.raises(MRCError, match=words[bit]):
         Engine.from_pretrained(exported, "tensorrt")
@@ -225,8 +230,6 @@ def test_what_rtx_says_of_an_engine_is_put_into_words(on_a_fake_gpu, engine_expo
 
 
 def test_an_engine_that_tensorrt_refuses_is_an_error_in_its_words(gpu, exported, tmp_path):
-    from mrc_edit.core.files import file_digest
-
     copy = shutil.copytree(exported, tmp_path / "copy")
     (copy / "tensorrt" / "unet.engine").write_bytes(b"no engine")
     manifest = read_manifest(copy)
@@ -331,6 +334,99 @@ def test_no_gpu_and_no_package_are_one_error_each(gpu, exported, monkeypatch):
         patch.setattr("mrc_edit.engine.backends.find_spec", lambda name: None)
         with pytest.raises(MRCError, match=r"backend tensorrt cannot be used here.*pip install 'mrc-edit\[trt-rtx\]'"):
             load_backend(exported, "tensorrt")
+
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT-RTX is not installed (extra trt-rtx)"
+)
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+@pytest.fixture(scope="module")
+def built(engine_export):
+    """An export whose first engine TensorRT-RTX built, for SM 8.6; the others are stand-ins."""
+    folder = engine_export(MINI, "tensorrt_rtx")
+    manifest, tools = read_manifest(folder), toolkit()
+    stand_in = manifest.artifact("conditioner", "tensorrt_rtx")
+    source = manifest.artifact("conditioner", "onnx")
+    engine, _ = build_engine(folder, source, stand_in.profiles, tools, ("sm86",))
+    manifest.artifacts[manifest.artifacts.index(stand_in)] = engine
+    manifest.tools["tensorrt_rtx"] = tools.version
+    manifest.files[engine.path] = file_digest(folder / engine.path)
+    manifest.write(folder)
+    return folder
+
+
+def spoil(folder, tmp_path, how):
+    """A copy of `built` with one fault."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    manifest = read_manifest(copy)
+    path = manifest.artifact("conditioner", "tensorrt_rtx").path
+    if how == "version":
+        manifest.tools["tensorrt_rtx"] = "1.6.0"
+    elif how != "whole":
+        content = bytearray((copy / path).read_bytes())
+        content[len(content) // 2 if how == "tampered" else 0] ^= 1
+        (copy / path).write_bytes(content)
+    if how == "malformed":
+        manifest.files[path] = file_digest(copy / path)
+    manifest.write(copy)
+    return copy
+
+
+@needs_rtx
+@without_gpu
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("tampered", r"conditioner\S* is not the file that was exported: its SHA-256 differs"),
+        ("malformed", "cannot run here: it is no engine of this TensorRT-RTX"),
+        ("version", r"was built by tensorrt_rtx 1\.6\.0 and this is 1\."),
+        ("whole", "cannot run here: .*CUDA driver"),  # all is well but for the driver
+    ],
+)
+def test_tensorrt_rtx_itself_refuses(on_a_fake_gpu, built, tmp_path, how, words):
+    on_a_fake_gpu("tensorrt_rtx", real=True)
+    with pytest.raises(MRCError, match=words) as refused:
+        Engine.from_pretrained(spoil(built, tmp_path, how), "tensorrt")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_missing_library_names_the_extra(on_a_fake_gpu, engine_export, monkeypatch):
+    for flavour, extra in (("tensorrt_rtx", "trt-rtx"), ("tensorrt", "trt")):
+        on_a_fake_gpu(flavour, real=True)
+        monkeypatch.setitem(sys.modules, "tensorrt", None)
+        monkeypatch.setitem(sys.modules, "onnxruntime_ep_nv_tensorrt_rtx", None)
+        with pytest.raises(MRCError, match=rf"{flavour} cannot be imported .*pip install 'mrc-edit\[{extra}\]'"):
+            Engine.from_pretrained(engine_export(MINI, flavour), "tensorrt")
+
+
+@without_gpu
+def test_a_missing_driver_is_one_error():
+    """With cuda-bindings itself."""
+    pytest.importorskip("cuda.bindings.driver")
+    code = "from mrc_edit.engine.backends import cuda; cuda.device()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "MRCError: there is no GPU to be used" in done.stderr.splitlines()[-1]
+
+
+@needs_rtx
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("loop", [False, True])
+def test_engines_edit_on_a_gpu(tmp_path, expected, photo, square, error, loop):
+    """Two sizes, two texts, and more steps than are run before a recording; with the cache of compiled code too."""
+    capability = "sm{}{}".format(*torch.cuda.get_device_capability())
+    if capability not in toolkit().targets:
+        pytest.skip(f"{toolkit().flavour} builds no engines for {capability}")
+    if loop and pack.problem():
+        pytest.skip("the pack was not built")
+    export(MODELS["mini"] / "checkpoint", tmp_path / "out", trt=True, trt_targets=[capability], sizes=(64, 128, 256))
+    for _ in range(2):
+        engine = Engine.from_pretrained(tmp_path / "out", "tensorrt", loop=loop)
+        for image, text in ((photo, "snow"), (square, "rain"), (photo, "snow")):
+            pair = [one.edit(image, text, **LATENT).images for one in (engine, expected)]
+            assert error(*pair) <= 1e-3
 
 
 def test_it_imports_no_pytorch():
