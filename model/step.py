@@ -6,15 +6,17 @@ L text length (77)   D text width   C = block_out_channels[0]   h×w latents = H
 """
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from ..core.errors import MRCError
 from ..kernels import ops
-from .layers import cross_attentions, fused_norm_silu, norm_silu, resnets, transformer, upsamplers
+from .layers import (
+    cross_attentions, fused_norm, fused_norm_silu, norm_silu, resnet, resnets, transformer, upsamplers,
+)  # fmt: skip
 from .unet import MRCUNet
 
 
@@ -43,6 +45,8 @@ class UNetStep(nn.Module):
         self.unet = unet
         self.fused = fused
         self.norm_silu = fused_norm_silu if fused else norm_silu
+        self.resnet = partial(resnet, norm_silu=self.norm_silu)
+        self.transformer = partial(transformer, norm=fused_norm) if fused else transformer
         self.upsamplers = upsamplers(unet.up_blocks)
 
     def forward(
@@ -83,7 +87,7 @@ class UNetStep(nn.Module):
             for i, resnet in enumerate(block.resnets):
                 hidden = self.resnet(resnet, hidden, next(biases)[branched])
                 if hasattr(block, "attentions"):
-                    hidden = transformer(block.attentions[i], hidden, keys_values, None if branched else branch)
+                    hidden = self.transformer(block.attentions[i], hidden, keys_values, None if branched else branch)
                     if not branched:
                         skips, branched = [skip.index_select(0, branch) for skip in skips], True
                 skips.append(hidden)
@@ -96,7 +100,7 @@ class UNetStep(nn.Module):
         block = self.unet.mid_block
         hidden = self.resnet(block.resnets[0], hidden, next(biases)[1])
         for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
-            hidden = self.resnet(resnet, transformer(attention, hidden, keys_values), next(biases)[1])
+            hidden = self.resnet(resnet, self.transformer(attention, hidden, keys_values), next(biases)[1])
         return hidden
 
     def up(
@@ -111,7 +115,7 @@ class UNetStep(nn.Module):
                 deep = hidden
                 hidden = self.resnet(resnet, torch.cat([hidden, skips.pop()], dim=1), next(biases)[1])
                 if hasattr(block, "attentions"):
-                    hidden = transformer(block.attentions[i], hidden, keys_values)
+                    hidden = self.transformer(block.attentions[i], hidden, keys_values)
             if block.upsamplers:
                 hidden = next(upsamplers)(hidden)
         return hidden, deep
@@ -154,13 +158,6 @@ class UNetStep(nn.Module):
         attended = base + update @ torch.sigmoid(gate @ positions + gate_bias)
         return unet.reward_residual(hidden, x, attended.transpose(1, 2))
 
-    def resnet(self, block: ResnetBlock2D, hidden: Tensor, time_bias: Tensor) -> Tensor:
-        """`block` with its timestep projection `[*, C, 1, 1]` already computed."""
-        inner = block.conv1(self.norm_silu(block.norm1, hidden))
-        inner = block.conv2(self.norm_silu(block.norm2, inner, time_bias))
-        shortcut = hidden if block.conv_shortcut is None else block.conv_shortcut(hidden)
-        return (shortcut + inner) / block.output_scale_factor
-
 
 class UNetShallow(UNetStep):
     """A step that reuses the deep features of an earlier one (DeepCache, arXiv 2312.00858): lossy.
@@ -184,5 +181,5 @@ class UNetShallow(UNetStep):
         hidden = self.resnet(last.resnets[-1], torch.cat([deep.to(skip.dtype), skip], dim=1), bias)
         if hasattr(last, "attentions"):
             keys_values = iter(list(self.keys_values(text_kv))[-2:])
-            hidden = transformer(last.attentions[-1], hidden, keys_values)
+            hidden = self.transformer(last.attentions[-1], hidden, keys_values)
         return (self.guide(hidden, guidance),)

@@ -94,7 +94,7 @@ def finish(running: Running) -> None:
 
 
 def conduct(budget: float, wanted: list[str]) -> None:
-    """Run the stages: `build` and `checkpoint` beside `env`, those that compile beside those that time nothing."""
+    """Run the stages: what time nothing at once, and beside them those that compile; the others one after another."""
     for folder in (OUT, WORK):
         folder.mkdir(parents=True, exist_ok=True)
     beside = [name for name in wanted if STAGES[name].beside]
@@ -111,12 +111,16 @@ def conduct(budget: float, wanted: list[str]) -> None:
     for running in first:
         finish(running)
     compiling = {name: start([name], left()) for name in beside}
-    for names in groups([name for name in wanted if name not in FIRST]):
+    rest = groups([name for name in wanted if name not in FIRST])
+    at_once = [] if DRY else [names for names in rest if not is_timed(names)]
+    for running in [start(names, left()) for names in at_once]:
+        finish(running)
+    for names in (names for names in rest if names not in at_once):
         if left() < 15:
             print(f"no time for {', '.join(names)}", flush=True)
             RESULTS.update((name, {"state": "skipped: no time left"}) for name in names)
             continue
-        if not DRY and any(STAGES[name].timed or STAGES[name].beside for name in names):
+        if not DRY:
             wait_for_compile(compiling, BEGAN + 0.6 * budget)
         if names[0] in compiling:
             running = compiling.pop(names[0])
@@ -136,6 +140,10 @@ def groups(names: list[str]) -> list[list[str]]:
         return [[name] for name in names]
     shared = [name for name in names if not STAGES[name].beside]
     return [group for group in (shared, *([name] for name in names if STAGES[name].beside)) if group]
+
+
+def is_timed(names: list[str]) -> bool:
+    return any(STAGES[name].timed or STAGES[name].beside for name in names)
 
 
 def wait_for_compile(compiling: dict[str, Running], until: float) -> None:

@@ -17,13 +17,13 @@ STAGES = [
     "truth",
     "touch",
     "correct",
+    "torch_compiled",
+    "compile",
     "torch_bfloat16",
     "eager",
-    "torch_float32",
-    "compile",
-    "compile_step",
+    "compile_attention",
     "compile_kernels",
-    "compile_blocks",
+    "torch_float32",
 ]
 pytestmark = pytest.mark.slow
 
