@@ -17,7 +17,7 @@ def profile(artifact: Artifact, sizes: tuple[int, int, int], scale: int, max_bat
     least, best, greatest = sizes
     ranges = {
         "batch": (1, 1, max_batch),
-        "texts": (1, 3, 4 * max_batch),  # an image has an instruction, a negative prompt and two reward texts
+        "texts": (1, 3, 4 * max_batch),  # instruction, negative prompt and two reward texts an image
         "rewards": (1, 1, 3 * max_batch),  # one a branch, with reward guidance
         "steps": (1, 30, 1000),
         "inputs": (1, 2, 3 * max_batch),

@@ -8,6 +8,7 @@ from mrc_edit.engine.profiles import profile
 from mrc_edit.engine.shipped import shipped
 
 EDIT = {"num_inference_steps": 3, "resolution": 0, "guidance_scale": 3.0, "image_guidance_scale": 1.5}
+TEXTS = ("instruction", "negative_prompt", "reward_text", "reward_guidance_text")
 TURBO = {"tier": "turbo", "precision": "float32"}
 
 
@@ -42,8 +43,8 @@ def test_whatever_an_edit_feeds_is_within(photo, monkeypatch, images, opening, o
     """With a batch, a size and as many different texts and rewards as the profile is for."""
     engine = Engine.from_pretrained("mini", **opening)
     fed, manifest = recorded(engine, monkeypatch), engine.backend.manifest
-    texts = {"instruction": [f"edit {i}" for i in range(images)], "reward_text": [f"fault {i}" for i in range(images)]}
-    engine.edit([photo] * images, **texts, **EDIT | options)
+    texts = {name: [f"{name} {i}" for i in range(images)] for name in TEXTS}
+    engine.edit([photo] * images, **texts, reward_guidance=(1, 1, 1), **EDIT | options)
     assert {graph for graph, _ in fed} == set(GRAPHS) - (set() if opening else {"unet_shallow"})
     for graph, shapes in fed:
         bounds = profile(manifest.artifact(graph, "onnx"), (64, 128, 128), manifest.geometry.vae_scale, images)
