@@ -126,9 +126,14 @@ def stages(options: Options) -> list[tuple[str, Stage]]:
     def tracing(graph: str) -> Stage:
         return lambda work: trace_graph(work, graph)
 
-    def building(graph: str) -> Stage:
-        return lambda work: add_engine(work, graph)
+    def building(graph: str, precision: str | None = None) -> Stage:
+        return lambda work: add_engine(work, graph, precision)
 
+    engines = [
+        *((f"TensorRT {graph}", building(graph)) for graph in GRAPHS),
+        *([(f"TensorRT {FALLBACK}", building("vae_decoder", "float32"))] if options.dtype == "float16" else []),
+        ("TensorRT report", report_engines),
+    ]
     return [
         ("load", load),
         ("eager reference", reference),
@@ -137,8 +142,7 @@ def stages(options: Options) -> list[tuple[str, Stage]]:
         ("settings", write_settings),
         ("validate", add_differences),
         *([("int8", add_int8)] if options.int8 else []),
-        *((f"TensorRT {graph}", building(graph)) for graph in GRAPHS if options.tensorrt),
-        *([("TensorRT report", report_engines)] if options.tensorrt else []),
+        *(engines if options.tensorrt else []),
         ("write manifest", write_manifest),
     ]
 
@@ -256,10 +260,11 @@ def above_budget(errors: dict[str, float], budget: float) -> list[str]:
     ]
 
 
-def add_engine(work: Work, graph: str) -> None:
+def add_engine(work: Work, graph: str, precision: str | None = None) -> None:
+    """Build the engine of a graph in the export's precision, or in another that it has."""
     manifest, options = work.manifest, work.options
     assert manifest is not None and options.tensorrt is not None
-    source = manifest.artifact(graph, "onnx")
+    source = manifest.artifact(graph, "onnx", precision)
     assert source is not None
     sizes = check_sizes(options.sizes, manifest.geometry, options.max_batch)
     profiles = engine_profiles(source, sizes, manifest.geometry, options.max_batch)

@@ -37,7 +37,7 @@ BACKENDS = {
         "export", ("onnxruntime",), "cpu or gpu", lazy("onnxruntime"), ("provider", "provider_options")
     ),
     "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino"), ("shapes",)),
-    "tensorrt": Entry("export", ("cuda",), "trt-rtx or trt", lazy("tensorrt"), ("loop",)),
+    "tensorrt": Entry("export", ("cuda",), "trt-rtx or trt", lazy("tensorrt")),
 }
 
 

@@ -1,5 +1,6 @@
 """TensorRT on the engines of an export folder, which `mrc-export --trt` builds; no PyTorch."""
 
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,25 +18,23 @@ from .recent import Recent
 from .tensorrt_cache import RuntimeCache
 from .tensorrt_engine import REMEDY, Binding, Scratch, Shapes, chosen_profile, open_engine
 from .tensorrt_library import load_tensorrt
-from .tensorrt_loop import TensorRTLoop
+from .tensorrt_loop import device_loop
 
 FLAVOURS = ("tensorrt", "tensorrt_rtx")
+WIDE = "vae_decoder in float32"  # opened when an image overflows in float16
 BINDINGS = 4  # sets of shapes of a graph that are kept
 CHANGING = frozenset({"sample", "guidance", "time_bias", "deep"})  # at every step; other inputs are an edit's
 assert STEP.keys() > CHANGING - {"deep"}
 
 
-def load(folder: Path, precision: str | None = None, loop: bool = False) -> "TensorRTBackend":
-    return TensorRTBackend(folder, precision, loop)
+def load(folder: Path, precision: str | None = None) -> "TensorRTBackend":
+    return TensorRTBackend(folder, precision)
 
 
 class TensorRTBackend(ExportBackend[Buffer]):
-    """One engine a graph, and a binding for each set of input shapes. All contexts share one activation buffer.
+    """One engine a graph, and a binding for each set of input shapes. All contexts share one activation buffer."""
 
-    With `loop` the latents stay on the device from the first step to the last.
-    """
-
-    def __init__(self, folder: Path, precision: str | None = None, loop: bool = False) -> None:
+    def __init__(self, folder: Path, precision: str | None = None) -> None:
         super().__init__(folder, precision)
         if self.precision == "int8":
             raise MRCError(
@@ -48,17 +47,18 @@ class TensorRTBackend(ExportBackend[Buffer]):
             raise MRCError(f"{folder} has no TensorRT engines; {REMEDY}")
         self.trt: Any = load_tensorrt(self.flavour)
         self.device = cuda.device()
-        self.device_loop = TensorRTLoop(self.device) if loop else None
+        self.device_loop = device_loop(self.device)
         self.scratch = Scratch(self.device)
         self.configs: dict[str, Any] = {}
         self.caches: dict[str, RuntimeCache] = {}
         with tqdm(GRAPHS, desc="load engines", leave=False, disable=None) as names:
             self.engines = {graph: self.open(graph) for graph in names}
-        self.bindings = {graph: Recent[Binding](BINDINGS) for graph in GRAPHS}
+        self.bindings: dict[str, Recent[Binding]] = defaultdict(lambda: Recent(BINDINGS))
 
     def artifact(self, graph: str) -> Artifact:
-        """The engine of a graph."""
-        artifact = self.manifest.artifact(graph, self.flavour)
+        """The engine of a graph, or of `WIDE`."""
+        role, precision = ("vae_decoder", "float32") if graph == WIDE else (graph, None)
+        artifact = self.manifest.artifact(role, self.flavour, precision)
         if artifact is None:
             raise MRCError(f"{self.folder} has no {self.flavour} engine of {graph!r}; {REMEDY}")
         return artifact
@@ -98,6 +98,16 @@ class TensorRTBackend(ExportBackend[Buffer]):
         dtypes = {name: dtype for name, (dtype, *_) in (artifact.inputs | artifact.outputs).items()}
         recorded = graph in EACH_STEP and self.flavour == "tensorrt"
         return Binding(self.trt, self.device, self.scratch, context, profile, shapes, dtypes, CHANGING, recorded)
+
+    def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
+        """Images that overflow in half precision are decoded again in float32: those alone."""
+        images = super().vae_decoder(latents=latents)
+        rows = ~np.isfinite(images).all(axis=(1, 2, 3))
+        if self.manifest.precision == "float16" and rows.any():
+            if WIDE not in self.engines:
+                self.engines[WIDE] = self.open(WIDE)
+            images[rows] = self.run(WIDE, latents=latents[rows])["images"]
+        return images
 
     def to_device(self, array: np.ndarray) -> Buffer:
         return self.device.put(array)

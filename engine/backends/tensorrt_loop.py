@@ -1,8 +1,9 @@
 """The denoising loop with the latents on the device, for runtimes whose arrays are `cuda.Buffer`."""
 
+import warnings
+
 import numpy as np
 
-from ...core.errors import MRCError
 from ...kernels import pack
 from ...kernels.sampler_step.addresses import FLOAT32, sampler_step
 from ..failures import computing
@@ -14,19 +15,27 @@ from .cuda import Device
 from .graphs import GraphUNet
 
 
-class TensorRTLoop(DeviceLoop):
-    """The loop over the pack's `sampler_step`, which advances the latents in place.
+def device_loop(device: Device) -> "TensorRTLoop | None":
+    """The loop; None where there is no pack, or with a warning one that has no code for this GPU: the host loops then."""
+    if not pack.ready():
+        return None
+    values, item, sample = device.zeros((16,)), device.zeros((1,), np.int64), device.zeros((32,))
+    here = values.address
+    try:  # loads the code too
+        sampler_step(
+            FLOAT32, here, here, here, None, 1, 16, here, here, here, item.address, 1, sample.address, device.stream
+        )
+    except pack.NotInPack as error:
+        warnings.warn(f"latents go through the host at every step: {error}", stacklevel=2)
+        return None
+    return TensorRTLoop(device)
 
-    Raises:
-        MRCError: the pack was not built, or cannot be used here.
-    """
+
+class TensorRTLoop(DeviceLoop):
+    """The loop over the pack's `sampler_step`, which advances the latents in place."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
-        if why := pack.problem():
-            raise MRCError(
-                f"loop keeps the latents on the device with the pack's sampler_step: {why}; or leave out loop"
-            )
 
     def denoise(
         self,

@@ -46,6 +46,7 @@ def on_a_fake_gpu(stand_ins, tmp_path_factory):
         patch.setitem(sys.modules, "cuda.bindings", SimpleNamespace(driver=driver))
         patch.setattr(tensorrt, "load_tensorrt", tensorrt_library.load_tensorrt if real else lambda _: trt)
         patch.setattr(pack, "library", lambda: library)
+        patch.setattr(pack, "ready", lambda: library.status == 0)
         cuda.device.cache_clear()
         return SimpleNamespace(driver=driver, trt=trt, pack=library)
 
