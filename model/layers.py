@@ -150,6 +150,8 @@ def self_projections(attention: Attention, x: Tensor) -> tuple[Tensor, ...]:
 
 def attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Multi-head attention of queries `[N, HW, C']` to `key` and `value` `[N, L, C']` → `[N, HW, C]`."""
-    query, key, value = (tensor.unflatten(2, (attention.heads, -1)).transpose(1, 2) for tensor in (query, key, value))
+    query, key, value = (
+        tensor.unflatten(2, (attention.heads, -1)).transpose(1, 2) for tensor in (query, key, value)
+    )
     mixed = F.scaled_dot_product_attention(query, key, value)
     return attention.to_out[0](mixed.transpose(1, 2).flatten(2))

@@ -16,7 +16,7 @@ from .graphs import GraphUNet
 
 
 def device_loop(device: Device) -> "TensorRTLoop | None":
-    """The loop; None where there is no pack, or with a warning one that has no code for this GPU: the host loops then."""
+    """The loop; None, so that the host loops, without a pack, or with a warning where it has no code for this GPU."""
     if not pack.ready():
         return None
     values, item, sample = device.zeros((16,)), device.zeros((1,), np.int64), device.zeros((32,))
