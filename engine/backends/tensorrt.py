@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ...core.errors import MRCError
-from ..graphs import EACH_STEP, GRAPHS, STEP
+from ..graphs import EACH_STEP, GRAPHS
 from ..manifest import Artifact, read_checked
 from . import cuda
 from .cuda import Buffer
@@ -24,7 +24,6 @@ FLAVOURS = ("tensorrt", "tensorrt_rtx")
 WIDE = "vae_decoder in float32"  # opened when an image overflows in float16
 BINDINGS = 4  # sets of shapes of a graph that are kept
 CHANGING = frozenset({"sample", "guidance", "time_bias", "deep"})  # at every step; other inputs are an edit's
-assert STEP.keys() > CHANGING - {"deep"}
 
 
 def load(folder: Path, precision: str | None = None) -> "TensorRTBackend":
@@ -59,7 +58,7 @@ class TensorRTBackend(ExportBackend[Buffer]):
         """The engine of a graph, or of `WIDE`."""
         role, precision = ("vae_decoder", "float32") if graph == WIDE else (graph, None)
         artifact = self.manifest.artifact(role, self.flavour, precision)
-        if artifact is None:
+        if artifact is None or not artifact.profiles:
             raise MRCError(f"{self.folder} has no {self.flavour} engine of {graph!r}; {REMEDY}")
         return artifact
 

@@ -55,8 +55,9 @@ def check_validity(trt: Any, runtime: Any, artifact: Artifact, content: bytes, c
     """
     verdict, bits = runtime.get_engine_validity(content)
     known = {flag: int(getattr(trt.EngineInvalidityDiagnostics, flag).value) for flag in DIAGNOSES}
-    found = [DIAGNOSES[flag] for flag, bit in known.items() if bits & bit] or [words(trt)()]
-    text = ", and ".join(found).format(target=artifact.target, capability=capability)
+    here = {"target": artifact.target, "capability": capability}
+    found = [DIAGNOSES[flag].format(**here) for flag, bit in known.items() if bits & bit]
+    text = ", and ".join(found) or words(trt)()
     if verdict == trt.EngineValidity.INVALID:
         raise MRCError(f"{artifact.path} cannot run here: {text}; mend that, or {REMEDY} (--trt-target sm{capability})")
     if verdict == trt.EngineValidity.SUBOPTIMAL:
