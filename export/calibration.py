@@ -14,6 +14,7 @@ from ..engine import Engine
 from ..engine.backends.base import Conditions
 from ..engine.backends.graphs import GraphUNet
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
+from ..engine.backends.providers import CPU
 from ..engine.graphs import dtype
 
 REMEDY = "mend or remove it"
@@ -29,7 +30,7 @@ class Recorder(OnnxRuntimeBackend):
     """Records inputs and deep features of the step graph at chosen steps."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, cached=False)
+        super().__init__(folder, provider=CPU, cached=False)
         self.steps: set[int] = set()
         self.samples: list[dict[str, np.ndarray]] = []
 
