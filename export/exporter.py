@@ -1,7 +1,7 @@
 """A checkpoint folder becomes an export folder, whole and validated, or not at all."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 from ..core.errors import MRCError
-from ..core.files import anything, file_digest, replace_folder
+from ..core.files import anything, file_digest, replace_folder, write_file, write_json
 from ..core.precision import PRECISIONS
 from ..engine.backends.eager import EagerBackend, geometry
 from ..engine.graphs import EACH_STEP, GRAPHS
@@ -23,7 +23,7 @@ from ..model.step import check_injection
 from . import tensorrt
 from .calibration import check_int8
 from .target import check_export, check_target
-from .trace import trace
+from .trace import convert, trace
 from .validate import cases, eager_outputs, validate
 
 TOOLS = ("mrc-edit", "torch", "diffusers", "transformers", "onnx", "onnxruntime")
@@ -41,6 +41,7 @@ class Options:
     tensorrt: str  # flavour and version, empty for no engines
     sizes: tuple[int, int, int]
     max_batch: int
+    precision_report: bool = False
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Work:
     checkpoint: Checkpoint | None = None
     geometry: Geometry | None = None
     expected: list[dict[str, np.ndarray]] = field(default_factory=list)
+    wider: set[str] = field(default_factory=set)  # layers that stay in float32 in a half-precision export
     artifacts: list[Artifact] = field(default_factory=list)
     manifest: Manifest | None = None
 
@@ -66,6 +68,7 @@ def export(
     dtype: str = "float32",
     trt: bool = False,
     int8: str | Path | None = None,
+    precision_report: bool = False,
     sizes: tuple[int, int, int] = (256, 512, 768),
     max_batch: int = 1,
     overwrite: bool = False,
@@ -80,6 +83,8 @@ def export(
             that overflow.
         int8: folder of pictures like those to be edited; the step graphs are also written in int8, calibrated on
             edits of these (`export.calibration`), for `precision="int8"`.
+        precision_report: measure what each format costs on edits of the pictures of `int8`, or else of the package's
+            photograph (`export.precision`), and keep the layers in float32 that should stay so with this `dtype`.
         sizes: least, best and greatest side in pixels of the TensorRT engines.
         max_batch: images a pass of the TensorRT engines.
         overwrite: replace `out` whatever it holds; otherwise only an export whose manifest lists all its files.
@@ -94,7 +99,8 @@ def export(
     if int8 is not None:
         check_int8(Path(int8))
     flavour = tensorrt.available() if trt else ""
-    options = Options(source, out, dtype, None if int8 is None else Path(int8), flavour, sizes, max_batch)
+    pictures = None if int8 is None else Path(int8)
+    options = Options(source, out, dtype, pictures, flavour, sizes, max_batch, precision_report)
     with replace_folder(out, anything if overwrite else check_export, wait=False) as folder:
         work = Work(options, folder)
         with tqdm(stages(options), desc="export", unit="stage", disable=None) as bar:
@@ -120,6 +126,7 @@ def stages(options: Options) -> list[tuple[str, Stage]]:
     return [
         ("load", load),
         ("eager reference", reference),
+        *([("precision report", add_precision_report)] if options.precision_report else []),
         *([(FALLBACK, trace_fallback)] if options.dtype == "float16" else []),
         *((graph, tracing(graph)) for graph in GRAPHS),
         ("settings", write_settings),
@@ -158,6 +165,20 @@ def reference(work: Work) -> None:
     work.expected = [eager_outputs(backend, case) for case in cases(backend.geometry)]
 
 
+def add_precision_report(work: Work) -> None:
+    """Write `precision.json` and `precision.html`, and note which layers stay wider."""
+    from .precision import PHOTOGRAPHS, precision_report
+    from .precision_page import page
+
+    assert work.checkpoint is not None
+    report = precision_report(work.checkpoint, work.options.int8 or PHOTOGRAPHS)
+    write_json(work.folder / "precision.json", asdict(report))
+    write_file(work.folder / "precision.html", page(report))
+    for graph in report.graphs.values():
+        if work.options.dtype in graph.formats:
+            work.wider |= set(graph.formats[work.options.dtype].wider)
+
+
 def trace_fallback(work: Work) -> None:
     assert work.checkpoint is not None
     artifact = trace(work.checkpoint, "vae_decoder", "float32", work.folder, f"{FALLBACK}/model.onnx")
@@ -167,10 +188,10 @@ def trace_fallback(work: Work) -> None:
 def trace_graph(work: Work, graph: str) -> None:
     """Trace one graph; the part of the checkpoint is converted to the precision first."""
     assert work.checkpoint is not None
-    precision = work.options.dtype if GRAPHS[graph].half else "float32"
-    part = getattr(work.checkpoint, GRAPHS[graph].part)
-    torch.nn.Module.to(part, getattr(torch, precision))  # not part.to: see model.checkpoint.fill
-    work.artifacts.append(trace(work.checkpoint, graph, precision, work.folder, f"{graph}/model.onnx"))
+    row = GRAPHS[graph]
+    precision = work.options.dtype if row.half else "float32"
+    convert(getattr(work.checkpoint, row.part), row.part, getattr(torch, precision), work.wider)
+    work.artifacts.append(trace(work.checkpoint, graph, precision, work.folder, f"{graph}/model.onnx", work.wider))
 
 
 def write_settings(work: Work) -> None:

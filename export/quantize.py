@@ -21,7 +21,7 @@ from ..core.errors import MRCError
 from ..core.fidelity import relative_error
 from ..engine.backends.onnxruntime import cpu
 from ..engine.backends.openvino import CORE
-from .calibration import record
+from .calibration import step_samples
 
 BARE = "/WithoutBiases"  # what OpenVINO adds to the name of a convolution whose bias it takes apart
 CALIBRATION = (6, 256)  # edits, and pixels of the longer side at most
@@ -58,7 +58,7 @@ def quantize_steps(folder: Path, sources: dict[str, str], targets: dict[str, str
         MRCError: no pictures, or an error so great that rounding does not explain it.
     """
     errors = {}
-    samples, small = record(folder, images, *CALIBRATION), record(folder, images, *SENSITIVITY)
+    samples, small = (step_samples(folder, images, *edits) for edits in (CALIBRATION, SENSITIVITY))
     for role, source in sources.items():
         feeds = small if role == "unet_shallow" else small[1:2]  # one sample: the whole graph is slow
         layers = quantize(folder / source, folder / targets[role], samples, feeds)
