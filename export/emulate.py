@@ -107,8 +107,11 @@ class Observed(Layered):
         self.layers = layers
 
     def call(self, func: Callable, args: Any, kwargs: dict) -> Any:
+        taken = list(tensors((args, kwargs)))
+        if not taken:  # computes with integers
+            return func(*args, **kwargs)
         layer = self.layers.setdefault(self.layer, Layer(self.layer))
-        for tensor in tensors((args, kwargs)):
+        for tensor in taken:
             self.note(tensor, layer)
         if func in PRODUCTS:
             low, high = (float(bound) for bound in args[0].aminmax())

@@ -120,8 +120,8 @@ def stages(options: Options) -> list[tuple[str, Stage]]:
     def tracing(graph: str) -> Stage:
         return lambda work: trace_graph(work, graph)
 
-    def building(graph: str) -> Stage:
-        return lambda work: add_engine(work, graph)
+    def building(graph: str, precision: str) -> Stage:
+        return lambda work: add_engine(work, graph, precision)
 
     return [
         ("load", load),
@@ -132,9 +132,16 @@ def stages(options: Options) -> list[tuple[str, Stage]]:
         ("settings", write_settings),
         ("validate", add_differences),
         *([("int8", add_int8)] if options.int8 else []),
-        *((f"TensorRT {graph}", building(graph)) for graph in GRAPHS if options.tensorrt),
+        *((f"TensorRT {name}", building(*name.split())) for name in engines(options)),
         ("write manifest", write_manifest),
     ]
+
+
+def engines(options: Options) -> list[str]:
+    """Graph and precision of every TensorRT engine to build."""
+    own = [f"{name} {options.dtype if graph.half else 'float32'}" for name, graph in GRAPHS.items()]
+    int8 = [f"{name} int8" for name in EACH_STEP if options.int8]
+    return [*own, *int8] if options.tensorrt else []
 
 
 def check_precision(dtype: str, int8: str | Path | None) -> None:
@@ -258,10 +265,10 @@ def above_budget(errors: dict[str, float], budget: float) -> list[str]:
     ]
 
 
-def add_engine(work: Work, graph: str) -> None:
+def add_engine(work: Work, graph: str, precision: str) -> None:
     manifest, options = work.manifest, work.options
     assert manifest is not None
-    source = manifest.artifact(graph, "onnx")
+    source = manifest.artifact(graph, "onnx", precision)
     assert source is not None
     shapes = tensorrt.profile(source, options.sizes, manifest.geometry.vae_scale, options.max_batch)
     engine = tensorrt.build_engine(work.folder, source, shapes)
