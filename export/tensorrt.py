@@ -10,14 +10,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..core.errors import MRCError
 from ..engine.manifest import Artifact, Bounds, Geometry
-from ..engine.profiles import profile
+from ..engine.profiles import profile, sides
 
+Sizes = tuple[int | None, int | None, int | None]  # least, best and greatest side in pixels
 FOLDER = "tensorrt"  # of the engines in the export
 SIZED = {"height", "rows"}  # dimensions of graphs whose work goes with the size of the image
 NOT_BY_DEFAULT = ("sm75",)  # its float32 matrix products are refused
@@ -42,20 +43,27 @@ def toolkit() -> Toolkit:
     return Toolkit(found["flavour"], found["version"], tuple(found["targets"]))
 
 
-def chosen_targets(tools: Toolkit, asked: Sequence[str] | None) -> tuple[str, ...]:
-    """The GPUs to build for, in the order of the toolkit: those asked for, or all that every graph builds for.
+def with_targets(tools: Toolkit, asked: Sequence[str] | None) -> Toolkit:
+    """The toolkit for the GPUs asked for, in its own order, or for all that every graph builds for.
 
     Raises:
         MRCError: one that this TensorRT does not build for.
     """
     if asked is None:
-        return tuple(target for target in tools.targets if target not in NOT_BY_DEFAULT)
+        asked = [target for target in tools.targets if target not in NOT_BY_DEFAULT]
     if not asked or (wrong := sorted(set(asked) - set(tools.targets))):
         raise MRCError(
             f"trt_targets are {' '.join(wrong) if asked else 'none'}; {tools.flavour} {tools.version} "
             f"builds here for {', '.join(tools.targets)}"
         )
-    return tuple(target for target in tools.targets if target in asked)
+    return replace(tools, targets=tuple(target for target in tools.targets if target in asked))
+
+
+def engine_sides(geometry: Geometry, sizes: Sizes, max_batch: int) -> tuple[int, int, int]:
+    """The sides of the engines, with those of the model in place of None; raises as `engine.profiles.sides`."""
+    usual = sides(geometry, None, max_batch)
+    least, best, greatest = (own if size is None else size for own, size in zip(usual, sizes, strict=True))
+    return sides(geometry, (least, best, greatest), max_batch)
 
 
 def engine_profiles(
@@ -70,7 +78,7 @@ def engine_profiles(
 
 
 def build_engine(
-    folder: Path, source: Artifact, profiles: list[dict[str, Bounds]], tools: Toolkit, targets: tuple[str, ...]
+    folder: Path, source: Artifact, profiles: list[dict[str, Bounds]], tools: Toolkit
 ) -> tuple[Artifact, dict[str, Any]]:
     """Build the engine of one ONNX artifact under `folder/tensorrt`.
 
@@ -81,13 +89,13 @@ def build_engine(
         MRCError: no TensorRT here, the build failed, or its process was killed; with TensorRT's own words.
     """
     stem = Path(source.path).parent.name
-    path = f"{FOLDER}/{stem}.{tools.flavour}.{'-'.join(targets)}.{source.precision}.engine"
+    path = f"{FOLDER}/{stem}.{tools.flavour}.{'-'.join(tools.targets)}.{source.precision}.engine"
     request = {
         "do": "build",
         "flavour": tools.flavour,
         "onnx": str(folder / source.path),
         "engine": str(folder / path),
-        "targets": targets,
+        "targets": tools.targets,
         "profiles": [{name: asdict(bounds) for name, bounds in each.items()} for each in profiles],
     }
     (folder / FOLDER).mkdir(exist_ok=True)
@@ -100,7 +108,7 @@ def build_engine(
         inputs=source.inputs,
         outputs=source.outputs,
         profiles=profiles,
-        target=",".join(targets),
+        target=",".join(tools.targets),
     )
     return engine, {"graph": source.role, "path": path, "precision": source.precision, **facts}
 

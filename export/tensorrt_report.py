@@ -18,7 +18,7 @@ STYLE = (
 
 
 def write_report(
-    folder: Path, tools: Toolkit, targets: tuple[str, ...], versions: dict[str, str], engines: list[dict[str, Any]],
+    folder: Path, tools: Toolkit, versions: dict[str, str], engines: list[dict[str, Any]],
     profiles: dict[str, list[dict[str, Bounds]]],
 ) -> None:  # fmt: skip
     """Write both files into `folder/tensorrt`.
@@ -29,7 +29,7 @@ def write_report(
     report = {
         "flavour": tools.flavour,
         "version": tools.version,
-        "targets": list(targets),
+        "targets": list(tools.targets),
         "versions": versions,
         "engines": [
             engine

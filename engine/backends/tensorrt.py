@@ -35,11 +35,6 @@ class TensorRTBackend(ExportBackend[Buffer]):
 
     def __init__(self, folder: Path, precision: str | None = None) -> None:
         super().__init__(folder, precision)
-        if self.precision == "int8":
-            raise MRCError(
-                f"precision is 'int8' and the engines are {self.manifest.precision}; "
-                f"give precision={self.manifest.precision!r}, or another backend"
-            )
         built = {artifact.runtime for artifact in self.manifest.artifacts}
         self.flavour = next((name for name in FLAVOURS if name in built), "")
         if not self.flavour:
@@ -57,9 +52,12 @@ class TensorRTBackend(ExportBackend[Buffer]):
     def artifact(self, graph: str) -> Artifact:
         """The engine of a graph, or of `WIDE`."""
         role, precision = ("vae_decoder", "float32") if graph == WIDE else (graph, None)
+        if self.precision == "int8" and graph in EACH_STEP:
+            precision = "int8"
         artifact = self.manifest.artifact(role, self.flavour, precision)
         if artifact is None or not artifact.profiles:
-            raise MRCError(f"{self.folder} has no {self.flavour} engine of {graph!r}; {REMEDY}")
+            which, flag = ("int8 ", " with --int8") if precision == "int8" else ("", "")
+            raise MRCError(f"{self.folder} has no {which}{self.flavour} engine of {graph!r}; {REMEDY}{flag}")
         return artifact
 
     def open(self, graph: str) -> Any:

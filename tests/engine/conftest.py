@@ -1,4 +1,4 @@
-"""Cards that are not there: ONNX Runtime's CPU provider under the names of others, and the stand-ins beside this file."""
+"""Cards that are not there: the CPU under the names of others, and the stand-ins beside this file."""
 
 import importlib.machinery
 import importlib.util

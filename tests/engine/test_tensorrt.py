@@ -23,7 +23,7 @@ from mrc_edit.engine.backends import load_backend, tensorrt, tensorrt_engine
 from mrc_edit.engine.manifest import read_manifest
 from mrc_edit.engine.shipped import MODELS, shipped
 from mrc_edit.export.exporter import export
-from mrc_edit.export.tensorrt import build_engine, toolkit
+from mrc_edit.export.tensorrt import build_engine, toolkit, with_targets
 
 LATENT = {"num_inference_steps": 4, "resolution": 0, "output_type": "latent", "seed": 3}
 MINI = shipped("mini", "onnxruntime")
@@ -257,7 +257,7 @@ def test_a_run_that_fails_names_the_phase(gpu, exported, photo, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"precision": "int8"}, "the engines are float32; give precision='float32'"),
+        ({"precision": "int8"}, r"has no int8 tensorrt\w* engine of 'unet'; .*with --int8"),
         ({"precision": "float16"}, "mrc-export --dtype float16"),
         ({"provider": "CPU"}, "no option provider"),
     ],
@@ -381,7 +381,7 @@ def built(engine_export):
     manifest, tools = read_manifest(folder), toolkit()
     stand_in = manifest.artifact("conditioner", "tensorrt_rtx")
     source = manifest.artifact("conditioner", "onnx")
-    engine, _ = build_engine(folder, source, stand_in.profiles, tools, ("sm86",))
+    engine, _ = build_engine(folder, source, stand_in.profiles, with_targets(tools, ["sm86"]))
     manifest.artifacts[manifest.artifacts.index(stand_in)] = engine
     manifest.tools["tensorrt_rtx"] = tools.version
     manifest.files[engine.path] = file_digest(folder / engine.path)

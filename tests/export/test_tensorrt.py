@@ -21,7 +21,7 @@ from mrc_edit.engine.manifest import read_checked, read_manifest
 from mrc_edit.engine.shipped import MODELS
 from mrc_edit.export import command, exporter, tensorrt
 from mrc_edit.export.exporter import export
-from mrc_edit.export.tensorrt import Toolkit, chosen_targets, engine_profiles
+from mrc_edit.export.tensorrt import Toolkit, engine_profiles, engine_sides, with_targets
 
 ONNX, CHECKPOINT = MODELS["mini"] / "onnx", MODELS["mini"] / "checkpoint"
 RTX = Toolkit("tensorrt_rtx", "1.7.1", ("sm75", "sm80", "sm86", "sm120"))
@@ -68,13 +68,13 @@ def test_the_tight_profile_is_the_best_of_the_wide_one():
     [(None, ("sm80", "sm86", "sm120")), (["sm86"], ("sm86",)), (["sm120", "sm75"], ("sm75", "sm120"))],
 )
 def test_targets(asked, found):
-    assert chosen_targets(RTX, asked) == found
+    assert with_targets(RTX, asked).targets == found
 
 
 @pytest.mark.parametrize(("asked", "words"), [(["sm80", "sm90"], "trt_targets are sm90; .*sm75, sm80"), ([], "none")])
 def test_targets_that_are_not_built_for(asked, words):
     with pytest.raises(MRCError, match=words):
-        chosen_targets(RTX, asked)
+        with_targets(RTX, asked)
 
 
 def test_targets_without_engines_are_refused(tmp_path):
@@ -86,14 +86,13 @@ def test_targets_without_engines_are_refused(tmp_path):
     ("asked", "found"),
     [
         ((None, None, None), (64, 128, 192)),
-        ((None, 256, None), (128, 256, 384)),
         ((32, None, None), (32, 128, 192)),
-        ((None, 16, None), (16, 16, 16)),
+        ((None, 160, 256), (64, 160, 256)),
     ],
 )
 def test_sizes_are_those_of_the_model_unless_given(asked, found):
     geometry = read_manifest(ONNX).geometry
-    assert exporter.check_sizes(asked, geometry, 1) == found
+    assert engine_sides(geometry, asked, 1) == found
 
 
 @pytest.fixture
@@ -106,7 +105,7 @@ def quick(monkeypatch):
 
     steps = [
         ("take", take),
-        ("engine", lambda work: exporter.add_engine(work, "conditioner")),
+        ("engine", lambda work: exporter.add_engine(work, "conditioner", "float32")),
         ("report", exporter.report_engines),
         ("write manifest", exporter.write_manifest),
     ]
