@@ -15,7 +15,7 @@ from ..core.files import anything, file_digest, replace_folder, write_file, writ
 from ..core.precision import PRECISIONS
 from ..engine.backends.eager import EagerBackend, geometry
 from ..engine.graphs import EACH_STEP, GRAPHS
-from ..engine.manifest import Artifact, Geometry, Manifest, files_of
+from ..engine.manifest import Artifact, Geometry, Manifest
 from ..engine.sampling import sampler_of
 from ..model import load_checkpoint
 from ..model.checkpoint import Checkpoint, checkpoint_digest
@@ -274,23 +274,17 @@ def add_engine(work: Work, graph: str, precision: str) -> None:
     assert manifest is not None and options.tensorrt is not None
     source = manifest.artifact(graph, "onnx", precision)
     assert source is not None
-    sizes = engine_sides(manifest.geometry, options.sizes, options.max_batch)
-    profiles = engine_profiles(source, sizes, manifest.geometry, options.max_batch)
+    profiles = engine_profiles(source, options.sizes, manifest.geometry, options.max_batch)
     engine, facts = build_engine(work.folder, source, profiles, options.tensorrt)
-    weights = sum((work.folder / name).stat().st_size for name in files_of(manifest, source))
-    work.engines.append(facts | {"weight_bytes": weights})
-    work.manifest = replace(
-        manifest,
-        artifacts=[*manifest.artifacts, engine],
-        tools=manifest.tools | {options.tensorrt.flavour: options.tensorrt.version},
-    )
+    work.engines.append(facts)
+    tools = manifest.tools | {options.tensorrt.flavour: options.tensorrt.version}
+    work.manifest = replace(manifest, artifacts=[*manifest.artifacts, engine], tools=tools)
 
 
 def report_engines(work: Work) -> None:
     manifest, tools = work.manifest, work.options.tensorrt
     assert manifest is not None and tools is not None
-    profiles = {artifact.role: artifact.profiles for artifact in manifest.artifacts if artifact.profiles}
-    write_report(work.folder, tools, manifest.tools, work.engines, profiles)
+    write_report(work.folder, tools, manifest.tools, work.engines)
     work.manifest = replace(manifest, files=digests(work.folder))
 
 

@@ -66,11 +66,9 @@ def engine_sides(geometry: Geometry, sizes: Sizes, max_batch: int) -> tuple[int,
     return sides(geometry, (least, best, greatest), max_batch)
 
 
-def engine_profiles(
-    source: Artifact, sizes: tuple[int, int, int], geometry: Geometry, max_batch: int
-) -> list[dict[str, Bounds]]:
+def engine_profiles(source: Artifact, sizes: Sizes, geometry: Geometry, max_batch: int) -> list[dict[str, Bounds]]:
     """The profiles of an engine, the tightest first: one image of the best size with three branches, then all."""
-    wide = profile(source, sizes, geometry.vae_scale, max_batch)
+    wide = profile(source, engine_sides(geometry, sizes, max_batch), geometry.vae_scale, max_batch)
     ranges = [{name: Bounds(**bounds) for name, bounds in wide.items()}]
     if any(SIZED.intersection(dims) for dims in source.inputs.values()):
         ranges.insert(0, {name: Bounds(*[bounds["opt"]] * 3) for name, bounds in wide.items()})
@@ -90,7 +88,7 @@ def build_engine(
     """
     stem = Path(source.path).parent.name
     path = f"{FOLDER}/{stem}.{tools.flavour}.{'-'.join(tools.targets)}.{source.precision}.engine"
-    request = {
+    request: dict[str, Any] = {
         "do": "build",
         "flavour": tools.flavour,
         "onnx": str(folder / source.path),
@@ -100,6 +98,7 @@ def build_engine(
     }
     (folder / FOLDER).mkdir(exist_ok=True)
     facts = child(request, f"TensorRT could not build {stem}")
+    weights = sum(file.stat().st_size for file in (folder / source.path).parent.glob("model.onnx*"))
     engine = Artifact(
         role=source.role,
         runtime=tools.flavour,
@@ -110,7 +109,8 @@ def build_engine(
         profiles=profiles,
         target=",".join(tools.targets),
     )
-    return engine, {"graph": source.role, "path": path, "precision": source.precision, **facts}
+    named = {"graph": source.role, "path": path, "precision": source.precision, "weight_bytes": weights}
+    return engine, {**named, **facts, "profiles": request["profiles"]}
 
 
 def child(request: dict[str, Any], failure: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..engine.manifest import Bounds
 from .tensorrt import FOLDER, Toolkit
 
 NUMBER = re.compile(r"[\d.]+( \w+| ×)?")  # and its unit
@@ -17,25 +16,18 @@ STYLE = (
 )
 
 
-def write_report(
-    folder: Path, tools: Toolkit, versions: dict[str, str], engines: list[dict[str, Any]],
-    profiles: dict[str, list[dict[str, Bounds]]],
-) -> None:  # fmt: skip
+def write_report(folder: Path, tools: Toolkit, versions: dict[str, str], engines: list[dict[str, Any]]) -> None:
     """Write both files into `folder/tensorrt`.
 
     Args:
-        versions: of the tools; engines: what `build_engine` says of each; profiles: of each graph.
+        versions: of the tools; engines: what `build_engine` says of each, and the bytes of its ONNX files.
     """
     report = {
         "flavour": tools.flavour,
         "version": tools.version,
         "targets": list(tools.targets),
         "versions": versions,
-        "engines": [
-            engine
-            | {"profiles": [{k: vars(bounds) for k, bounds in each.items()} for each in profiles[engine["graph"]]]}
-            for engine in engines
-        ],
+        "engines": engines,
     }
     (folder / FOLDER / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     (folder / FOLDER / "report.html").write_text(page(report))

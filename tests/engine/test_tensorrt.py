@@ -267,6 +267,18 @@ def test_what_it_cannot_do_is_refused(gpu, exported, options, words):
         Engine.from_pretrained(exported, "tensorrt", **options)
 
 
+def test_int8_takes_the_int8_engines_of_the_step(gpu, exported, tmp_path, expected, photo, error):
+    def with_int8(manifest):
+        steps = [a for a in manifest.artifacts if a.runtime == gpu.trt.flavour and a.role.startswith("unet")]
+        return replace(manifest, artifacts=[*manifest.artifacts, *(replace(a, precision="int8") for a in steps)])
+
+    engine = Engine.from_pretrained(changed(exported, tmp_path, with_int8), "tensorrt", tier="turbo")
+    precisions = {graph: engine.backend.artifact(graph).precision for graph in ("unet", "unet_shallow", "vae_decoder")}
+    assert precisions == {"unet": "int8", "unet_shallow": "int8", "vae_decoder": "float32"}
+    host = Engine.from_pretrained(MINI, tier="turbo", precision="float32")
+    assert error(*(one.edit(photo, "snow", **LATENT).images for one in (engine, host))) <= 1e-5
+
+
 def test_a_pack_without_code_for_this_gpu_is_said_and_the_host_loops(
     gpu, exported, expected, photo, error, monkeypatch
 ):
