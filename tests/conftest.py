@@ -75,14 +75,14 @@ def traced_once(once):
 
     trace, monkeypatch = exporter.trace, pytest.MonkeyPatch()
 
-    def trace_once(checkpoint, graph, precision, out, path):
+    def trace_once(checkpoint, graph, precision, out, path, wider=()):
         parts = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
-        digest = hashlib.sha256("\n".join(str(part.config) for part in parts).encode())
+        digest = hashlib.sha256("\n".join([*sorted(wider), *(str(part.config) for part in parts)]).encode())
         for name, value in (item for part in parts for item in part.state_dict().items()):
             digest.update(f"{name} {value.dtype}".encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
 
         def make(folder):
-            artifact = trace(checkpoint, graph, precision, folder, path)
+            artifact = trace(checkpoint, graph, precision, folder, path, wider)
             (folder / "artifact.json").write_text(json.dumps(asdict(artifact)))
 
         copy = once("-".join((graph, precision, digest.hexdigest()[:16], path.replace("/", "-"))), make)

@@ -34,9 +34,14 @@ BACKENDS = {
     "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device",)),
     "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile")),
     "onnxruntime": Entry(
-        "export", ("onnxruntime",), "cpu or gpu", lazy("onnxruntime"), ("provider", "provider_options")
+        "export",
+        ("onnxruntime",),
+        "cpu or gpu",
+        lazy("onnxruntime"),
+        ("provider", "provider_options", "sizes", "max_batch"),
     ),
     "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino"), ("shapes",)),
+    "tensorrt": Entry("export", ("cuda",), "trt-rtx or trt", lazy("tensorrt")),
 }
 
 
