@@ -213,7 +213,8 @@ def launches(side: int = 64) -> dict[str, int]:
     computing it."""
     dtype = torch.bfloat16
     with torch.device("meta"):
-        unet = nn.Module.to(MRCUNet(**SD15).eval(), dtype, memory_format=torch.channels_last)
+        unet = MRCUNet(**SD15).eval()
+        nn.Module.to(unet, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         three = torch.empty(BRANCHES, 8, side, side).contiguous(memory_format=torch.channels_last)
         states, scores, text = torch.empty(BRANCHES, 77, 768), torch.empty(BRANCHES, 3), torch.empty(BRANCHES, 768)
         folded = [torch.empty(2, *rest, dtype=dtype) for rest in ((8, CHANNELS), (8, 1), (CHANNELS, 1), (CHANNELS, 8))]
