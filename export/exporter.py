@@ -49,6 +49,7 @@ class Work:
 
     options: Options
     folder: Path  # temporary; it takes the place of `options.out` at the end
+    digest: str = ""  # of the checkpoint before it was loaded
     checkpoint: Checkpoint | None = None
     geometry: Geometry | None = None
     expected: list[dict[str, np.ndarray]] = field(default_factory=list)
@@ -90,6 +91,7 @@ def export(
     """
     source, out = Path(checkpoint_folder), Path(out)
     check_precision(dtype, int8)
+    check_sizes(sizes, max_batch)
     check_target(source, out)
     if int8 is not None:
         check_int8(Path(int8))
@@ -137,18 +139,21 @@ def check_precision(dtype: str, int8: str | Path | None) -> None:
         raise MRCError(f"int8 graphs are made from float32 ones and dtype is {dtype!r}; leave out one of the two")
 
 
-def check_sizes(sizes: tuple[int, int, int], multiple: int, max_batch: int) -> None:
+def check_sizes(sizes: tuple[int, int, int], max_batch: int, multiple: int = 1) -> None:
+    """Refuse the sizes of TensorRT engines that cannot be, or with the model's `multiple` that the model has not."""
     if not 0 < sizes[0] <= sizes[1] <= sizes[2] or any(size % multiple for size in sizes):
-        raise MRCError(f"sizes are {sizes}; give min ≤ opt ≤ max, multiples of {multiple}")
+        of_model = f", multiples of {multiple}" if multiple > 1 else ""
+        raise MRCError(f"sizes are {sizes}; give min ≤ opt ≤ max{of_model}")
     if max_batch < 1:
         raise MRCError(f"max_batch is {max_batch}; give a whole number from 1")
 
 
 def load(work: Work) -> None:
+    work.digest = checkpoint_digest(work.options.source)
     work.checkpoint = load_checkpoint(work.options.source)
     check_injection(work.checkpoint.unet)
     work.geometry = geometry(work.checkpoint)
-    check_sizes(work.options.sizes, work.geometry.multiple, work.options.max_batch)
+    check_sizes(work.options.sizes, work.options.max_batch, work.geometry.multiple)
 
 
 def reference(work: Work) -> None:
@@ -177,13 +182,15 @@ def write_settings(work: Work) -> None:
     """Write tokenizer and scheduler, begin the manifest, and release the checkpoint: 4 GB at full size."""
     checkpoint, folder, options = work.checkpoint, work.folder, work.options
     assert checkpoint is not None and work.geometry is not None
+    if checkpoint_digest(options.source) != work.digest:
+        raise MRCError(f"{options.source} changed while it was exported; export it again when nothing writes there")
     (folder / "tokenizer").mkdir()
     checkpoint.tokenizer.backend_tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
     write_scheduler(checkpoint.scheduler, folder / "scheduler")
     # the fallback comes last: the first artifact of a graph is the one in the export's precision
     artifacts = sorted(work.artifacts, key=lambda artifact: artifact.path.startswith(FALLBACK))
     work.manifest = Manifest(
-        checkpoint=checkpoint_digest(options.source),
+        checkpoint=work.digest,
         precision=options.dtype,
         geometry=work.geometry,
         scheduler=sampler_of(scheduler_config(checkpoint.scheduler)),
