@@ -69,9 +69,10 @@ def respaced_timesteps(config: JsonObject, steps: int) -> np.ndarray:
     The last bit of its float32 logarithms decides whether the highest σ is at the last timestep or just before it,
     which is a timestep less. So all is computed here as there.
     """
-    known = np.log(float32_sigmas(config))
-    ends = np.exp(known[[-1, 0]].astype(float)) if config["use_lu_lambdas"] else float32_sigmas(config)[[-1, 0]]
-    sigmas = respaced(config, *map(float, ends), steps)
+    training = float32_sigmas(config)
+    known = np.log(training)
+    ends = np.exp(known.astype(float)) if config["use_lu_lambdas"] else training
+    sigmas = respaced(config, float(ends[-1]), float(ends[0]), steps)
     assert sigmas is not None
     sought = np.log(sigmas)
     low = np.minimum(np.cumsum(sought[:, None] >= known, axis=1).argmax(axis=1), len(known) - 2)
