@@ -38,6 +38,8 @@ class ExportBackend(GraphBackend[Value]):
         settings = {name: read_checked(folder, self.manifest, name) for name in {*listed, TOKENIZER, SCHEDULER}}
         self.scheduler = parse_json(settings[SCHEDULER], folder / SCHEDULER, REMEDY)
         self.tokenizer = whole_texts(parse_tokenizer(settings[TOKENIZER], folder / TOKENIZER))
+        for warning in self.manifest.warnings if self.precision == "int8" else ():  # of what int8 cost
+            warnings.warn(f"{folder}: {warning}", stacklevel=2)
         self.sizes = sizes_of(self.geometry)
         self.checked = {
             artifact.path: self.graph(artifact)
