@@ -41,11 +41,28 @@ class GraphBackend(Backend, Generic[Value]):
         outputs = self.run("text_encoder", input_ids=input_ids)
         return outputs["states"], outputs["pooled"]
 
+    def wide_runner(self, graph: str) -> Runner | None:
+        """Runs a graph of a half-precision model in float32; None where the backend has no such graph."""
+        return None
+
+    def run_finite(self, graph: str, **arrays: np.ndarray) -> Conditions:
+        """Run a graph of images. Those that overflow in half precision are computed again in float32: those alone."""
+        outputs = self.run(graph, **arrays)
+        overflowed = ~np.all([np.isfinite(value).all(axis=(1, 2, 3)) for value in outputs.values()], axis=0)
+        wide = self.wide_runner(graph) if overflowed.any() else None
+        if wide is None:
+            return outputs
+        outputs = {name: value.copy() for name, value in outputs.items()}
+        again = wide({name: self.to_device(array[overflowed]) for name, array in arrays.items()})
+        for name, value in again.items():
+            outputs[name][overflowed] = self.to_numpy(value)
+        return outputs
+
     def vae_encoder(self, *, images: np.ndarray) -> np.ndarray:
-        return self.run("vae_encoder", images=images)["latents"]
+        return self.run_finite("vae_encoder", images=images)["latents"]
 
     def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
-        return self.run("vae_decoder", latents=latents)["images"]
+        return self.run_finite("vae_decoder", latents=latents)["images"]
 
     def conditioner(
         self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray

@@ -73,7 +73,7 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         # The provider that takes rows of the conditions on the card; without one the host does
         self.gathers = CUDA if self.provider in (CUDA, TENSORRT) else ""
         self.gathering: dict[int, InferenceSession] = {}
-        self.fallback: InferenceSession | None = None  # the decoder in float32
+        self.wide: dict[str, InferenceSession] = {}  # graphs in float32
         with tqdm(GRAPHS, desc="load export", leave=False, disable=None) as names:
             self.sessions = {name: self.session(self.artifact(name)) for name in names}
 
@@ -188,20 +188,13 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         run = SessionRunner(self.gathering[axis], self.device, self.device_id, ("rows",))
         return run({"data": value, "index": index})["rows"]
 
-    def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
-        """Images that overflow in half precision are decoded again in float32: those alone, and each time anew."""
-        images = super().vae_decoder(latents=latents)
-        overflowed = ~np.isfinite(images).all(axis=(1, 2, 3))
-        fallback = self.manifest.artifact("vae_decoder", "onnx", "float32")
-        if self.manifest.precision == "float32" or fallback is None or not overflowed.any():
-            return images
-        if self.fallback is None:
-            self.fallback = self.session(fallback)
-        run = SessionRunner(self.fallback, self.device, self.device_id)
-        outputs = run({"latents": self.to_device(latents[overflowed])})
-        images = images.copy()
-        images[overflowed] = self.to_numpy(outputs["images"])
-        return images
+    def wide_runner(self, graph: str) -> SessionRunner | None:
+        artifact = self.manifest.artifact(graph, "onnx", "float32")
+        if self.manifest.precision == "float32" or artifact is None:
+            return None
+        if graph not in self.wide:
+            self.wide[graph] = self.session(artifact)
+        return SessionRunner(self.wide[graph], self.device, self.device_id)
 
 
 class BoundUNet(GraphUNet[Any]):

@@ -99,7 +99,17 @@ class TorchBackend(GraphBackend[Tensor]):
         return value.cpu().contiguous().numpy()
 
     def runner(self, graph: str) -> Runner:
-        call, names = self.calls[graph], GRAPHS[graph].outputs
+        return self.running(self.calls[graph], graph)
+
+    def wide_runner(self, graph: str) -> Runner | None:
+        if self.precision != "float16":
+            return None
+        if graph not in self.wide:
+            self.wide[graph] = copy.deepcopy(self.modules[graph]).float()
+        return self.running(self.wide[graph], graph)
+
+    def running(self, call: Callable[..., tuple[Tensor, ...]], graph: str) -> Runner:
+        names = GRAPHS[graph].outputs
 
         @torch.inference_mode()
         def run(feeds: Feeds) -> Feeds:
@@ -117,31 +127,6 @@ class TorchBackend(GraphBackend[Tensor]):
         self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
     ) -> "TorchUNet":
         return TorchUNet(self, conditions, branch, text, reward)
-
-    def vae_encoder(self, *, images: np.ndarray) -> np.ndarray:
-        return self.finite("vae_encoder", images=images)["latents"]
-
-    def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
-        return self.finite("vae_decoder", latents=latents)["images"]
-
-    def finite(self, graph: str, **arrays: np.ndarray) -> Conditions:
-        """Run a graph, and again in float32 the images for which float16 overflowed."""
-        outputs = self.run(graph, **arrays)
-        if self.precision != "float16":
-            return outputs
-        for name, values in outputs.items():
-            rows = ~np.isfinite(values).all(axis=(1, 2, 3))
-            if rows.any():
-                values[rows] = self.run_wide(graph, **{key: array[rows] for key, array in arrays.items()})[name]
-        return outputs
-
-    @torch.inference_mode()
-    def run_wide(self, graph: str, **arrays: np.ndarray) -> Conditions:
-        if graph not in self.wide:
-            self.wide[graph] = copy.deepcopy(self.modules[graph]).float()
-        with float32_products(self.device):
-            outputs = self.wide[graph](**{name: self.to_device(array) for name, array in arrays.items()})
-        return {name: self.to_numpy(value) for name, value in zip(GRAPHS[graph].outputs, outputs, strict=True)}
 
 
 def copy_of_own(module: Any) -> nn.Module:
