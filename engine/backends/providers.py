@@ -60,6 +60,8 @@ def choose(provider: str | None, options: Mapping[str, object] | None) -> tuple[
         for start, remedy in REFUSED.items():
             if name.startswith(start) and value not in ("0", "False"):
                 raise MRCError(f"provider_options has {name}; leave it out, {remedy}")
+    if not given.get("device_id", "0").isdecimal():
+        raise MRCError(f"provider_options has the device_id {given['device_id']!r}; give a number from 0")
     if provider == RTX and provider not in available and plug_in(RTX) is None:
         register_rtx()
     known = dict.fromkeys([*available, *(device.ep_name for device in onnxruntime.get_ep_devices())])
@@ -187,7 +189,8 @@ def check_provider(session: onnxruntime.InferenceSession, provider: str, name: s
         computed.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
     if not computed.get(provider):
         raise MRCError(f"{provider} took no operator of {name}; {remedy}")
-    if left := sorted(COMPUTING & computed.get(CPU, Counter()).keys()):
+    left = sorted(COMPUTING & computed.get(CPU, Counter()).keys())
+    if left and provider in NEEDS:  # others may be made to share a graph with the CPU
         raise MRCError(f"{provider} leaves {', '.join(left)} of {name} to the CPU; {remedy}")
 
 
