@@ -168,8 +168,9 @@ def refused(name: str, provider: str, error: Exception) -> MRCError:
     if memory_ran_out(error):
         return MRCError(f"there is not enough memory to open {name}; free some")
     if provider != CPU:
+        reasons = "; ".join(filter(None, [words, missing_library(provider)]))
         needs = NEEDS.get(provider, "see what it needs")
-        return MRCError(f"{provider} refuses {name}: {words}; {needs}, or give provider={CPU!r}")
+        return MRCError(f"{provider} refuses {name}: {reasons}; {needs}, or give provider={CPU!r}")
     return MRCError(f"ONNX Runtime refuses {name}: {words}; export again, or in float32")
 
 
@@ -195,11 +196,17 @@ def check_provider(session: onnxruntime.InferenceSession, provider: str, name: s
 
 
 def why_lost(provider: str) -> str:
-    """What the system says when the provider's library is loaded, which ONNX Runtime logs and goes on."""
+    """What ONNX Runtime logs when it goes on without a provider."""
     if provider not in LIBRARIES:
         return "ONNX Runtime's log has the reason"
-    try:
-        ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / LIBRARIES[provider]))
-    except OSError as error:
-        return str(error)
-    return "its library loads, so the card or its driver is missing: look at nvidia-smi"
+    return missing_library(provider) or "its library loads, so the card or its driver is missing: look at nvidia-smi"
+
+
+def missing_library(provider: str) -> str:
+    """What the system says when it loads the provider's library; empty if that works."""
+    if provider in LIBRARIES:
+        try:
+            ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / LIBRARIES[provider]))
+        except OSError as error:
+            return str(error)
+    return ""

@@ -64,13 +64,13 @@ def test_cuda_is_the_default_where_the_package_has_it(card, capsys):
     assert all(list(listed) == [CUDA, CPU] for listed in by_graph(card).values())
 
 
+def missing(path, *_):
+    raise OSError("libcublasLt.so.13: cannot open shared object file")
+
+
 @pytest.mark.parametrize("provider", [CUDA, TENSORRT])
 def test_a_provider_that_got_lost_is_an_error_with_the_reason(card, monkeypatch, provider):
     """ONNX Runtime logs it and goes on."""
-
-    def missing(path, *_):
-        raise OSError("libcublasLt.so.13: cannot open shared object file")
-
     card.lost.add(provider)
     monkeypatch.setattr(ctypes, "CDLL", missing)
     with pytest.raises(MRCError, match=rf"could not load {provider} for .*libcublasLt.so.13.*mrc-edit\[gpu\]"):
@@ -108,12 +108,14 @@ def test_a_provider_that_takes_nothing_is_an_error(card):
         Engine.from_pretrained("mini", provider=CUDA)
 
 
-def test_what_the_provider_refuses_is_told_in_its_words(card, monkeypatch):
+def test_what_the_provider_refuses_is_told_in_its_words_and_the_systems(card, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("CUDNN_STATUS_NOT_INITIALIZED\nat line 7")
 
     monkeypatch.setattr(providers.onnxruntime, "InferenceSession", refuse)
-    with pytest.raises(MRCError, match=f"{CUDA} refuses .*CUDNN_STATUS_NOT_INITIALIZED; .*give provider='{CPU}'"):
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    words = f"{CUDA} refuses .*CUDNN_STATUS_NOT_INITIALIZED; libcublasLt.so.13: .*give provider='{CPU}'"
+    with pytest.raises(MRCError, match=words):
         Engine.from_pretrained("mini", provider=CUDA)
 
 
