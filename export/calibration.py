@@ -1,7 +1,8 @@
-"""Inputs of the U-Net from real edits, to calibrate the quantization on."""
+"""Inputs of the graphs from real edits: what int8 is calibrated on, and what the precision report measures."""
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from onnxruntime import OrtValue
@@ -12,11 +13,12 @@ from ..core.errors import MRCError
 from ..core.files import read_json
 from ..engine import Engine
 from ..engine.backends.base import Conditions
-from ..engine.backends.graphs import GraphUNet
+from ..engine.backends.graphs import GraphBackend, GraphUNet
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.backends.providers import CPU
 from ..engine.graphs import dtype
 
+Value = TypeVar("Value")
 REMEDY = "mend or remove it"
 STEPS = 6  # of Euler's method, an edit
 SAMPLES = 3  # steps an edit that are recorded, spread over the schedule
@@ -26,22 +28,28 @@ INSTRUCTIONS = (
 )  # fmt: skip
 
 
-class Recorder(OnnxRuntimeBackend):
-    """Records inputs and deep features of the step graph at chosen steps."""
+class Recorder(GraphBackend[Value]):
+    """Keeps the inputs of every graph that runs once an edit, and those of the step graph at chosen steps."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, provider=CPU, cached=False)
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)
+        self.device_loop = None  # so that every step passes through `RecordingUNet`
         self.steps: set[int] = set()
-        self.samples: list[dict[str, np.ndarray]] = []
+        self.samples: list[dict[str, np.ndarray]] = []  # of the step graph, and its deep features
+        self.once: dict[str, list[dict[str, np.ndarray]]] = {}  # by graph
+
+    def run(self, graph: str, **arrays: np.ndarray) -> Conditions:
+        self.once.setdefault(graph, []).append(arrays)
+        return super().run(graph, **arrays)
 
     def guided_unet(
         self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
-    ) -> "RecordingUNet":
+    ) -> "RecordingUNet[Value]":
         return RecordingUNet(self, conditions, branch, text, reward)
 
 
-class RecordingUNet(GraphUNet[OrtValue]):
-    backend: Recorder
+class RecordingUNet(GraphUNet[Value]):
+    backend: Recorder[Value]
 
     def full(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
         noise = super().full(step, sample, guidance)
@@ -49,9 +57,14 @@ class RecordingUNet(GraphUNet[OrtValue]):
             to_device = self.backend.to_device
             feeds = self.feeds(step, to_device(sample), to_device(guidance)) | self.deep
             # ONNX Runtime's int64 is numpy's longlong, which OpenVINO does not take
-            sample_feeds = {name: value.numpy().astype(dtype(name)) for name, value in feeds.items()}
-            self.backend.samples.append(sample_feeds)
+            self.backend.samples.append(
+                {name: self.backend.to_numpy(value).astype(dtype(name)) for name, value in feeds.items()}
+            )
         return noise
+
+
+class OnnxRecorder(Recorder[OrtValue], OnnxRuntimeBackend):
+    """Of an export."""
 
 
 def check_int8(pictures: Path) -> None:
@@ -108,20 +121,26 @@ def plain_pictures(folder: Path) -> list[tuple[Path, list]]:
     return [(image, texts.get(image.name) or list(INSTRUCTIONS)) for image in images]
 
 
-def record(export: Path, images: Path, edits: int, size: int) -> list[dict[str, np.ndarray]]:
-    """Inputs of the step graph, and its deep features, at steps spread over several edits.
+def record(backend: Recorder, images: Path, edits: int, size: int) -> None:
+    """Run several edits on `backend`, which keeps inputs at steps spread over them.
 
     Args:
         size: pixels of the longer side, at most the model's own.
     """
-    backend = Recorder(export)
     engine = Engine(backend)
     resolution = min(size, backend.geometry.resolution)
     with tqdm(pairs(images, edits), desc=f"edits at {resolution}", unit="edit", disable=None) as chosen:
         for i, (image, text) in enumerate(chosen):
             backend.steps = {(k * STEPS + i) // SAMPLES % STEPS for k in range(SAMPLES)}
-            engine.edit(
+            result = engine.edit(
                 image, text, num_inference_steps=STEPS, guidance_scale=7.5, image_guidance_scale=1.5,
                 scheduler="euler", seed=i, resolution=resolution, output_type="latent",
             )  # fmt: skip
+            backend.once.setdefault("vae_decoder", []).append({"latents": np.stack(result.images)})
+
+
+def step_samples(export: Path, images: Path, edits: int, size: int) -> list[dict[str, np.ndarray]]:
+    """Inputs of an export's step graph, and its deep features; arguments as of `record`."""
+    backend = OnnxRecorder(export, provider=CPU, cached=False)
+    record(backend, images, edits, size)
     return backend.samples

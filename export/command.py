@@ -9,6 +9,7 @@ from pathlib import Path
 from ..core.errors import MRCError, run_command
 from ..core.precision import PRECISIONS
 from ..engine.manifest import Manifest, files_of
+from .options import add_options
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -17,18 +18,10 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("checkpoint", type=Path, help="MRC or InstructPix2Pix checkpoint folder")
     parser.add_argument("out", type=Path, help="export folder to write; an older export there is replaced at the end")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT whatever it holds")
     parser.add_argument(
         "--dtype", choices=PRECISIONS, default="float32", help="precision inside the graphs (default: float32)"
     )
-    parser.add_argument(
-        "--int8", type=Path, metavar="PICTURES", help="also write int8 step graphs, calibrated on edits of this folder"
-    )
-    parser.add_argument("--trt", action="store_true", help="also build a TensorRT engine for every graph")
-    for name, size in (("min", 256), ("opt", 512), ("max", 768)):
-        parser.add_argument(f"--{name}-size", type=int, default=size, help="pixels of a side, for --trt")
-    parser.add_argument("--max-batch", type=int, default=1, help="images a pass, for --trt")
-    parser.add_argument("--json", action="store_true", help="print the manifest instead of the table")
+    add_options(parser)
     return parser
 
 
@@ -53,7 +46,9 @@ def export(args: argparse.Namespace) -> None:
         args.out,
         dtype=args.dtype,
         trt=args.trt,
+        trt_targets=args.trt_target,
         int8=args.int8,
+        precision_report=args.precision_report,
         sizes=(args.min_size, args.opt_size, args.max_size),
         max_batch=args.max_batch,
         overwrite=args.overwrite,

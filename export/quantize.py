@@ -1,7 +1,8 @@
 """int8 step graphs: ranges by NNCF on real edits, written as QuantizeLinear/DequantizeLinear (Q/DQ) ONNX.
 
-Convolutions and matrix products with constant weights take uint8 activations, one range a tensor, and int8
-weights, one scale an output channel. Layers that would move the noise too far stay as they are.
+Convolutions and matrix products with constant weights take int8 activations, one scale a tensor, and int8
+weights, one scale an output channel, all with zero at zero: TensorRT takes no other. Layers that would move the noise
+too far stay as they are.
 """
 
 import json
@@ -21,7 +22,7 @@ from ..core.errors import MRCError
 from ..core.fidelity import relative_error
 from ..engine.backends.onnxruntime import cpu
 from ..engine.backends.openvino import CORE
-from .calibration import record
+from .calibration import step_samples
 
 BARE = "/WithoutBiases"  # what OpenVINO adds to the name of a convolution whose bias it takes apart
 CALIBRATION = (6, 256)  # edits, and pixels of the longer side at most
@@ -43,6 +44,11 @@ class Layer:
     error: float = 0.0  # relative, of the noise, where this layer alone is int8
     int8: bool = True
 
+    @property
+    def peak(self) -> float:
+        """Magnitude of the activation that becomes 127."""
+        return max(-self.low, self.high, 1e-12)
+
 
 def quantize_steps(folder: Path, sources: dict[str, str], targets: dict[str, str], images: Path) -> dict[str, float]:
     """Write the step graphs of an export in int8, each with a report of its layers beside it.
@@ -58,7 +64,7 @@ def quantize_steps(folder: Path, sources: dict[str, str], targets: dict[str, str
         MRCError: no pictures, or an error so great that rounding does not explain it.
     """
     errors = {}
-    samples, small = record(folder, images, *CALIBRATION), record(folder, images, *SENSITIVITY)
+    samples, small = (step_samples(folder, images, *edits) for edits in (CALIBRATION, SENSITIVITY))
     for role, source in sources.items():
         feeds = small if role == "unet_shallow" else small[1:2]  # one sample: the whole graph is slow
         layers = quantize(folder / source, folder / targets[role], samples, feeds)
@@ -186,7 +192,7 @@ def add_twin(node: openvino.Node, layer: Layer, switch: openvino.Node) -> Layer:
     convolution = node.get_type_name() == "Convolution"
     axis = 0 if convolution or attributes["transpose_b"] else weight.ndim - 1
     values, scale = int8_weight(weight, axis)
-    bounds = [ops.constant(np.float32(value)) for value in (layer.low, layer.high) * 2]
+    bounds = [ops.constant(np.float32(value)) for value in (-layer.peak * 128 / 127, layer.peak) * 2]
     x, w = ops.fake_quantize(node.input_value(0), *bounds, 256), ops.constant(values * scale)
     if convolution:
         form = (attributes[key] for key in ("strides", "pads_begin", "pads_end", "dilations", "auto_pad"))
@@ -254,7 +260,7 @@ def write_quantized(source: Path, target: Path, layers: list[Layer]) -> None:
         layer = by_name[node.name]
         x, weight = node.inputs[:2]
         assert x is not None and weight is not None
-        key = (x.name, layer.low, layer.high)
+        key = (x.name, layer.peak)
         if key not in rounded:
             rounded[key] = activation(graph, node, x, layer)
         node.replace_input_with(0, rounded[key])
@@ -265,11 +271,9 @@ def write_quantized(source: Path, target: Path, layers: list[Layer]) -> None:
 
 
 def activation(graph: ir.Graph, node: ir.Node, x: ir.Value, layer: Layer) -> ir.Value:
-    """`x` rounded to uint8 between the layer's bounds, and back, before `node`."""
-    low, high = min(layer.low, 0.0), max(layer.high, 0.0)
-    scale = np.float32(max(high - low, 1e-12) / 255)
-    zero = np.array(np.clip(round(-low / scale), 0, 255), dtype=np.uint8)
-    step, middle = (initializer(graph, f"{node.name}_{k}", v) for k, v in (("step", np.array(scale)), ("zero", zero)))
+    """`x` rounded to int8 and back, before `node`."""
+    scale, zero = np.array(layer.peak / 127, dtype=np.float32), np.array(0, dtype=np.int8)
+    step, middle = (initializer(graph, f"{node.name}_{k}", v) for k, v in (("step", scale), ("zero", zero)))
     rounded = ir.node("QuantizeLinear", [x, step, middle], name=f"{node.name}_quantize")
     back = ir.node("DequantizeLinear", [rounded.outputs[0], step, middle], name=f"{node.name}_dequantize")
     graph.insert_before(node, [rounded, back])

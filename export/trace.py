@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ..model import Checkpoint
 from ..model.graphs import graph_module
 from ..model.layers import cross_attentions, resnets
 from ..model.rewards import HEADS
+from .emulate import Wider
 
 OPSET = 23  # the first that keeps GroupNormalization and Attention whole in half precision
 
@@ -38,24 +39,40 @@ def constants(checkpoint: Checkpoint) -> dict[str, int]:
     }
 
 
+def convert(part: torch.nn.Module, name: str, dtype: torch.dtype, wider: Collection[str]) -> None:
+    """Convert the parameters of a part of the checkpoint in place, but for those of layers that stay wider."""
+    for key, parameter in part.named_parameters(prefix=name):
+        if key.rpartition(".")[0] not in wider:
+            parameter.data = parameter.data.to(dtype)
+
+
 @torch.no_grad()
-def trace(checkpoint: Checkpoint, graph: str, precision: str, folder: Path, path: str) -> Artifact:
-    """Write a graph to `folder / path` (with its weights beside it) and describe it."""
+def trace(
+    checkpoint: Checkpoint, graph: str, precision: str, folder: Path, path: str, wider: Collection[str] = ()
+) -> Artifact:
+    """Write a graph to `folder / path` (with its weights beside it) and describe it.
+
+    Args:
+        wider: layers (`export.emulate`) that compute in float32 in a half-precision graph, as their parameters do.
+    """
     row = GRAPHS[graph]
     constant = constants(checkpoint)
     inputs, outputs = shapes(graph, checkpoint.unet.rewards)
     example = [example_input(name, dims, constant) for name, dims in inputs.items()]
-    dynamic = [
+    dynamic: tuple = tuple(
         {i: torch.export.Dim.DYNAMIC for i, dim in enumerate(dims) if dim in DYNAMIC} for dims in inputs.values()
-    ]
+    )
+    module = graph_module(row.module, getattr(checkpoint, row.part)).eval()
+    if wider and precision != "float32":
+        module, dynamic = PartlyWider(module, getattr(torch, precision), wider), (dynamic,)
     (folder / path).parent.mkdir(parents=True)
     with quiet_exporter():
         program = torch.onnx.export(
-            graph_module(row.module, getattr(checkpoint, row.part)).eval(),
+            module,
             tuple(example),
             dynamo=True,
             opset_version=OPSET,
-            dynamic_shapes=tuple(dynamic),
+            dynamic_shapes=dynamic,
             input_names=list(inputs),
             output_names=list(outputs),
             verbose=False,
@@ -67,6 +84,18 @@ def trace(checkpoint: Checkpoint, graph: str, precision: str, folder: Path, path
             store_halves(program.model)
         program.save(folder / path, external_data=True)
     return Artifact(graph, "onnx", precision, path, described(inputs, constant), described(outputs, constant))
+
+
+class PartlyWider(torch.nn.Module):
+    """A graph in half precision, some layers of which compute in float32."""
+
+    def __init__(self, module: torch.nn.Module, dtype: torch.dtype, wider: Collection[str]) -> None:
+        super().__init__()
+        self.module, self.dtype, self.wider = module, dtype, wider
+
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        with Wider(self.module, self.dtype, self.wider):  # built here, where the tracer's parameters are in place
+            return self.module(*inputs)
 
 
 def described(side: dict[str, Dims], constant: dict[str, int]) -> dict[str, list]:

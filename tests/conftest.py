@@ -75,14 +75,14 @@ def traced_once(once):
 
     trace, monkeypatch = exporter.trace, pytest.MonkeyPatch()
 
-    def trace_once(checkpoint, graph, precision, out, path):
+    def trace_once(checkpoint, graph, precision, out, path, wider=()):
         parts = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
-        digest = hashlib.sha256("\n".join(str(part.config) for part in parts).encode())
+        digest = hashlib.sha256("\n".join([*sorted(wider), *(str(part.config) for part in parts)]).encode())
         for name, value in (item for part in parts for item in part.state_dict().items()):
             digest.update(f"{name} {value.dtype}".encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
 
         def make(folder):
-            artifact = trace(checkpoint, graph, precision, folder, path)
+            artifact = trace(checkpoint, graph, precision, folder, path, wider)
             (folder / "artifact.json").write_text(json.dumps(asdict(artifact)))
 
         copy = once("-".join((graph, precision, digest.hexdigest()[:16], path.replace("/", "-"))), make)
@@ -168,7 +168,7 @@ def slim(reference, tmp_path_factory) -> Path:
 def eager(tiny):
     from mrc_edit.engine import Engine
 
-    return Engine.from_pretrained(tiny)
+    return Engine.from_pretrained(tiny, "eager")
 
 
 @pytest.fixture(scope="session")
@@ -183,7 +183,9 @@ def fused(tiny):
     """The `torch` backend: the step graph over the kernels."""
     from mrc_edit.engine import Engine
 
-    return Engine.from_pretrained(tiny, "torch")
+    engine = Engine.from_pretrained(tiny, "torch", precision="float32")
+    engine.backend.device_loop = None  # as by default on a CPU
+    return engine
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
+import onnx
 import pytest
 
 from mrc_edit.core.errors import MRCError
@@ -44,6 +46,22 @@ def test_the_report_explains_the_choice(full_export):
 def test_weights_are_stored_in_int8(full_export):
     sizes = [(full_export / name / "model.onnx.data").stat().st_size for name in ("unet_int8", "unet")]
     assert sizes[0] < 0.6 * sizes[1]
+
+
+def test_zero_is_at_zero(full_export):
+    """All that TensorRT takes."""
+    model = onnx.load(full_export / "unet_int8" / "model.onnx")
+    values = {value.name: onnx.numpy_helper.to_array(value) for value in model.graph.initializer}
+    zeros = [values[node.input[2]] for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    assert len(zeros) > 10 and all(zero.dtype == np.int8 and zero == 0 for zero in zeros)
+
+
+@pytest.mark.skipif(find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT-RTX is not installed (extra trt-rtx)")
+def test_tensorrt_gets_the_same_graphs(full_export):
+    manifest = read_manifest(full_export)
+    for role in ("unet", "unet_shallow"):
+        engine, graph = (manifest.artifact(role, runtime, "int8") for runtime in ("tensorrt_rtx", "onnx"))
+        assert engine.inputs == graph.inputs and (full_export / engine.path).stat().st_size > 10_000
 
 
 def test_a_changed_byte_is_refused(full_export, tmp_path):
