@@ -60,6 +60,8 @@ def choose(provider: str | None, options: Mapping[str, object] | None) -> tuple[
         for start, remedy in REFUSED.items():
             if name.startswith(start) and value not in ("0", "False"):
                 raise MRCError(f"provider_options has {name}; leave it out, {remedy}")
+    if not given.get("device_id", "0").isdecimal():
+        raise MRCError(f"provider_options has the device_id {given['device_id']!r}; give a number from 0")
     if provider == RTX and provider not in available and plug_in(RTX) is None:
         register_rtx()
     known = dict.fromkeys([*available, *(device.ep_name for device in onnxruntime.get_ep_devices())])
@@ -166,8 +168,9 @@ def refused(name: str, provider: str, error: Exception) -> MRCError:
     if memory_ran_out(error):
         return MRCError(f"there is not enough memory to open {name}; free some")
     if provider != CPU:
+        reasons = "; ".join(filter(None, [words, missing_library(provider)]))
         needs = NEEDS.get(provider, "see what it needs")
-        return MRCError(f"{provider} refuses {name}: {words}; {needs}, or give provider={CPU!r}")
+        return MRCError(f"{provider} refuses {name}: {reasons}; {needs}, or give provider={CPU!r}")
     return MRCError(f"ONNX Runtime refuses {name}: {words}; export again, or in float32")
 
 
@@ -187,16 +190,23 @@ def check_provider(session: onnxruntime.InferenceSession, provider: str, name: s
         computed.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
     if not computed.get(provider):
         raise MRCError(f"{provider} took no operator of {name}; {remedy}")
-    if left := sorted(COMPUTING & computed.get(CPU, Counter()).keys()):
+    left = sorted(COMPUTING & computed.get(CPU, Counter()).keys())
+    if left and provider in NEEDS:  # others may be made to share a graph with the CPU
         raise MRCError(f"{provider} leaves {', '.join(left)} of {name} to the CPU; {remedy}")
 
 
 def why_lost(provider: str) -> str:
-    """What the system says when the provider's library is loaded, which ONNX Runtime logs and goes on."""
+    """What ONNX Runtime logs when it goes on without a provider."""
     if provider not in LIBRARIES:
         return "ONNX Runtime's log has the reason"
-    try:
-        ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / LIBRARIES[provider]))
-    except OSError as error:
-        return str(error)
-    return "its library loads, so the card or its driver is missing: look at nvidia-smi"
+    return missing_library(provider) or "its library loads, so the card or its driver is missing: look at nvidia-smi"
+
+
+def missing_library(provider: str) -> str:
+    """What the system says when it loads the provider's library; empty if that works."""
+    if provider in LIBRARIES:
+        try:
+            ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / LIBRARIES[provider]))
+        except OSError as error:
+            return str(error)
+    return ""

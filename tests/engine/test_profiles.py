@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
 from mrc_edit.engine import Engine
 from mrc_edit.engine.backends.graphs import GraphBackend
 from mrc_edit.engine.graphs import GRAPHS
 from mrc_edit.engine.manifest import read_manifest
-from mrc_edit.engine.profiles import profile
+from mrc_edit.engine.profiles import profile, sides
 from mrc_edit.engine.shipped import shipped
 
 EDIT = {"num_inference_steps": 3, "resolution": 0, "guidance_scale": 3.0, "image_guidance_scale": 1.5}
@@ -17,6 +19,15 @@ def test_the_numbers_of_the_step():
     shapes = profile(unet, (64, 128, 256), 4, 2)
     assert shapes["sample"] == {"min": [1, 8, 16, 16], "opt": [2, 8, 32, 32], "max": [6, 8, 64, 64]}
     assert shapes["guidance"] == {"min": [1, 1], "opt": [1, 3], "max": [4, 6]}
+
+
+@pytest.mark.parametrize(
+    ("resolution", "multiple", "expected"),
+    [(512, 64, (256, 512, 768)), (768, 64, (384, 768, 1152)), (128, 16, (64, 128, 192)), (64, 64, (64, 64, 64))],
+)
+def test_the_sides_of_a_model_by_default(resolution, multiple, expected):
+    geometry = read_manifest(shipped("mini", "onnxruntime")).geometry
+    assert sides(replace(geometry, resolution=resolution, multiple=multiple), None, 1) == expected
 
 
 def recorded(engine, monkeypatch) -> list[tuple[str, dict[str, tuple[int, ...]]]]:

@@ -64,13 +64,13 @@ def test_cuda_is_the_default_where_the_package_has_it(card, capsys):
     assert all(list(listed) == [CUDA, CPU] for listed in by_graph(card).values())
 
 
+def missing(path, *_):
+    raise OSError("libcublasLt.so.13: cannot open shared object file")
+
+
 @pytest.mark.parametrize("provider", [CUDA, TENSORRT])
 def test_a_provider_that_got_lost_is_an_error_with_the_reason(card, monkeypatch, provider):
     """ONNX Runtime logs it and goes on."""
-
-    def missing(path, *_):
-        raise OSError("libcublasLt.so.13: cannot open shared object file")
-
     card.lost.add(provider)
     monkeypatch.setattr(ctypes, "CDLL", missing)
     with pytest.raises(MRCError, match=rf"could not load {provider} for .*libcublasLt.so.13.*mrc-edit\[gpu\]"):
@@ -95,18 +95,27 @@ def test_shapes_may_be_left_to_the_cpu(card):
     Engine.from_pretrained("mini", provider=CUDA)
 
 
+def test_providers_that_share_a_graph_with_the_cpu_may(card, monkeypatch):
+    monkeypatch.setattr(providers.onnxruntime, "get_available_providers", lambda: ["CoreMLExecutionProvider", CPU])
+    card.left = {"Sigmoid"}
+    Engine.from_pretrained("mini", provider="CoreMLExecutionProvider")
+    assert all(list(listed) == ["CoreMLExecutionProvider", CPU] for listed in by_graph(card).values())
+
+
 def test_a_provider_that_takes_nothing_is_an_error(card):
     card.takes_nothing = True
     with pytest.raises(MRCError, match=f"{CUDA} took no operator of"):
         Engine.from_pretrained("mini", provider=CUDA)
 
 
-def test_what_the_provider_refuses_is_told_in_its_words(card, monkeypatch):
+def test_what_the_provider_refuses_is_told_in_its_words_and_the_systems(card, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("CUDNN_STATUS_NOT_INITIALIZED\nat line 7")
 
     monkeypatch.setattr(providers.onnxruntime, "InferenceSession", refuse)
-    with pytest.raises(MRCError, match=f"{CUDA} refuses .*CUDNN_STATUS_NOT_INITIALIZED; .*give provider='{CPU}'"):
+    monkeypatch.setattr(ctypes, "CDLL", missing)
+    words = f"{CUDA} refuses .*CUDNN_STATUS_NOT_INITIALIZED; libcublasLt.so.13: .*give provider='{CPU}'"
+    with pytest.raises(MRCError, match=words):
         Engine.from_pretrained("mini", provider=CUDA)
 
 
@@ -117,6 +126,7 @@ def test_what_the_provider_refuses_is_told_in_its_words(card, monkeypatch):
         ({"provider_options": {"trt_engine_cache_path": "/tmp"}}, "by the digest of their graph"),
         ({"provider_options": {"trt_timing_cache_enable": True}}, "MRC_CACHE"),
         ({"provider_options": {"trt_cuda_graph_enable": 1}}, "inputs of the first step"),
+        ({"provider_options": {"device_id": "cuda:0"}}, "device_id 'cuda:0'; give a number"),
         ({"sizes": (64, 32, 128)}, "least ≤ best ≤ greatest"),
         ({"sizes": (60, 128, 192)}, "multiples of 16"),
         ({"sizes": (64, 128)}, "sizes are"),
