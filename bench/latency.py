@@ -120,6 +120,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=int, default=1, help="untimed edits of each variant, from 1 (default 1)")
     parser.add_argument("--rounds", type=int, default=5, help="timed edits of each variant (default 5)")
     parser.add_argument("--threads", type=int, help="cores that every process may use, with as many threads (Linux)")
+    parser.add_argument("--device", default="", help="cpu or cuda, for PyTorch (default: the card, where there is one)")
     parser.add_argument("--provider", default="", help="execution provider of the onnxruntime variants")
     add_output_options(parser, plot="draw the medians here")
     parser.add_argument(
@@ -148,6 +149,8 @@ def checked(args: argparse.Namespace) -> list[str]:
         raise MRCError(f"--variants is {args.variants}; name each variant once")
     if args.provider and not any(name.split(":")[0] == "onnxruntime" for name in names):
         raise MRCError(f"--provider is {args.provider} and no variant is onnxruntime, which alone has providers")
+    if args.device and not any(name in PEERS or "device" in BACKENDS[name.split(":")[0]].options for name in names):
+        raise MRCError(f"--device is {args.device} and PyTorch computes no variant; leave it out")
     return names
 
 
@@ -155,7 +158,7 @@ def prepare(args: argparse.Namespace, names: list[str], scratch: Path) -> list[V
     """The variants, after making the exports in `scratch` that they need and that were not given."""
     exported, graph = args.export, scratch / "plain.onnx"
     checkpoint = shipped(args.model, "eager")
-    variants = [parse_variant(name, args.model, exported, args.provider, graph) for name in names]
+    variants = [parse_variant(name, args.model, exported, args.provider, graph, args.device) for name in names]
     if exported is None and any(
         BACKENDS[variant.backend].reads == "export" and not (variant.folder / MANIFEST).is_file()
         for variant in variants
@@ -163,7 +166,8 @@ def prepare(args: argparse.Namespace, names: list[str], scratch: Path) -> list[V
         from mrc_edit.export.exporter import export
 
         export(checkpoint, scratch / "export")
-        variants = [parse_variant(name, args.model, scratch / "export", args.provider, graph) for name in names]
+        exported = scratch / "export"
+        variants = [parse_variant(name, args.model, exported, args.provider, graph, args.device) for name in names]
     if any(name.startswith("plain-") for name in names):
         from mrc_edit.bench.peers import plain_export
 
@@ -174,7 +178,8 @@ def prepare(args: argparse.Namespace, names: list[str], scratch: Path) -> list[V
 def run(args: argparse.Namespace) -> None:
     names = checked(args)
     workload = Workload(args.size, args.steps, args.batch, args.scheduler, args.guidance, args.image_guidance)
-    settings = asdict(workload) | {key: getattr(args, key) for key in ("threads", "provider", "warmup", "rounds")}
+    own = ("threads", "device", "provider", "warmup", "rounds")
+    settings = asdict(workload) | {key: getattr(args, key) for key in own}
     earlier = read_earlier(args.check, names, settings) if args.check else None
     checkpoint = shipped(args.model, "eager")
     countable = checkpoint if (checkpoint / "model_index.json").is_file() else None

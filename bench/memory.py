@@ -1,4 +1,4 @@
-"""Memory of this process (Linux)."""
+"""Memory of this process (Linux), and of the card."""
 
 import threading
 from collections.abc import Iterator
@@ -12,6 +12,13 @@ def memory_bytes(field: str) -> int:
     """A memory figure of `/proc/self/status` in bytes; `getrusage` would count the parent's too."""
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(fields[field].split()[0]) * 1024
+
+
+def peak_device_memory() -> int:
+    """The most memory of the card that PyTorch held in this process, in bytes."""
+    import torch
+
+    return torch.cuda.max_memory_reserved()
 
 
 @contextmanager

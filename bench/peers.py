@@ -4,70 +4,28 @@ Each is the eager backend with one part replaced, so that the same loop times al
 U-Net alone.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mrc_edit.core.errors import MRCError
+from mrc_edit.engine.backends.devices import torch_device
 from mrc_edit.engine.backends.eager import EagerBackend
 from mrc_edit.export.trace import OPSET, quiet_exporter
-from mrc_edit.model import Checkpoint, load_checkpoint
-from mrc_edit.model.pipeline import decode_latents, encode_image
-from mrc_edit.model.unet import MRCUNet
+from mrc_edit.model import load_checkpoint
 
 
-class BFloat16(EagerBackend):
+def eager(folder: Path, device: str) -> EagerBackend:
     """Eager PyTorch in bfloat16, channels last; the text encoder in float32."""
-
-    precision = "bfloat16"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(load_checkpoint(folder))
-        for module in (self.checkpoint.unet, self.checkpoint.vae):
-            nn.Module.to(module, torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.checkpoint = with_unet(self.checkpoint, half(self.checkpoint.unet))
-
-    @torch.inference_mode()
-    def vae_encoder(self, *, images: np.ndarray) -> np.ndarray:
-        return encode_image(self.checkpoint, torch.from_numpy(images).bfloat16()).float().numpy()
-
-    @torch.inference_mode()
-    def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
-        return decode_latents(self.checkpoint, torch.from_numpy(latents).bfloat16()).float().numpy()
+    return EagerBackend(load_checkpoint(folder), torch_device(device or None), torch.bfloat16)
 
 
-def with_unet(checkpoint: Checkpoint, function: Callable[..., Tensor]) -> Checkpoint:
-    return replace(checkpoint, unet=cast(MRCUNet, Called(function)))
-
-
-class Called:
-    """Takes the place of the U-Net in `EagerBackend`."""
-
-    def __init__(self, function: Callable[..., Tensor]) -> None:
-        self.function = function
-
-    def __call__(self, *inputs: Tensor, **rewards: Tensor) -> Tensor:
-        return self.function(*inputs, *rewards.values())
-
-
-def half(unet: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    def run(sample: Tensor, timestep: Tensor, states: Tensor, *rewards: Tensor) -> Tensor:
-        scores = [reward.bfloat16() if i else reward for i, reward in enumerate(rewards)]
-        return unet(sample.bfloat16(), timestep, states.bfloat16(), *scores).float()
-
-    return run
-
-
-def compiled(folder: Path) -> EagerBackend:
-    """`torch.compile` of the bfloat16 U-Net."""
-    backend = BFloat16(folder)
-    inner: Any = backend.checkpoint.unet
-    inner.function = torch.compile(inner.function)
+def compiled(folder: Path, device: str) -> EagerBackend:
+    """The same with `torch.compile` of the U-Net, on a card with its CUDA graphs."""
+    backend = eager(folder, device)
+    backend.unet = torch.compile(backend.unet, mode="reduce-overhead" if backend.device.type == "cuda" else None)
     return backend
 
 
@@ -105,11 +63,11 @@ class PlainOnnxRuntime(EagerBackend):
         super().__init__(load_checkpoint(folder))
         session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
 
-        def run(*inputs: Tensor) -> Tensor:
-            feeds = {name: tensor.numpy() for name, tensor in zip(NAMES, inputs, strict=True)}
+        def run(*inputs: Tensor, **rewards: Tensor) -> Tensor:
+            feeds = {name: tensor.numpy() for name, tensor in zip(NAMES, (*inputs, *rewards.values()), strict=True)}
             return torch.from_numpy(session.run(None, feeds)[0])
 
-        self.checkpoint = with_unet(self.checkpoint, run)
+        self.unet = run
 
 
 class PlainOpenVino(EagerBackend):
@@ -120,10 +78,10 @@ class PlainOpenVino(EagerBackend):
         self.precision = precision
         requests: dict[tuple, Any] = {}
 
-        def run(*inputs: Tensor) -> Tensor:
+        def run(*inputs: Tensor, **rewards: Tensor) -> Tensor:
             from mrc_edit.engine.backends.openvino import CORE
 
-            arrays = {name: tensor.numpy() for name, tensor in zip(NAMES, inputs, strict=True)}
+            arrays = {name: tensor.numpy() for name, tensor in zip(NAMES, (*inputs, *rewards.values()), strict=True)}
             shapes = tuple(array.shape for array in arrays.values())
             if shapes not in requests:
                 model = CORE.read_model(graph)
@@ -134,13 +92,21 @@ class PlainOpenVino(EagerBackend):
             requests[shapes].infer(arrays, share_inputs=True)
             return torch.from_numpy(requests[shapes].get_output_tensor(0).data.copy())
 
-        self.checkpoint = with_unet(self.checkpoint, run)
+        self.unet = run
 
 
-PEERS: dict[str, Callable[[Path, Path], EagerBackend]] = {
-    "eager:bfloat16": lambda folder, graph: BFloat16(folder),
-    "compile:bfloat16": lambda folder, graph: compiled(folder),
-    "plain-onnxruntime": lambda folder, graph: PlainOnnxRuntime(folder, graph),
-    "plain-openvino:float32": lambda folder, graph: PlainOpenVino(folder, graph, "float32"),
-    "plain-openvino:bfloat16": lambda folder, graph: PlainOpenVino(folder, graph, "bfloat16"),
-}
+def open_peer(name: str, folder: Path, graph: Path, device: str) -> EagerBackend:
+    """The peer of a name in `workload.PEERS`.
+
+    Raises:
+        MRCError: it does not compute on that device.
+    """
+    if name == "eager:bfloat16":
+        return eager(folder, device)
+    if name == "compile:bfloat16":
+        return compiled(folder, device)
+    if device not in ("", "cpu"):
+        raise MRCError(f"{name} is a peer on the CPU and --device is {device}; give cpu, or leave the variant out")
+    if name == "plain-onnxruntime":
+        return PlainOnnxRuntime(folder, graph)
+    return PlainOpenVino(folder, graph, name.split(":")[1])

@@ -11,7 +11,7 @@ import numpy as np
 
 from mrc_edit.bench.child import Child, child
 from mrc_edit.bench.machine import Limits, describe_machine, prepare_limits
-from mrc_edit.bench.memory import memory_bytes, peak_private_memory
+from mrc_edit.bench.memory import memory_bytes, peak_device_memory, peak_private_memory
 from mrc_edit.bench.runner import percentiles, ratios, run_in_turn
 from mrc_edit.bench.step_work import StepWork, count_step
 from mrc_edit.bench.workload import Variant, Workload, edit
@@ -51,13 +51,14 @@ def prepare_variant(variant: Variant, workload: Workload) -> tuple[Entry, Callab
         loaded = perf_counter() - start
         edit(engine, replace(workload, steps=1))
         first = perf_counter() - start
+    device = str(getattr(engine.backend, "device", "cpu"))
     report = {
         "precision": engine.backend.precision,
-        "device": str(getattr(engine.backend, "device", "cpu")),
+        "device": device,
         "load_s": loaded,
         "first_edit_s": first,
         "peak_bytes": memory_bytes("VmHWM"),
-        "peak_private_bytes": peak[0],
+        "peak_private_bytes": peak_device_memory() if device.startswith("cuda") else peak[0],
     }
 
     def timed_edit() -> TimedEdit:

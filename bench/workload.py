@@ -53,6 +53,7 @@ class Variant:
         folder: checkpoint or export that it opens.
         provider: ONNX Runtime's execution provider; empty for its own choice.
         graph: a plain export of the eager U-Net, which some peers run.
+        device: where PyTorch computes, cpu or cuda; empty for the card, where there is one.
     """
 
     name: str
@@ -62,21 +63,25 @@ class Variant:
     folder: Path
     provider: str = ""
     graph: Path = Path()
+    device: str = ""
 
     def open(self) -> Engine:
         """Load the engine."""
         if self.name in PEERS:
-            from mrc_edit.bench.peers import PEERS as loaders
+            from mrc_edit.bench.peers import open_peer
 
-            return Engine(loaders[self.name](self.folder, self.graph))
+            return Engine(open_peer(self.name, self.folder, self.graph, self.device))
         options: JsonObject = {"provider": self.provider} if self.provider else {}
+        if self.device and "device" in BACKENDS[self.backend].options:
+            options["device"] = self.device
         precision = self.precision or None
         return Engine.from_pretrained(self.folder, self.backend, precision=precision, tier=self.tier, **options)
 
 
 def parse_variant(
-    name: str, model: str | Path, exported: Path | None = None, provider: str = "", graph: Path = Path()
-) -> Variant:
+    name: str, model: str | Path, exported: Path | None = None, provider: str = "", graph: Path = Path(),
+    device: str = "",
+) -> Variant:  # fmt: skip
     """The variant of a name.
 
     Args:
@@ -84,6 +89,7 @@ def parse_variant(
         exported: export folder in place of `model` for the backends that read exports.
         provider: for the variants on ONNX Runtime.
         graph: for the peers that run a plain export.
+        device: for the variants that PyTorch computes.
 
     Raises:
         MRCError: an unknown name.
@@ -93,7 +99,7 @@ def parse_variant(
     backend = "eager" if name in PEERS else backend
     folder = exported if exported and BACKENDS[backend].reads == "export" else shipped(model, backend)
     return Variant(
-        name, backend, precision, tier or "exact", folder, provider if backend == "onnxruntime" else "", graph
+        name, backend, precision, tier or "exact", folder, provider if backend == "onnxruntime" else "", graph, device
     )
 
 

@@ -1,3 +1,7 @@
 """Number formats by the names that PyTorch, numpy and the manifest use."""
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+"""What weights and activations can be stored in."""
+
+TF32 = "tf32"
+"""Float32 whose products a card computes with ten bits of mantissa."""

@@ -74,13 +74,13 @@ class Engine:
         Args:
             folder: where the model is, or "mini" for the small one that is part of this package.
             backend: a name of `engine.backends.BACKENDS`, or "auto" for what fits the folder.
-            precision: float32, bfloat16, float16 or int8, where backend and folder have it; None for the
+            precision: float32, tf32, bfloat16, float16 or int8, where backend and folder have it; None for the
                 backend's own choice.
             tier: "exact", or "fast" or "turbo" to compute less at a price (docs/runtime.md); turbo takes
                 precision "int8" unless another is given.
             tier_settings: values of `engine.tiers.Tier` in place of the tier's.
-            options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `loop=True`
-                of torch for latents that stay on the device.
+            options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `device` and
+                `compile` of torch.
 
         Raises:
             MRCError: not such a folder, damaged or changed files, a backend that is not installed, or
@@ -92,8 +92,6 @@ class Engine:
         loaded = load_backend(shipped(folder, backend), backend, precision=precision, **options)
         if chosen.reuses_features and not loaded.reuses_features:
             raise MRCError(f"tier {tier} reuses deep features, which this backend cannot; use tier='exact'")
-        if loaded.device_loop and chosen != EXACT:
-            raise MRCError(f"tier is {tier!r} and a device loop computes every step in full; leave out tier or loop")
         return cls(loaded, chosen)
 
     def edit(
@@ -217,7 +215,7 @@ class Engine:
         self, conditions: Conditions, plan: Plan, table: SamplerTable, source: np.ndarray,
         generators: list[np.random.RandomState], result: EditResult, callback: Callback | None,
     ) -> np.ndarray:  # fmt: skip
-        """Run the loop, on the device where the backend has one there."""
+        """Run the loop, on the device where the backend has one there, which computes every step in full."""
         steps = len(table.timesteps)
         clock = time.perf_counter()
 
@@ -230,7 +228,7 @@ class Engine:
                 raise MRCError(f"the callback returned {changed!r:.60}; give a dictionary with latents, or None")
             return (changed or {}).get("latents")
 
-        if self.backend.device_loop is None:
+        if self.backend.device_loop is None or self.tier != EXACT:
             predict = predictor(self.backend, conditions, plan, self.tier, steps)
             return denoise(predict, plan, table, source, generators, on_step)
         unet = self.backend.guided_unet(conditions, branch=plan.branch, text=plan.text, reward=plan.reward)

@@ -15,7 +15,7 @@ from ..core.errors import MRCError
 from ..core.files import read_json, read_record
 from ..core.schema import Between
 
-SCHEMA = 4
+SCHEMA = 5
 NAME = "manifest.json"
 LONGEST = 1000  # characters of a file's name
 REMEDY = "run mrc-export again"
@@ -37,6 +37,15 @@ class Geometry:
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """Shapes of one input that a TensorRT engine takes, and the one it is fastest at."""
+
+    min: list[int]
+    opt: list[int]
+    max: list[int]
+
+
+@dataclass(frozen=True)
 class Artifact:
     """One graph in one precision for one runtime."""
 
@@ -47,8 +56,8 @@ class Artifact:
     inputs: dict[str, list]  # name → dtype and dimensions
     outputs: dict[str, list]
     difference: float | None = None  # greatest relative error against eager when validated
-    profile: dict[str, dict] = field(default_factory=dict)  # TensorRT: input → min, opt, max shapes
-    target: str = ""  # TensorRT: the GPUs it was built for
+    profiles: list[dict[str, Bounds]] = field(default_factory=list)  # TensorRT, in the engine's order: by input
+    target: str = ""  # TensorRT: the GPUs it was built for, such as sm80,sm86
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ..engine import Engine
 from ..engine.backends.base import Conditions
 from ..engine.backends.graphs import GraphBackend, GraphUNet
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
+from ..engine.backends.providers import CPU
 from ..engine.graphs import dtype
 
 Value = TypeVar("Value")
@@ -140,6 +141,6 @@ def record(backend: Recorder, images: Path, edits: int, size: int) -> None:
 
 def step_samples(export: Path, images: Path, edits: int, size: int) -> list[dict[str, np.ndarray]]:
     """Inputs of an export's step graph, and its deep features; arguments as of `record`."""
-    backend = OnnxRecorder(export, cached=False)
+    backend = OnnxRecorder(export, provider=CPU, cached=False)
     record(backend, images, edits, size)
     return backend.samples

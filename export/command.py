@@ -46,6 +46,7 @@ def export(args: argparse.Namespace) -> None:
         args.out,
         dtype=args.dtype,
         trt=args.trt,
+        trt_targets=args.trt_target,
         int8=args.int8,
         precision_report=args.precision_report,
         sizes=(args.min_size, args.opt_size, args.max_size),

@@ -1,9 +1,10 @@
 """A checkpoint folder becomes an export folder, whole and validated, or not at all."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from ..model import load_checkpoint
 from ..model.checkpoint import Checkpoint, checkpoint_digest
 from ..model.scheduler import scheduler_config, write_scheduler
 from ..model.step import check_injection
-from . import tensorrt
 from .calibration import check_int8
 from .target import check_export, check_target
+from .tensorrt import Sizes, Toolkit, build_engine, engine_profiles, engine_sides, toolkit, with_targets
+from .tensorrt_report import write_report
 from .trace import convert, trace
 from .validate import cases, eager_outputs, validate
 
@@ -38,8 +40,8 @@ class Options:
     out: Path
     dtype: str
     int8: Path | None
-    tensorrt: str  # flavour and version, empty for no engines
-    sizes: tuple[int, int, int]
+    tensorrt: Toolkit | None  # None for no engines
+    sizes: Sizes
     max_batch: int
     precision_report: bool = False
 
@@ -56,6 +58,7 @@ class Work:
     wider: set[str] = field(default_factory=set)  # layers that stay in float32 in a half-precision export
     artifacts: list[Artifact] = field(default_factory=list)
     manifest: Manifest | None = None
+    engines: list[dict[str, Any]] = field(default_factory=list)  # for the report
 
 
 Stage = Callable[[Work], None]
@@ -67,9 +70,10 @@ def export(
     *,
     dtype: str = "float32",
     trt: bool = False,
+    trt_targets: Sequence[str] | None = None,
     int8: str | Path | None = None,
     precision_report: bool = False,
-    sizes: tuple[int, int, int] = (256, 512, 768),
+    sizes: Sizes = (None, None, None),
     max_batch: int = 1,
     overwrite: bool = False,
 ) -> Manifest:
@@ -83,10 +87,13 @@ def export(
             that overflow.
         int8: folder of pictures like those to be edited; the step graphs are also written in int8, calibrated on
             edits of these (`export.calibration`), for `precision="int8"`.
+        trt_targets: GPUs of the engines, such as "sm86"; by default all that TensorRT-RTX builds every graph for, or
+            the one in this machine with data-centre TensorRT.
         precision_report: measure what each format costs on edits of the pictures of `int8`, or else of the package's
             photograph (`export.precision`), and keep the layers in float32 that should stay so with this `dtype`.
-        sizes: least, best and greatest side in pixels of the TensorRT engines.
-        max_batch: images a pass of the TensorRT engines.
+        sizes: least, best and greatest side in pixels of the engines; None for half of the model's resolution, the
+            resolution, or half as much again. They are fastest for one square image of the best.
+        max_batch: images a pass of the engines.
         overwrite: replace `out` whatever it holds; otherwise only an export whose manifest lists all its files.
 
     Raises:
@@ -98,9 +105,11 @@ def export(
     check_target(source, out)
     if int8 is not None:
         check_int8(Path(int8))
-    flavour = tensorrt.available() if trt else ""
+    if trt_targets is not None and not trt:
+        raise MRCError("trt_targets were given without trt; add it (--trt), or leave them out")
+    tools = with_targets(toolkit(), trt_targets) if trt else None
     pictures = None if int8 is None else Path(int8)
-    options = Options(source, out, dtype, pictures, flavour, sizes, max_batch, precision_report)
+    options = Options(source, out, dtype, pictures, tools, sizes, max_batch, precision_report)
     with replace_folder(out, anything if overwrite else check_export, wait=False) as folder:
         work = Work(options, folder)
         with tqdm(stages(options), desc="export", unit="stage", disable=None) as bar:
@@ -133,6 +142,7 @@ def stages(options: Options) -> list[tuple[str, Stage]]:
         ("validate", add_differences),
         *([("int8", add_int8)] if options.int8 else []),
         *((f"TensorRT {name}", building(*name.split())) for name in engines(options)),
+        *([("TensorRT report", report_engines)] if options.tensorrt else []),
         ("write manifest", write_manifest),
     ]
 
@@ -141,7 +151,8 @@ def engines(options: Options) -> list[str]:
     """Graph and precision of every TensorRT engine to build."""
     own = [f"{name} {options.dtype if graph.half else 'float32'}" for name, graph in GRAPHS.items()]
     int8 = [f"{name} int8" for name in EACH_STEP if options.int8]
-    return [*own, *int8] if options.tensorrt else []
+    wide = ["vae_decoder float32"] if options.dtype == "float16" else []
+    return [*own, *int8, *wide] if options.tensorrt else []
 
 
 def check_precision(dtype: str, int8: str | Path | None) -> None:
@@ -151,18 +162,11 @@ def check_precision(dtype: str, int8: str | Path | None) -> None:
         raise MRCError(f"int8 graphs are made from float32 ones and dtype is {dtype!r}; leave out one of the two")
 
 
-def check_sizes(sizes: tuple[int, int, int], multiple: int, max_batch: int) -> None:
-    if not 0 < sizes[0] <= sizes[1] <= sizes[2] or any(size % multiple for size in sizes):
-        raise MRCError(f"sizes are {sizes}; give min ≤ opt ≤ max, multiples of {multiple}")
-    if max_batch < 1:
-        raise MRCError(f"max_batch is {max_batch}; give a whole number from 1")
-
-
 def load(work: Work) -> None:
     work.checkpoint = load_checkpoint(work.options.source)
     check_injection(work.checkpoint.unet)
     work.geometry = geometry(work.checkpoint)
-    check_sizes(work.options.sizes, work.geometry.multiple, work.options.max_batch)
+    engine_sides(work.geometry, work.options.sizes, work.options.max_batch)
 
 
 def reference(work: Work) -> None:
@@ -267,18 +271,21 @@ def above_budget(errors: dict[str, float], budget: float) -> list[str]:
 
 def add_engine(work: Work, graph: str, precision: str) -> None:
     manifest, options = work.manifest, work.options
-    assert manifest is not None
+    assert manifest is not None and options.tensorrt is not None
     source = manifest.artifact(graph, "onnx", precision)
     assert source is not None
-    shapes = tensorrt.profile(source, options.sizes, manifest.geometry.vae_scale, options.max_batch)
-    engine = tensorrt.build_engine(work.folder, source, shapes)
-    flavour, number = options.tensorrt.split()
-    work.manifest = replace(
-        manifest,
-        artifacts=[*manifest.artifacts, engine],
-        files=manifest.files | {engine.path: file_digest(work.folder / engine.path)},
-        tools=manifest.tools | {flavour: number},
-    )
+    profiles = engine_profiles(source, options.sizes, manifest.geometry, options.max_batch)
+    engine, facts = build_engine(work.folder, source, profiles, options.tensorrt)
+    work.engines.append(facts)
+    tools = manifest.tools | {options.tensorrt.flavour: options.tensorrt.version}
+    work.manifest = replace(manifest, artifacts=[*manifest.artifacts, engine], tools=tools)
+
+
+def report_engines(work: Work) -> None:
+    manifest, tools = work.manifest, work.options.tensorrt
+    assert manifest is not None and tools is not None
+    write_report(work.folder, tools, manifest.tools, work.engines)
+    work.manifest = replace(manifest, files=digests(work.folder))
 
 
 def write_manifest(work: Work) -> None:

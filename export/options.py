@@ -17,7 +17,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "on edits of the pictures of --int8 or else of the package's photograph; slow",
     )
     parser.add_argument("--trt", action="store_true", help="also build a TensorRT engine for every graph")
-    for name, size in (("min", 256), ("opt", 512), ("max", 768)):
-        parser.add_argument(f"--{name}-size", type=int, default=size, help="pixels of a side, for --trt")
+    parser.add_argument(
+        "--trt-target",
+        type=lambda text: text.split(","),
+        metavar="SM,…",
+        help="GPUs to build for, such as sm86,sm89 (default: all, or the one here with data-centre TensorRT)",
+    )
+    for name, size in (("min", "half of it"), ("opt", "the model's resolution"), ("max", "one and a half of it")):
+        parser.add_argument(f"--{name}-size", type=int, help=f"pixels of a side, for --trt (default: {size})")
     parser.add_argument("--max-batch", type=int, default=1, help="images a pass, for --trt")
     parser.add_argument("--json", action="store_true", help="print the manifest instead of the table")

@@ -1,158 +1,131 @@
-"""TensorRT engines from the exported ONNX graphs, built in a child process.
+"""TensorRT engines from the exported ONNX graphs, each built in a child process (`export.tensorrt_build`).
 
 The child's memory goes back when it ends, and a crash in native code becomes an error message.
 TensorRT for RTX builds without a GPU; data-centre TensorRT is used where it can be imported. Both
 take their precision from the ONNX graph (strongly typed).
 """
 
-import ctypes
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 from ..core.errors import MRCError
-from ..engine.graphs import DYNAMIC
-from ..engine.manifest import Artifact
+from ..engine.manifest import Artifact, Bounds, Geometry
+from ..engine.profiles import profile, sides
 
-RTX_LIBRARIES = ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1")
-INSTALL = "pip install 'mrc-edit[trt-rtx]' for TensorRT-RTX, or install NVIDIA TensorRT 10 or later"
-
-
-def profile(artifact: Artifact, sizes: tuple[int, int, int], scale: int, max_batch: int) -> dict[str, dict]:
-    """Least, best and greatest shape of every input; `sizes` are pixels of a side, `scale` pixels a latent."""
-    least, best, greatest = sizes
-    ranges = {
-        "batch": (1, 1, max_batch),
-        "texts": (1, 3, 3 * max_batch + 1),  # instructions, the empty text, two reward texts an image
-        "rewards": (1, 1, 3 * max_batch),  # one a branch, with reward guidance
-        "steps": (1, 30, 1000),
-        "inputs": (1, 2, 3 * max_batch),
-        "branches": (1, 3, 3 * max_batch),
-        "guided": (1, 1, 2 * max_batch),  # guided and unguided, where a tier reuses the delta
-        "height": sizes,
-        "width": sizes,
-        "rows": (least // scale, best // scale, greatest // scale),
-        "columns": (least // scale, best // scale, greatest // scale),
-    }
-    assert ranges.keys() == DYNAMIC.keys()
-    return {
-        name: {
-            bound: [ranges[dim][i] if isinstance(dim, str) else dim for dim in dims]
-            for i, bound in enumerate(("min", "opt", "max"))
-        }
-        for name, (_, *dims) in artifact.inputs.items()
-    }
+Sizes = tuple[int | None, int | None, int | None]  # least, best and greatest side in pixels
+FOLDER = "tensorrt"  # of the engines in the export
+SIZED = {"height", "rows"}  # dimensions of graphs whose work goes with the size of the image
+NOT_BY_DEFAULT = ("sm75",)  # its float32 matrix products are refused
 
 
-def build_engine(folder: Path, source: Artifact, shapes: dict[str, dict]) -> Artifact:
+@dataclass(frozen=True)
+class Toolkit:
+    """The TensorRT that builds here: flavour, version, and the GPUs that it builds for."""
+
+    flavour: str
+    version: str
+    targets: tuple[str, ...]
+
+
+def toolkit() -> Toolkit:
+    """The TensorRT of this machine.
+
+    Raises:
+        MRCError: none can be imported, or it needs a GPU and there is none.
+    """
+    found = child({"do": "describe"}, "TensorRT cannot be used here")
+    return Toolkit(found["flavour"], found["version"], tuple(found["targets"]))
+
+
+def with_targets(tools: Toolkit, asked: Sequence[str] | None) -> Toolkit:
+    """The toolkit for the GPUs asked for, in its own order, or for all that every graph builds for.
+
+    Raises:
+        MRCError: one that this TensorRT does not build for.
+    """
+    if asked is None:
+        asked = [target for target in tools.targets if target not in NOT_BY_DEFAULT]
+    if not asked or (wrong := sorted(set(asked) - set(tools.targets))):
+        raise MRCError(
+            f"trt_targets are {' '.join(wrong) if asked else 'none'}; {tools.flavour} {tools.version} "
+            f"builds here for {', '.join(tools.targets)}"
+        )
+    return replace(tools, targets=tuple(target for target in tools.targets if target in asked))
+
+
+def engine_sides(geometry: Geometry, sizes: Sizes, max_batch: int) -> tuple[int, int, int]:
+    """The sides of the engines, with those of the model in place of None; raises as `engine.profiles.sides`."""
+    usual = sides(geometry, None, max_batch)
+    least, best, greatest = (own if size is None else size for own, size in zip(usual, sizes, strict=True))
+    return sides(geometry, (least, best, greatest), max_batch)
+
+
+def engine_profiles(source: Artifact, sizes: Sizes, geometry: Geometry, max_batch: int) -> list[dict[str, Bounds]]:
+    """The profiles of an engine, the tightest first: one image of the best size with three branches, then all."""
+    wide = profile(source, engine_sides(geometry, sizes, max_batch), geometry.vae_scale, max_batch)
+    ranges = [{name: Bounds(**bounds) for name, bounds in wide.items()}]
+    if any(SIZED.intersection(dims) for dims in source.inputs.values()):
+        ranges.insert(0, {name: Bounds(*[bounds["opt"]] * 3) for name, bounds in wide.items()})
+    return ranges
+
+
+def build_engine(
+    folder: Path, source: Artifact, profiles: list[dict[str, Bounds]], tools: Toolkit
+) -> tuple[Artifact, dict[str, Any]]:
     """Build the engine of one ONNX artifact under `folder/tensorrt`.
 
+    Returns:
+        The engine, and what the build's report says of it.
+
     Raises:
-        MRCError: no TensorRT here, or the build failed; with TensorRT's own words.
+        MRCError: no TensorRT here, the build failed, or its process was killed; with TensorRT's own words.
     """
     stem = Path(source.path).parent.name
-    request = {
+    path = f"{FOLDER}/{stem}.{tools.flavour}.{'-'.join(tools.targets)}.{source.precision}.engine"
+    request: dict[str, Any] = {
+        "do": "build",
+        "flavour": tools.flavour,
         "onnx": str(folder / source.path),
-        "engine": str(folder / "tensorrt" / stem),
-        "precision": source.precision,
-        "shapes": shapes,
+        "engine": str(folder / path),
+        "targets": tools.targets,
+        "profiles": [{name: asdict(bounds) for name, bounds in each.items()} for each in profiles],
     }
-    (folder / "tensorrt").mkdir(exist_ok=True)
-    child = subprocess.run(
-        [sys.executable, "-m", __name__], input=json.dumps(request), text=True, capture_output=True, check=False
-    )
-    if child.returncode:
-        words = (child.stderr or child.stdout).strip().splitlines()[-8:] or ["nothing was printed"]
-        raise MRCError(f"TensorRT could not build {stem} (exit {child.returncode}): {' | '.join(words)}")
-    built = json.loads(child.stdout.splitlines()[-1])
-    return Artifact(
+    (folder / FOLDER).mkdir(exist_ok=True)
+    facts = child(request, f"TensorRT could not build {stem}")
+    weights = sum(file.stat().st_size for file in (folder / source.path).parent.glob("model.onnx*"))
+    engine = Artifact(
         role=source.role,
-        runtime=built["runtime"],
+        runtime=tools.flavour,
         precision=source.precision,
-        path=f"tensorrt/{built['name']}",
+        path=path,
         inputs=source.inputs,
         outputs=source.outputs,
-        profile=shapes,
-        target=built["target"],
+        profiles=profiles,
+        target=",".join(tools.targets),
     )
+    named = {"graph": source.role, "path": path, "precision": source.precision, "weight_bytes": weights}
+    return engine, {**named, **facts, "profiles": request["profiles"]}
 
 
-def load_tensorrt() -> tuple[ModuleType, str]:
-    """The TensorRT module of this machine and its flavour."""
-    try:
-        import tensorrt
-
-        return tensorrt, "tensorrt"
-    except ImportError:
-        pass
-    try:
-        import onnxruntime_ep_nv_tensorrt_rtx as libraries  # its import makes the .so.1 links
-
-        for name in RTX_LIBRARIES:
-            ctypes.CDLL(str(Path(libraries.__file__).parent / name), ctypes.RTLD_GLOBAL)
-        import tensorrt_rtx_bindings
-
-        return tensorrt_rtx_bindings, "tensorrt_rtx"
-    except (ImportError, OSError) as error:
-        raise MRCError(f"no TensorRT can be imported ({error}); {INSTALL}") from None
-
-
-def available() -> str:
-    """Flavour and version of the TensorRT that would build here.
+def child(request: dict[str, Any], failure: str) -> dict[str, Any]:
+    """What a child process answers.
 
     Raises:
-        MRCError: none can be imported.
+        MRCError: `failure`, with the child's words.
     """
-    child = subprocess.run([sys.executable, "-m", __name__, "--version"], capture_output=True, text=True, check=False)
-    if child.returncode:
-        raise MRCError((child.stderr.strip().splitlines() or [f"TensorRT crashed on import; {INSTALL}"])[-1])
-    return child.stdout.strip()
-
-
-def build(request: dict) -> dict[str, str]:
-    """Body of the child process: parse, build, write."""
-    trt, flavour = load_tensorrt()
-    builder = trt.Builder(trt.Logger(trt.Logger.WARNING))
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, trt.Logger(trt.Logger.ERROR))
-    if not parser.parse_from_file(request["onnx"]):
-        raise MRCError("; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)))
-    for i in range(network.num_layers):
-        layer = network.get_layer(i)
-        if layer.type == trt.LayerType.ATTENTION_OUTPUT:
-            layer.__class__ = trt.IAttentionOutputLayer  # the bindings' way to downcast a layer
-            layer.attention.decomposable = True  # float32 and odd head sizes have no fused kernel
-    config = builder.create_builder_config()
-    optimization = builder.create_optimization_profile()
-    for i in range(network.num_inputs):
-        name = network.get_input(i).name
-        shape = request["shapes"][name]
-        optimization.set_shape(name, shape["min"], shape["opt"], shape["max"])
-    config.add_optimization_profile(optimization)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise MRCError(f"{flavour} {trt.__version__} gave no engine")
-    # TensorRT-RTX builds for SM 8.0, 8.6, 8.9, 12.0 and later by default; TensorRT for the GPU of this machine
-    target = "sm80+" if flavour == "tensorrt_rtx" else gpu_target(trt)
-    path = Path(f"{request['engine']}.{flavour}.{target}.{request['precision']}.engine")
-    path.write_bytes(memoryview(plan))
-    return {"runtime": flavour, "target": target, "name": path.name}
-
-
-def gpu_target(trt: ModuleType) -> str:
-    import torch
-
-    return "sm{}{}".format(*torch.cuda.get_device_capability())
-
-
-if __name__ == "__main__":
-    try:
-        if "--version" in sys.argv:
-            module, name = load_tensorrt()
-            print(name, module.__version__)
-        else:
-            print(json.dumps(build(json.load(sys.stdin))))
-    except MRCError as error:
-        sys.exit(str(error))
+    command = [sys.executable, "-m", f"{__package__}.tensorrt_build"]
+    done = subprocess.run(command, input=json.dumps(request), text=True, capture_output=True, check=False)
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        hint = "; that is mostly for want of memory: free some" if name == "SIGKILL" else ""
+        raise MRCError(f"{failure}: its process was ended by {name}{hint}")
+    if done.returncode:
+        words = (done.stderr or done.stdout).strip().splitlines()[-8:] or ["nothing was printed"]
+        raise MRCError(f"{failure}: {' | '.join(words)}")
+    return json.loads(done.stdout.splitlines()[-1])

@@ -12,6 +12,7 @@ from ..core.fidelity import relative_error
 from ..engine.backends import Backend
 from ..engine.backends.eager import EagerBackend
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
+from ..engine.backends.providers import CPU
 from ..engine.graphs import DYNAMIC, GRAPHS, INTEGERS, Dims
 from ..engine.manifest import Geometry, Manifest
 from ..engine.noise import generator, normal
@@ -140,7 +141,7 @@ def validate(folder: Path, manifest: Manifest, expected: list[dict[str, np.ndarr
         if manifest.precision == "bfloat16":
             runnable = Path(scratch)
             upcast_export(folder, runnable, manifest)
-        backend = OnnxRuntimeBackend(runnable, cached=False)
+        backend = OnnxRuntimeBackend(runnable, provider=CPU, cached=False)
         actual = [exported_outputs(backend, case) for case in cases(manifest.geometry)]
     return differences(expected, actual, manifest.precision, folder)
 

@@ -3,12 +3,13 @@
 import ctypes
 import warnings
 from functools import cache
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ..core.errors import MRCError
 from .native import find
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LIBRARY = "libmrc_cuda.so"
 DECLINED = (16, 17)  # MRC_CUDA_NOT_IN_PACK, MRC_CUDA_BAD_POINTER: Triton takes these
@@ -58,15 +59,20 @@ def ready() -> bool:
     return not why
 
 
-def run(name: str, tensor: Tensor, *arguments: object) -> None:
-    """Call a function of the library on the device of `tensor` and its current stream.
+def call(name: str, *arguments: object) -> None:
+    """Call a function of the library; needs no PyTorch.
 
     Raises:
         NotInPack: it has no kernel for these arguments.
         MRCError: it failed for another reason.
     """
-    with torch.cuda.device_of(tensor):
-        stream = ctypes.c_void_p(torch.cuda.current_stream(tensor.device).cuda_stream)
-        status = getattr(library(), name)(*arguments, stream)
-    if status:
+    if status := getattr(library(), name)(*arguments):
         raise (NotInPack if status in DECLINED else MRCError)(f"{name} returned {status}: {meaning(status)}")
+
+
+def run(name: str, tensor: "Tensor", *arguments: object) -> None:
+    """As `call`, on the device of `tensor` and its current stream, which is the last argument."""
+    import torch
+
+    with torch.cuda.device_of(tensor):
+        call(name, *arguments, ctypes.c_void_p(torch.cuda.current_stream(tensor.device).cuda_stream))

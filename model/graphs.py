@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from .layers import cross_attentions, resnets, upsamplers
+from .layers import cross_attentions, resnet, resnets, upsamplers
 from .step import UNetShallow, UNetStep, check_injection  # noqa: F401 - UNetShallow is found by name
 from .unet import MRCUNet
 
@@ -27,10 +27,10 @@ def graph_module(name: str, part: nn.Module, fused: bool = False) -> nn.Module:
     """The class of that name over a part of a checkpoint, whose parameters it shares.
 
     Args:
-        fused: steps compute with the kernels what the exported graph writes out.
+        fused: steps and the VAE's decoder compute with the kernels what the exported graph writes out.
     """
     module = globals()[name]
-    return module(part, fused) if issubclass(module, UNetStep) else module(part)
+    return module(part, fused) if issubclass(module, UNetStep | VaeDecoder) else module(part)
 
 
 class TextEncoder(nn.Module):
@@ -57,12 +57,16 @@ class VaeEncoder(nn.Module):
         return (moments.mode().float(),)
 
 
+SILU = ("silu", "swish")  # two names of one function
+
+
 class VaeDecoder(nn.Module):
     """Latents `[B, 4, h, w]` → images `[B, 3, H, W]`, about -1…1."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: AutoencoderKL, fused: bool = False) -> None:
         super().__init__()
         self.vae = vae
+        self.fused = fused and vae.config.act_fn in SILU
         self.upsamplers = upsamplers(vae.decoder.up_blocks)
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
@@ -73,11 +77,16 @@ class VaeDecoder(nn.Module):
         hidden = decoder.mid_block(decoder.conv_in(hidden))
         upsamplers = iter(self.upsamplers)
         for block in decoder.up_blocks:
-            for resnet in block.resnets:
-                hidden = resnet(hidden, None)
+            for layer in block.resnets:
+                hidden = resnet(layer, hidden, fused=True) if self.fused else layer(hidden, None)
             if block.upsamplers:
                 hidden = next(upsamplers)(hidden)
         return (decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(hidden))).float(),)
+
+
+REWARD_LAYERS = (
+    "add_embedding", "add_embedding2", "text_linear", "text_linear2", "ca.attention.self", "ca.attention.output.dense",
+)  # fmt: skip
 
 
 class Conditioner(nn.Module):
@@ -92,6 +101,14 @@ class Conditioner(nn.Module):
         super().__init__()
         check_injection(unet)
         self.unet = unet
+
+    def layers(self) -> list[nn.Module]:
+        """Those that this computes with; all others of the U-Net are a step's."""
+        unet = self.unet
+        texts = [project for layer in cross_attentions(unet) for project in (layer.to_k, layer.to_v)]
+        times = [unet.time_embedding, *(block.time_emb_proj for block in resnets(unet))]
+        rewards = [unet.get_submodule(name) for name in REWARD_LAYERS] if unet.rewards else []
+        return [*texts, *times, *rewards]
 
     def forward(
         self, timesteps: Tensor, text_states: Tensor, reward_scores: Tensor | None = None,
@@ -111,5 +128,5 @@ class Conditioner(nn.Module):
             emb = emb + bias
             folded = unet.folded_attention(tokens)
         emb = F.silu(emb)
-        time_bias = torch.cat([resnet.time_emb_proj(emb) for resnet in resnets(unet)], dim=-1)
+        time_bias = torch.cat([block.time_emb_proj(emb) for block in resnets(unet)], dim=-1)
         return time_bias, text_kv, *folded

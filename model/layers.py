@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention import FeedForward
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.transformers.transformer_2d import Transformer2DModel
@@ -42,8 +42,9 @@ class Upsampler(nn.Module):
 
 
 def upsamplers(blocks: Iterable[UpDecoderBlock2D]) -> nn.ModuleList:
-    """Those of the blocks that have one, in order."""
-    return nn.ModuleList(Upsampler(block.upsamplers[0]) for block in blocks if block.upsamplers)
+    """Those of the blocks that have one, in order. On a card the plain ones, which are faster there (docs/gpu.md)."""
+    plain = [block.upsamplers[0] for block in blocks if block.upsamplers]
+    return nn.ModuleList(block if block.conv.weight.is_cuda else Upsampler(block) for block in plain)
 
 
 def resnets(unet: MRCUNet) -> list[ResnetBlock2D]:
@@ -53,9 +54,14 @@ def resnets(unet: MRCUNet) -> list[ResnetBlock2D]:
 
 def cross_attentions(unet: MRCUNet) -> list[Attention]:
     """All cross-attentions in the order of the forward pass."""
+    return [layer.attn2 for layer in transformer_layers(unet)]
+
+
+def transformer_layers(unet: MRCUNet) -> list[BasicTransformerBlock]:
+    """All layers of all transformers in the order of the forward pass."""
     blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
     transformers = [transformer for block in blocks for transformer in getattr(block, "attentions", ())]
-    return [layer.attn2 for transformer in transformers for layer in transformer.transformer_blocks]
+    return [layer for transformer in transformers for layer in transformer.transformer_blocks]
 
 
 def norm_silu(norm: nn.GroupNorm, hidden: Tensor, time_bias: Tensor | None = None) -> Tensor:
@@ -69,24 +75,45 @@ def fused_norm_silu(norm: nn.GroupNorm, hidden: Tensor, time_bias: Tensor | None
     return ops.group_norm_silu(hidden, norm.weight, norm.bias, norm.num_groups, norm.eps, offset, True)
 
 
+def fused_norm(norm: nn.GroupNorm, hidden: Tensor) -> Tensor:
+    """A group norm by one kernel."""
+    return ops.group_norm_silu(hidden, norm.weight, norm.bias, norm.num_groups, norm.eps, None, False)
+
+
+def resnet(block: ResnetBlock2D, hidden: Tensor, time_bias: Tensor | None = None, fused: bool = False) -> Tensor:
+    """`block` with its timestep projection `[N, C, 1, 1]` already computed, or without one."""
+    activated = fused_norm_silu if fused else norm_silu
+    inner = block.conv1(activated(block.norm1, hidden))
+    inner = block.conv2(activated(block.norm2, inner, time_bias))
+    total = (hidden if block.conv_shortcut is None else block.conv_shortcut(hidden)) + inner
+    return total if block.output_scale_factor == 1 else total / block.output_scale_factor
+
+
+def merge_projections(unet: MRCUNet) -> None:
+    """Make one layer `to_qkv` of the query, key and value layers of each self-attention, which go."""
+    for layer in transformer_layers(unet):
+        attention = layer.attn1
+        attention.fuse_projections()
+        del attention.to_q, attention.to_k, attention.to_v
+
+
 def transformer(
-    block: Transformer2DModel, hidden: Tensor, keys_values: Iterator[Tensor], branch: Tensor | None = None
-) -> Tensor:
+    block: Transformer2DModel, hidden: Tensor, keys_values: Iterator[Tensor], branch: Tensor | None = None,
+    fused: bool = False,
+) -> Tensor:  # fmt: skip
     """`block` with text keys and values already computed.
 
     With `branch`, the P inputs become N branches right before the first cross-attention.
     """
     height, width = hidden.shape[2:]
     residual = hidden
-    x = block.norm(hidden)
+    x = fused_norm(block.norm, hidden) if fused else block.norm(hidden)
     x = block.proj_in(positions(x)) if block.use_linear_projection else positions(block.proj_in(x))
     for layer in block.transformer_blocks:
-        normed = layer.norm1(x)
-        attention = layer.attn1
-        x = x + attend(attention, normed, attention.to_k(normed), attention.to_v(normed))
+        x = x + attend(layer.attn1, *self_projections(layer.attn1, layer.norm1(x)))
         if branch is not None:
             x, residual, branch = x.index_select(0, branch), residual.index_select(0, branch), None
-        x = x + attend(layer.attn2, layer.norm2(x), next(keys_values), next(keys_values))
+        x = x + attend(layer.attn2, layer.attn2.to_q(layer.norm2(x)), next(keys_values), next(keys_values))
         x = x + feed_forward(layer.ff, layer.norm3(x))
     if block.use_linear_projection:
         x = block.proj_out(x)
@@ -108,10 +135,15 @@ def feed_forward(block: FeedForward, x: Tensor) -> Tensor:
     return out(value * F.gelu(gate))
 
 
-def attend(attention: Attention, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Multi-head attention of positions `[N, HW, C]` to `key` and `value` `[N, L, C']`."""
-    query, key, value = (
-        tensor.unflatten(2, (attention.heads, -1)).transpose(1, 2) for tensor in (attention.to_q(x), key, value)
-    )
+def self_projections(attention: Attention, x: Tensor) -> tuple[Tensor, ...]:
+    """Query, key and value of positions `[N, HW, C]`."""
+    if attention.fused_projections:
+        return attention.to_qkv(x).chunk(3, dim=-1)
+    return attention.to_q(x), attention.to_k(x), attention.to_v(x)
+
+
+def attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Multi-head attention of queries `[N, HW, C']` to `key` and `value` `[N, L, C']` → `[N, HW, C]`."""
+    query, key, value = (tensor.unflatten(2, (attention.heads, -1)).transpose(1, 2) for tensor in (query, key, value))
     mixed = F.scaled_dot_product_attention(query, key, value)
     return attention.to_out[0](mixed.transpose(1, 2).flatten(2))

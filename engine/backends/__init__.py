@@ -31,14 +31,18 @@ def lazy(module: str) -> Callable[..., Backend]:
 
 TORCH = ("torch", "diffusers", "transformers")
 BACKENDS = {
-    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager")),
-    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("loop",)),
+    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device",)),
+    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile")),
     "onnxruntime": Entry(
-        "export", ("onnxruntime",), "cpu or gpu", lazy("onnxruntime"), ("provider", "provider_options")
+        "export",
+        ("onnxruntime",),
+        "cpu or gpu",
+        lazy("onnxruntime"),
+        ("provider", "provider_options", "sizes", "max_batch"),
     ),
     "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino"), ("shapes",)),
+    "tensorrt": Entry("export", ("cuda",), "trt-rtx or trt", lazy("tensorrt")),
 }
-AUTO = {"checkpoint": "eager", "export": "onnxruntime"}
 
 
 def state_of(name: str) -> str:
@@ -48,6 +52,15 @@ def state_of(name: str) -> str:
     if missing:
         return f"needs {', '.join(missing)}: pip install 'mrc-edit[{entry.extra.split()[0]}]' (extra {entry.extra})"
     return "available"
+
+
+def checkpoint_backend(device: object) -> str:
+    """The fastest backend for a checkpoint on a card, the ground truth on a CPU."""
+    if find_spec("torch") is None or str(device).startswith("cpu"):
+        return "eager"
+    import torch
+
+    return "torch" if torch.cuda.is_available() else "eager"
 
 
 def load_backend(folder: Path, name: str, precision: str | None = None, **options: object) -> Backend:
@@ -65,7 +78,8 @@ def load_backend(folder: Path, name: str, precision: str | None = None, **option
             f"{folder} is neither a checkpoint (model_index.json) nor an export ({MANIFEST}); "
             "give a checkpoint folder, or the folder that mrc-export wrote"
         )
-    name = AUTO[kind] if name == "auto" else name
+    if name == "auto":
+        name = "onnxruntime" if kind == "export" else checkpoint_backend(options.get("device"))
     if name not in BACKENDS:
         raise MRCError(f"backend is {name!r}; choose auto, {', '.join(BACKENDS)}")
     entry = BACKENDS[name]

@@ -1,6 +1,7 @@
 """What a backend is: the seam between the engine and the runtimes that compute the model."""
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -11,7 +12,7 @@ from ..manifest import Geometry
 from ..plan import Plan
 from ..sampling import SamplerTable
 
-Conditions = dict[str, np.ndarray]  # by name; a backend reads only those that it wrote
+Conditions = dict[str, Any]  # by name: arrays, or the runtime's own; a backend reads only those that it wrote
 
 
 class GuidedUNet(ABC):

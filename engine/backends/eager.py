@@ -1,9 +1,12 @@
 """PyTorch, one plain module call a graph: the ground truth."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from ...core.errors import MRCError
 from ...model import Checkpoint, load_checkpoint
@@ -12,6 +15,9 @@ from ...model.scheduler import scheduler_config
 from ..manifest import Geometry
 from ..text import whole_texts
 from .base import Backend, Conditions, GuidedUNet
+from .devices import float32_products, torch_device
+
+CPU = torch.device("cpu")
 
 
 def geometry(checkpoint: Checkpoint) -> Geometry:
@@ -61,36 +67,52 @@ def latent_side(size: object) -> int:
     return max(sides)
 
 
-def load(folder: Path, precision: str | None = None) -> "EagerBackend":
+def load(folder: Path, precision: str | None = None, device: str | None = None) -> "EagerBackend":
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
-    return EagerBackend(load_checkpoint(folder))
+    return EagerBackend(load_checkpoint(folder), torch_device(device))
 
 
 class EagerBackend(Backend):
-    """The backend over a loaded checkpoint."""
+    """The backend over a loaded checkpoint.
 
-    precision = "float32"
+    Args:
+        dtype: of the U-Net and the VAE. Half precision has channels last.
+    """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, checkpoint: Checkpoint, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> None:
+        self.checkpoint, self.device, self.dtype = checkpoint, device, dtype
+        self.precision = str(dtype).removeprefix("torch.")
         self.geometry = geometry(checkpoint)
         self.defaults = checkpoint.defaults
         self.scheduler = scheduler_config(checkpoint.scheduler)
         self.tokenizer = whole_texts(checkpoint.tokenizer.backend_tokenizer)
+        checkpoint.text_encoder.to(device)
+        layout = torch.preserve_format if dtype == torch.float32 else torch.channels_last
+        for module in (checkpoint.unet, checkpoint.vae):  # not module.to: see model.checkpoint.fill
+            nn.Module.to(module, device, dtype, memory_format=layout)  # type: ignore[call-overload]
+        self.unet: Callable[..., torch.Tensor] = checkpoint.unet
 
-    @torch.inference_mode()
+    def tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.device)
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        with torch.inference_mode(), float32_products(self.device):
+            yield
+
     def text_encoder(self, *, input_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        output = self.checkpoint.text_encoder(torch.from_numpy(input_ids))
-        return output.last_hidden_state.numpy(), output.pooler_output.numpy()
+        with self.computing():
+            output = self.checkpoint.text_encoder(self.tensor(input_ids))
+            return to_numpy(output.last_hidden_state), to_numpy(output.pooler_output)
 
-    @torch.inference_mode()
     def vae_encoder(self, *, images: np.ndarray) -> np.ndarray:
-        return encode_image(self.checkpoint, torch.from_numpy(images)).numpy()
+        with self.computing():
+            return to_numpy(encode_image(self.checkpoint, self.tensor(images).to(self.dtype)))
 
-    @torch.inference_mode()
     def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
-        return decode_latents(self.checkpoint, torch.from_numpy(latents)).numpy()
+        with self.computing():
+            return to_numpy(decode_latents(self.checkpoint, self.tensor(latents).to(self.dtype)))
 
     def conditioner(
         self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray
@@ -101,31 +123,33 @@ class EagerBackend(Backend):
     def guided_unet(
         self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
     ) -> "EagerUNet":
-        timesteps, states = conditions["timesteps"], conditions["encoder_hidden_states"][text]
-        rewards: dict[str, torch.Tensor] = {
-            name: torch.from_numpy(conditions[name][reward[branch]])
-            for name in ("reward_scores", "reward_text_embeds")
-            if name in conditions
-        }
-        return EagerUNet(self.checkpoint, branch, torch.from_numpy(timesteps), torch.from_numpy(states), rewards)
+        return EagerUNet(self, conditions, branch, text, reward)
 
 
 class EagerUNet(GuidedUNet):
     """The plain U-Net with the text states `[N, L, D]` and rewards of N branches."""
 
     def __init__(
-        self,
-        checkpoint: Checkpoint,
-        branch: np.ndarray,
-        timesteps: torch.Tensor,
-        states: torch.Tensor,
-        rewards: dict[str, torch.Tensor],
+        self, backend: EagerBackend, conditions: Conditions, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
     ) -> None:
-        self.checkpoint, self.branch, self.timesteps = checkpoint, branch, timesteps
-        self.states, self.rewards = states, rewards
+        self.backend, self.branch = backend, branch
+        self.timesteps = backend.tensor(conditions["timesteps"])
+        self.states = backend.tensor(conditions["encoder_hidden_states"][text]).to(backend.dtype)
+        self.rewards: dict[str, torch.Tensor] = {
+            name: backend.tensor(conditions[name][reward[branch]])
+            for name in ("reward_scores", "reward_text_embeds")
+            if name in conditions
+        }
+        if self.rewards:  # the scores are embedded in float32
+            self.rewards["reward_text_embeds"] = self.rewards["reward_text_embeds"].to(backend.dtype)
 
-    @torch.inference_mode()
     def full(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
-        branches = torch.from_numpy(sample[self.branch])
-        noise = self.checkpoint.unet(branches, self.timesteps[step], self.states, **self.rewards)
-        return np.tensordot(guidance, noise.numpy(), 1)
+        backend = self.backend
+        with backend.computing():
+            branches = backend.tensor(sample[self.branch]).to(backend.dtype)
+            noise = backend.unet(branches, self.timesteps[step], self.states, **self.rewards)
+            return np.tensordot(guidance, to_numpy(noise), 1)
+
+
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.float().cpu().numpy()

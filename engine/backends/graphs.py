@@ -68,25 +68,36 @@ class GraphUNet(GuidedUNet, Generic[Value]):
     ) -> None:  # fmt: skip
         self.backend = backend
         row = reward if backend.geometry.rewards else np.zeros_like(reward)
-        self.time_bias = [backend.to_device(step) for step in conditions["time_bias"][:, row]]
-        self.constant = {
-            "branch": backend.to_device(branch),
-            "text_kv": backend.to_device(conditions["text_kv"][text]),
-            **{name: backend.to_device(conditions[name][row]) for name in FOLDED if name in conditions},
-        }
+        self.time_bias, self.constant = self.placed(conditions, text, row)
+        self.constant["branch"] = backend.to_device(branch)
         self.run_full, self.run_shallow = backend.runner("unet"), backend.runner("unet_shallow")
         self.deep: Feeds = {}
+        self.weights: tuple[np.ndarray, Value | None] = (np.zeros(0), None)
+
+    def placed(self, conditions: Conditions, text: np.ndarray, row: np.ndarray) -> tuple[list[Value], Feeds]:
+        """The time bias of each step, and what all steps share, on the device: of `text` `[N]` and `row` `[P]`."""
+        to_device = self.backend.to_device
+        folded = {name: to_device(conditions[name][row]) for name in FOLDED if name in conditions}
+        shared = {"text_kv": to_device(conditions["text_kv"][text]), **folded}
+        return [to_device(step) for step in conditions["time_bias"][:, row]], shared
 
     def feeds(self, step: int, sample: Value, guidance: Value) -> Feeds:
         return {"sample": sample, "guidance": guidance, "time_bias": self.time_bias[step], **self.constant}
 
+    def given(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> Feeds:
+        """The feeds of arrays. The guidance weights are copied to the device only where they change."""
+        before, weights = self.weights
+        if weights is None or not np.array_equal(before, guidance):
+            before = guidance.copy()
+            weights = self.backend.to_device(before)
+            self.weights = before, weights
+        return self.feeds(step, self.backend.to_device(sample), weights)
+
     def full(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
-        to_device = self.backend.to_device
-        outputs = self.run_full(self.feeds(step, to_device(sample), to_device(guidance)))
+        outputs = self.run_full(self.given(step, sample, guidance))
         self.deep = {"deep": outputs["deep"]}
         return self.backend.to_numpy(outputs["noise"])
 
     def shallow(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
-        to_device = self.backend.to_device
-        outputs = self.run_shallow(self.feeds(step, to_device(sample), to_device(guidance)) | self.deep)
+        outputs = self.run_shallow(self.given(step, sample, guidance) | self.deep)
         return self.backend.to_numpy(outputs["noise"])

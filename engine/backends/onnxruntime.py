@@ -1,25 +1,30 @@
 """ONNX Runtime on an export folder; no PyTorch."""
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
-from onnxruntime import OrtValue
+from onnxruntime import InferenceSession, OrtValue, SessionOptions
 from tqdm import tqdm
 
 from ...core.errors import MRCError
-from ...core.files import file_digest, foreign_files, make_once, swapped_folder
-from ..failures import memory_ran_out
-from ..graphs import GRAPHS
+from ..failures import computing
+from ..graphs import FOLDED, GRAPHS
 from ..manifest import Artifact, files_of
-from .exported import ExportBackend, cache_folder, without_cache
+from ..profiles import Profile, profile, sides
+from .base import Conditions
+from .bound import SessionRunner, Slice
+from .engine_cache import engines_in, rtx_machine, tensorrt_machine, timings
+from .exported import ExportBackend, cache_folder
+from .graph_cache import kept, place_of
+from .graphs import GraphUNet
+from .providers import CPU, CUDA, PREFIX, RTX, TENSORRT, chain, choose, device_of, open_session
+from .rows import gather_graph
 
-PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")  # the first that is there
-DIGESTS = "digests.json"
 LARGE = 64 << 20  # bytes of weights from which an optimized graph is worth its place on disk
 
 
@@ -28,12 +33,21 @@ def load(
     precision: str | None = None,
     provider: str | None = None,
     provider_options: Mapping[str, object] | None = None,
+    sizes: tuple[int, int, int] | None = None,
+    max_batch: int | None = None,
 ) -> "OnnxRuntimeBackend":
-    return OnnxRuntimeBackend(folder, precision, provider, provider_options)
+    return OnnxRuntimeBackend(folder, precision, provider, provider_options, sizes, max_batch)
 
 
 class OnnxRuntimeBackend(ExportBackend[OrtValue]):
-    """One session a graph, with inputs and outputs bound."""
+    """One session a graph, with inputs and outputs bound.
+
+    Args:
+        provider, provider_options: by ONNX Runtime's names; CUDA where this package of it has that, else the CPU.
+        sizes: least, best and greatest pixels of a side, and `max_batch` images a pass, that a provider builds
+            engines for; by default half, once and one and a half times the model's own side, and one image.
+        cached: keep optimized graphs and engines on disk.
+    """
 
     def __init__(
         self,
@@ -41,104 +55,138 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         precision: str | None = None,
         provider: str | None = None,
         provider_options: Mapping[str, object] | None = None,
+        sizes: tuple[int, int, int] | None = None,
+        max_batch: int | None = None,
         cached: bool = True,
     ) -> None:
         super().__init__(folder, precision)
         self.cached = cached
-        if provider is None:
-            if provider_options:
-                raise MRCError("provider_options were given without provider; name the provider they are for")
-            available = onnxruntime.get_available_providers()
-            provider = next(name for name in PREFERRED if name in available)
-        self.provider, self.options = provider, {k: str(v) for k, v in (provider_options or {}).items()}
-        self.device = "cuda" if provider.startswith(("CUDA", "Tensorrt", "NvTensorRT")) else "cpu"
-        self.fallback: onnxruntime.InferenceSession | None = None  # the decoder in float32
+        self.provider, self.options = choose(provider, provider_options)
+        if self.provider not in PREFIX and (sizes, max_batch) != (None, None):
+            raise MRCError(
+                f"sizes and max_batch are for providers that build engines ({', '.join(PREFIX)}) and the provider is "
+                f"{self.provider}, which takes all sizes; leave them out"
+            )
+        self.max_batch = 1 if max_batch is None else max_batch
+        self.sizes = sides(self.geometry, sizes, self.max_batch)
+        self.device, self.device_id = device_of(self.provider), int(self.options.get("device_id", 0))
+        # The provider that takes rows of the conditions on the card; without one the host does
+        self.gathers = CUDA if self.provider in (CUDA, TENSORRT) else ""
+        self.gathering: dict[int, InferenceSession] = {}
+        self.fallback: InferenceSession | None = None  # the decoder in float32
         with tqdm(GRAPHS, desc="load export", leave=False, disable=None) as names:
             self.sessions = {name: self.session(self.artifact(name)) for name in names}
 
-    def session(self, artifact: Artifact) -> onnxruntime.InferenceSession:
-        """Open a graph: the one optimized earlier for this machine if there is one."""
+    def profile(self, artifact: Artifact) -> Profile | None:
+        """The shapes that the provider builds an engine for; None where it takes all."""
+        if self.provider not in PREFIX:
+            return None
+        return profile(artifact, self.sizes, self.geometry.vae_scale, self.max_batch)
+
+    def session(self, artifact: Artifact) -> InferenceSession:
+        """Open a graph: what was made of it earlier for this machine, if that is there."""
+        plain = partial(self.open, artifact, SessionOptions())
+        if not self.cached or self.provider not in (CPU, TENSORRT, RTX):
+            return plain()
         files = [artifact.path, *files_of(self.manifest, artifact)]
         size = sum((self.folder / name).stat().st_size for name in files if (self.folder / name).is_file())
-        if self.cached and self.provider == "CPUExecutionProvider" and size >= LARGE and (folder := cache_folder()):
-            digests = "".join(self.manifest.files.get(name, "") for name in files)
-            key = hashlib.sha256((onnxruntime.__version__ + cpu() + digests).encode()).hexdigest()[:16]
-            place = folder / f"onnxruntime-{artifact.role}-{artifact.precision}-{key}"
-            try:
-                make_once(place, lambda: intact(place), lambda: self.optimize(artifact, place))
-                return self.open_optimized(artifact, place)
-            except (MRCError, OSError) as error:
-                session = self.open(artifact, onnxruntime.SessionOptions())  # raises what is wrong with the export
-                without_cache(folder, str(error))
-                return session
-        return self.open(artifact, onnxruntime.SessionOptions())
+        if (self.provider == CPU and size < LARGE) or (cache := cache_folder()) is None:
+            return plain()
+        make, reopen, machine = {
+            CPU: (self.optimize, self.open_optimized, cpu),
+            TENSORRT: (self.build, self.open_engine, tensorrt_machine),
+            RTX: (self.build_context, self.open_context, rtx_machine),
+        }[self.provider]
+        digests = [self.manifest.files.get(name, "") for name in files]
+        depends_on = [onnxruntime.__version__, machine(), str(self.chain(artifact)[self.provider]), *digests]
+        place = place_of(cache, f"onnxruntime-{artifact.role}-{artifact.precision}", depends_on)
+        return kept(place, partial(make, artifact), partial(reopen, artifact), plain)
 
     def optimize(self, artifact: Artifact, place: Path) -> None:
-        """Write a graph optimized for this machine; the caller holds the lock of `place`."""
-        options = onnxruntime.SessionOptions()
+        """Write a graph optimized for this machine."""
+        options = SessionOptions()
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "model.onnx.data")
         options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
-        with swapped_folder(place, check_cached) as new:
-            options.optimized_model_filepath = str(new / "model.onnx")
-            self.open(artifact, options)
-            self.open_optimized(artifact, new)  # ONNX Runtime is silent about a full disk
-            digests = {path.name: file_digest(path) for path in new.iterdir()}
-            (new / DIGESTS).write_text(json.dumps(digests))
+        options.optimized_model_filepath = str(place / "model.onnx")
+        self.open(artifact, options)
 
-    def open_optimized(self, artifact: Artifact, place: Path) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
+    def open_optimized(self, artifact: Artifact, place: Path) -> InferenceSession:
+        options = SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # done already
-        return self.created(artifact, str(place / "model.onnx"), options)
+        return open_session(named(artifact), str(place / "model.onnx"), options, self.chain(artifact))
 
-    def open(self, artifact: Artifact, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-        """Open a graph from memory, so that what was checked is what is used; no other file is read."""
+    def build(self, artifact: Artifact, place: Path) -> None:
+        """Build the engines of a graph with TensorRT, which takes minutes, with the timings of earlier builds."""
+        timed = {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(place)}
+        with timings(place):
+            self.open(artifact, SessionOptions(), engines_in(place) | timed)
+
+    def open_engine(self, artifact: Artifact, place: Path) -> InferenceSession:
+        return self.open(artifact, SessionOptions(), engines_in(place))
+
+    def build_context(self, artifact: Artifact, place: Path) -> None:
+        """Build the engines of a graph with TensorRT-RTX, and a graph that holds them."""
+        options = SessionOptions()
+        options.add_session_config_entry("ep.context_enable", "1")
+        options.add_session_config_entry("ep.context_embed_mode", "0")
+        options.add_session_config_entry("ep.context_file_path", str(place / "model.onnx"))
+        self.open(artifact, options)
+
+    def open_context(self, artifact: Artifact, place: Path) -> InferenceSession:
+        return open_session(named(artifact), str(place / "model.onnx"), SessionOptions(), self.chain(artifact))
+
+    def chain(self, artifact: Artifact) -> dict[str, dict[str, str]]:
+        return chain(self.provider, self.options, artifact, self.profile(artifact))
+
+    def open(
+        self, artifact: Artifact, options: SessionOptions, own: Mapping[str, str] | None = None
+    ) -> InferenceSession:
+        """Open a graph from memory, so that what was checked is what is used; no other file of it is read.
+
+        Args:
+            own: options of the provider for this session alone.
+        """
         graph, external = self.content(artifact)
         sizes = [len(data) for data in external.values()]
         options.add_external_initializers_from_files_in_memory(list(external), list(external.values()), sizes)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
-        return self.created(artifact, graph, options)
-
-    def created(
-        self, artifact: Artifact, graph: str | bytes, options: onnxruntime.SessionOptions
-    ) -> onnxruntime.InferenceSession:
-        """A session of a file or of the content of one."""
-        options.log_severity_level = 3
-        names = onnxruntime.get_available_providers()
-        try:
-            if self.provider in names:
-                providers = [(self.provider, self.options)]
-                if self.provider != "CPUExecutionProvider":
-                    providers.append(("CPUExecutionProvider", {}))
-                return onnxruntime.InferenceSession(graph, options, providers)
-            devices = [device for device in onnxruntime.get_ep_devices() if device.ep_name == self.provider]
-            if not devices:
-                plugged = {device.ep_name for device in onnxruntime.get_ep_devices()}
-                raise MRCError(
-                    f"ONNX Runtime has no provider {self.provider!r} here; it has {', '.join({*names, *plugged})}. "
-                    "Install the package that brings it, or register it with "
-                    "onnxruntime.register_execution_provider_library"
-                )
-            options.add_provider_for_devices(devices[:1], self.options)
-            return onnxruntime.InferenceSession(graph, options)
-        except MRCError:
-            raise
-        # ONNX Runtime's exceptions share no base but Exception
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            if memory_ran_out(error):
-                raise MRCError(f"there is not enough memory to open {artifact.path}; free some") from None
-            if artifact.precision == "bfloat16":
-                reason = f"ONNX Runtime's CPU provider has no bfloat16 convolution ({reason})"
-            raise MRCError(f"ONNX Runtime refuses {artifact.path}: {reason}; export again, or in float32") from None
+        providers = self.chain(artifact)
+        providers[self.provider] |= own or {}
+        return open_session(named(artifact), graph, options, providers)
 
     def to_device(self, array: np.ndarray) -> OrtValue:
-        return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device, 0)
+        return OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device, self.device_id)
 
     def to_numpy(self, value: OrtValue) -> np.ndarray:
         return value.numpy()
 
-    def runner(self, graph: str) -> "SessionRunner":
-        return SessionRunner(self.sessions[graph], self.device)
+    def runner(self, graph: str) -> SessionRunner:
+        kept = ["deep", *(GRAPHS["conditioner"].outputs if self.gathers else ())]
+        shapes = self.profile(self.artifact(graph))
+        return SessionRunner(self.sessions[graph], self.device, self.device_id, kept, graph, shapes)
+
+    def conditioner(
+        self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray
+    ) -> Conditions:
+        arrays = {"timesteps": timesteps, "text_states": text_states}
+        if self.geometry.rewards:
+            arrays |= {"reward_scores": reward_scores, "reward_text": reward_text}
+        if not self.gathers:
+            return self.run("conditioner", **arrays)
+        return self.runner("conditioner")({name: self.to_device(array) for name, array in arrays.items()})
+
+    def guided_unet(
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+    ) -> GraphUNet:
+        return (BoundUNet if self.gathers else GraphUNet)(self, conditions, branch, text, reward)
+
+    def rows(self, value: OrtValue, index: OrtValue, axis: int = 0) -> OrtValue:
+        """Rows `index` `[N]` of a value along `axis`, copied on the device."""
+        if axis not in self.gathering:
+            providers = {self.gathers: {"device_id": str(self.device_id)} if self.gathers == CUDA else {}}
+            self.gathering[axis] = open_session("rows", gather_graph(axis), SessionOptions(), providers)
+        run = SessionRunner(self.gathering[axis], self.device, self.device_id, ("rows",))
+        return run({"data": value, "index": index})["rows"]
 
     def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
         """Images that overflow in half precision are decoded again in float32: those alone, and each time anew."""
@@ -149,51 +197,36 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
             return images
         if self.fallback is None:
             self.fallback = self.session(fallback)
-        outputs = SessionRunner(self.fallback, self.device)({"latents": self.to_device(latents[overflowed])})
+        run = SessionRunner(self.fallback, self.device, self.device_id)
+        outputs = run({"latents": self.to_device(latents[overflowed])})
         images = images.copy()
         images[overflowed] = self.to_numpy(outputs["images"])
         return images
 
 
-class SessionRunner:
-    """Runs a session into buffers of its own, one set for each set of input shapes."""
+class BoundUNet(GraphUNet[Any]):
+    """The step graphs with the conditions of some branches, taken from the conditioner's outputs on the device.
 
-    def __init__(self, session: onnxruntime.InferenceSession, device: str) -> None:
-        self.session = session
-        self.names = [output.name for output in session.get_outputs()]
-        self.devices = {name: device if name == "deep" else "cpu" for name in self.names}  # deep features stay
-        self.outputs: dict[tuple, dict[str, OrtValue]] = {}
+    A step then copies its sample to the card and the noise back. The sampler's arithmetic stays on the host: as a graph
+    of its own it would be as many launches as two small copies take, and every run waits for the card all the same.
+    """
 
-    def __call__(self, feeds: dict[str, OrtValue]) -> dict[str, OrtValue]:
-        binding = self.session.io_binding()
-        for name, value in feeds.items():
-            binding.bind_ortvalue_input(name, value)
-        shapes = tuple(tuple(value.shape()) for value in feeds.values())
-        buffers = self.outputs.get(shapes, {})
-        for name, device in self.devices.items():
-            if name in buffers:
-                binding.bind_ortvalue_output(name, buffers[name])
-            else:
-                binding.bind_output(name, device)
-        self.session.run_with_iobinding(binding)
-        self.outputs[shapes] = dict(zip(self.names, binding.get_outputs(), strict=True))
-        return self.outputs[shapes]
+    backend: OnnxRuntimeBackend
+
+    def placed(self, conditions: Conditions, text: np.ndarray, row: np.ndarray) -> tuple[list[Any], dict[str, Any]]:
+        rows = self.backend.rows
+        with computing("conditioner"):
+            texts, rewards = (self.backend.to_device(index.astype(np.int64)) for index in (text, row))
+            table = rows(conditions["time_bias"], rewards, axis=1)
+            folded = {name: rows(conditions[name], rewards) for name in FOLDED if name in conditions}
+            shared = {"text_kv": rows(conditions["text_kv"], texts), **folded}
+        return [Slice(table, step) for step in range(table.shape()[0])], shared
 
 
-def intact(place: Path) -> bool:
-    """Whether a cached graph is there and is what this user wrote."""
-    try:
-        digests = json.loads((place / DIGESTS).read_text())
-        mine = place.stat().st_uid == os.getuid()
-        return mine and bool(digests) and all(file_digest(place / Path(n).name) == digests[n] for n in digests)
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def check_cached(place: Path) -> None:
-    """Refuse to replace a folder that holds something else than a cached graph."""
-    if foreign := foreign_files(place, ("model.onnx", "model.onnx.data", DIGESTS)):
-        raise MRCError(f"{place} holds {foreign[0]}, which is of no cached graph; remove it")
+def named(artifact: Artifact) -> str:
+    """A graph in messages."""
+    hint = " (bfloat16, for which ONNX Runtime's CPU provider has no convolution)"
+    return artifact.path + (hint if artifact.precision == "bfloat16" else "")
 
 
 def cpu() -> str:

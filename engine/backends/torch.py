@@ -1,17 +1,20 @@
-"""PyTorch made fast: the step graph over the kernels, channels last, on CUDA recorded as a CUDA graph."""
+"""PyTorch made fast: the step graph over the kernels, channels last, on a card recorded and replayed."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ...core.errors import MRCError
-from ...core.precision import PRECISIONS
+from ...core.precision import PRECISIONS, TF32
 from ...kernels import ops
 from ...model import Checkpoint, load_checkpoint
 from ...model.graphs import graph_module
+from ...model.layers import merge_projections
 from ...model.scheduler import scheduler_config
 from ..failures import computing
 from ..graphs import EACH_STEP, GRAPHS
@@ -19,68 +22,152 @@ from ..loop import OnStep, check_latents, start, step_noise
 from ..plan import Plan
 from ..sampling import SamplerTable, clipping
 from ..text import whole_texts
-from .base import DeviceLoop, GuidedUNet
+from .base import Conditions, DeviceLoop, GuidedUNet
+from .devices import float32_products, torch_device
 from .eager import geometry
 from .graphs import Feeds, GraphBackend, GraphUNet, Runner
-from .recent import Recent
-
-RECORDINGS = 4
-Recording = tuple[torch.cuda.CUDAGraph, dict[str, Tensor], tuple[Tensor, ...]]  # graph, inputs, outputs
+from .recordings import DeviceMemory, Recorded
 
 
-def load(folder: Path, precision: str | None = None, loop: bool = False) -> "TorchBackend":
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if precision not in (None, *PRECISIONS):
-        raise MRCError(f"precision is {precision!r}; the torch backend has {', '.join(PRECISIONS)}")
-    if (precision, device) == ("float16", "cpu"):
+def load(
+    folder: Path, precision: str | None = None, device: str | None = None, compile: bool = False
+) -> "TorchBackend":
+    """Open a checkpoint.
+
+    Args:
+        precision: float32, bfloat16, float16 (on a card), or tf32 (on a card: float32 with TF32 products). By default
+            bfloat16 on a card and float32 on a CPU.
+        device: by default the card, where there is one.
+        compile: compile the step graphs with `torch.compile`, anew for each set of shapes.
+    """
+    place = torch_device(device)
+    names = PRECISIONS if place.type == "cpu" else (*PRECISIONS, TF32)
+    if (precision, place.type) == ("float16", "cpu"):
         raise MRCError("precision is 'float16', which PyTorch computes slowly on a CPU; use bfloat16 or float32")
-    return TorchBackend(load_checkpoint(folder), device, precision or "float32", loop)
+    if precision not in (None, *names):
+        raise MRCError(f"precision is {precision!r}; the torch backend has {', '.join(names)} on {place.type}")
+    if compile and place.type == "cpu":
+        raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
+    own = "float32" if place.type == "cpu" else "bfloat16"
+    return TorchBackend(load_checkpoint(folder), place, precision or own, compile)
 
 
 class TorchBackend(GraphBackend[Tensor]):
-    """One module a graph on one device; graphs that may not be half stay in float32.
+    """One module a graph on one device; graphs that may not be half stay in float32."""
 
-    With `loop` the latents stay on the device from the first step to the last.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, device: str, precision: str, loop: bool = False) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device, precision: str, compile: bool = False) -> None:
         self.precision = precision
         self.geometry, self.defaults = geometry(checkpoint), checkpoint.defaults
         self.scheduler = scheduler_config(checkpoint.scheduler)
         self.tokenizer = whole_texts(checkpoint.tokenizer.backend_tokenizer)
-        self.device = torch.device(device)
-        self.device_loop = TorchLoop(self.device) if loop else None
+        self.device = device
+        on_card = device.type == "cuda"
+        self.device_loop = TorchLoop(device) if on_card else None
         for module in (checkpoint.unet, checkpoint.vae):
-            nn.Module.to(module, self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        checkpoint.text_encoder.to(self.device)
+            nn.Module.to(module, device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        checkpoint.text_encoder.to(device)
+        merge_projections(checkpoint.unet)
         parts = {name: getattr(checkpoint, graph.part) for name, graph in GRAPHS.items()}
-        self.graphs: dict[str, nn.Module] = {}
-        if precision != "float32":  # copied before their weights are rounded
-            self.graphs = {
-                name: copy.deepcopy(graph_module(graph.module, parts[name]))
+        self.modules: dict[str, nn.Module] = {}
+        dtype = torch.float32 if precision == TF32 else getattr(torch, precision)
+        if dtype != torch.float32:  # copied before their weights are rounded
+            self.modules = {
+                name: copy_of_own(graph_module(graph.module, parts[name]))
                 for name, graph in GRAPHS.items()
                 if not graph.half
             }
             for part in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder):
-                nn.Module.to(part, getattr(torch, precision))  # not module.to: see model.checkpoint.fill
-        for name in GRAPHS.keys() - self.graphs.keys():
-            module = graph_module(GRAPHS[name].module, parts[name], fused=True)
-            self.graphs[name] = Captured(module) if name in EACH_STEP and self.device.type == "cuda" else module
+                nn.Module.to(part, dtype)  # not module.to: see model.checkpoint.fill
+        for name in GRAPHS.keys() - self.modules.keys():
+            self.modules[name] = graph_module(GRAPHS[name].module, parts[name], fused=not compile)
+        self.wide: dict[str, nn.Module] = {}
+        self.calls: dict[str, Callable[..., tuple[Tensor, ...]]] = dict(self.modules)
+        if on_card:
+            memory = DeviceMemory(device)
+            for name, module in self.modules.items():
+                compiled = compiled_step(module) if compile and name in EACH_STEP else module
+                self.calls[name] = Recorded(compiled, dtype, memory)
 
-    def to_device(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+    def to_device(self, array: np.ndarray | Tensor) -> Tensor:
+        if isinstance(array, Tensor):
+            return array
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        # from pinned memory a copy waits for nothing that the card still computes
+        return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
     def to_numpy(self, value: Tensor) -> np.ndarray:
         return value.cpu().contiguous().numpy()
 
     def runner(self, graph: str) -> Runner:
-        module, names = self.graphs[graph], GRAPHS[graph].outputs
+        call, names = self.calls[graph], GRAPHS[graph].outputs
 
         @torch.inference_mode()
         def run(feeds: Feeds) -> Feeds:
-            return dict(zip(names, module(**feeds), strict=False))  # a plain model has no reward tensors
+            with float32_products(self.device, self.precision == TF32):
+                return dict(zip(names, call(**feeds), strict=False))  # a plain model has no reward tensors
 
         return run
+
+    def conditioner(self, **arrays: np.ndarray) -> Conditions:
+        """The conditions stay on the device."""
+        names = [name for name in arrays if self.geometry.rewards or not name.startswith("reward_")]
+        return self.runner("conditioner")({name: self.to_device(arrays[name]) for name in names})
+
+    def guided_unet(
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+    ) -> "TorchUNet":
+        return TorchUNet(self, conditions, branch, text, reward)
+
+    def vae_encoder(self, *, images: np.ndarray) -> np.ndarray:
+        return self.finite("vae_encoder", images=images)["latents"]
+
+    def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
+        return self.finite("vae_decoder", latents=latents)["images"]
+
+    def finite(self, graph: str, **arrays: np.ndarray) -> Conditions:
+        """Run a graph, and again in float32 the images for which float16 overflowed."""
+        outputs = self.run(graph, **arrays)
+        if self.precision != "float16":
+            return outputs
+        for name, values in outputs.items():
+            rows = ~np.isfinite(values).all(axis=(1, 2, 3))
+            if rows.any():
+                values[rows] = self.run_wide(graph, **{key: array[rows] for key, array in arrays.items()})[name]
+        return outputs
+
+    @torch.inference_mode()
+    def run_wide(self, graph: str, **arrays: np.ndarray) -> Conditions:
+        if graph not in self.wide:
+            self.wide[graph] = copy.deepcopy(self.modules[graph]).float()
+        with float32_products(self.device):
+            outputs = self.wide[graph](**{name: self.to_device(array) for name, array in arrays.items()})
+        return {name: self.to_numpy(value) for name, value in zip(GRAPHS[graph].outputs, outputs, strict=True)}
+
+
+def copy_of_own(module: Any) -> nn.Module:
+    """A copy of a graph's module that shares the parameters which it does not compute with."""
+    own = {id(parameter) for layer in module.layers() for parameter in layer.parameters()}
+    shared = {id(parameter): parameter for parameter in module.parameters() if id(parameter) not in own}
+    return copy.deepcopy(module, shared)
+
+
+def compiled_step(module: nn.Module) -> Callable[..., tuple[Tensor, ...]]:
+    compiled = torch.compile(module, dynamic=False, fullgraph=True)
+
+    def call(**inputs: Tensor) -> tuple[Tensor, ...]:
+        # at its own limit PyTorch goes on uncompiled
+        with torch._dynamo.config.patch(recompile_limit=1000, fail_on_recompile_limit_hit=True):
+            return compiled(**inputs)
+
+    return call
+
+
+class TorchUNet(GraphUNet[Tensor]):
+    """The step graphs, with rows taken on the device: an index on the host would make it wait."""
+
+    def placed(self, conditions: Conditions, text: np.ndarray, row: np.ndarray) -> tuple[list[Tensor], Feeds]:
+        to_device: Any = self.backend.to_device
+        return super().placed(conditions, to_device(text), to_device(row))
 
 
 class TorchLoop(DeviceLoop):
@@ -100,7 +187,7 @@ class TorchLoop(DeviceLoop):
         on_step: OnStep | None,
     ) -> np.ndarray:
         assert isinstance(unet, GraphUNet)
-        to_device = unet.backend.to_device
+        to_device, to_numpy = unet.backend.to_device, unet.backend.to_numpy
         first, visible = start(plan, table, source, generators)
         latents, image, guidance = to_device(first), to_device(plan.image), to_device(plan.guidance)
         scale, coefficients, of_denoised = (
@@ -120,41 +207,8 @@ class TorchLoop(DeviceLoop):
                 noise, latents, denoised, fresh, coefficients[step], of_denoised[step], next_scale,
                 image, sample,
             )  # fmt: skip
-            replaced = on_step(step, latents.cpu().numpy()) if on_step else None
+            replaced = on_step(step, to_numpy(latents)) if on_step else None
             if replaced is not None:
                 latents.copy_(torch.from_numpy(check_latents(replaced, source.shape)))
                 sample[:, : latents.shape[1]] = latents[image] * next_scale
-        return latents.cpu().numpy()
-
-
-class Captured(nn.Module):
-    """A module whose launches are recorded for each set of shapes and then replayed at once.
-
-    Each recording owns its activations: the last `RECORDINGS` are kept.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self.recorded: Recent[Recording] = Recent(RECORDINGS)
-
-    def forward(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        shapes = tuple(tensor.shape for tensor in inputs.values())
-        graph, buffers, outputs = self.recorded.get(shapes, lambda: self.record(inputs))
-        for name, tensor in inputs.items():
-            buffers[name].copy_(tensor)
-        graph.replay()
-        return outputs
-
-    def record(self, inputs: dict[str, Tensor]) -> Recording:
-        buffers = {name: tensor.clone() for name, tensor in inputs.items()}
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries choose algorithms and Triton compiles before the recording
-            for _ in range(3):
-                self.module(**buffers)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = self.module(**buffers)
-        return graph, buffers, outputs
+        return to_numpy(latents)

@@ -33,6 +33,10 @@ def backend(request) -> Backend:
     if name == "recipe":
         BACKENDS[name] = Entry("export", ("onnxruntime",), "cpu", recipe().load)
         request.addfinalizer(lambda: BACKENDS.pop(name))
+    if name == "tensorrt":
+        request.getfixturevalue("on_a_fake_gpu")("tensorrt")
+        folder = request.getfixturevalue("engine_export")(shipped("mini", name), "tensorrt", sizes=(32, 128, 256))
+        return load_backend(folder, name)
     for module in BACKENDS[name].needs:
         pytest.importorskip(module)
     precision = "float32" if name == "openvino" else None

@@ -10,6 +10,7 @@ import pytest
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
+from mrc_edit.engine.backends import graph_cache
 from mrc_edit.engine.backends import onnxruntime as module
 
 LATENT = {"num_inference_steps": 2, "resolution": 0, "output_type": "latent", "seed": 3}
@@ -60,12 +61,12 @@ def spoil(cached, monkeypatch, how):
     if how == "others can write":
         cached.chmod(0o777)
     elif how == "belongs to another user":
-        monkeypatch.setattr(module.os, "getuid", lambda: cached.stat().st_uid + 1)
+        monkeypatch.setattr(graph_cache.os, "getuid", lambda: cached.stat().st_uid + 1)
     elif how == "is a file":
         cached.rmdir()
         cached.write_text("")
     elif how == "is full":
-        monkeypatch.setattr(module, "swapped_folder", full)
+        monkeypatch.setattr(graph_cache, "swapped_folder", full)
 
 
 @contextmanager
@@ -93,8 +94,8 @@ def test_a_cut_graph_is_not_kept(tiny_export, cached, monkeypatch):
     """As ONNX Runtime leaves it on a full disk, without an error."""
     opened = module.OnnxRuntimeBackend.open
 
-    def cut(self, artifact, options):
-        session = opened(self, artifact, options)
+    def cut(self, artifact, options, own=None):
+        session = opened(self, artifact, options, own)
         if options.optimized_model_filepath:
             data = Path(options.optimized_model_filepath + ".data")
             data.write_bytes(data.read_bytes()[:100])
@@ -119,7 +120,7 @@ def test_servers_that_start_together_share_the_cache(tiny_export, cached):
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        ({"provider": "FastProvider"}, "has no provider 'FastProvider' here; it has .*CPUExecutionProvider"),
+        ({"provider": "FastProvider"}, "has no provider 'FastProvider' here, it has .*CPUExecutionProvider"),
         ({"provider_options": {"a": 1}}, "without provider"),
         ({"precision": "bfloat16"}, "--dtype bfloat16"),
         ({"threads": 3}, "no option threads"),
@@ -166,7 +167,7 @@ def test_an_overflow_in_half_precision_changes_no_other_edit():
 
 
 def test_too_little_memory_to_open_a_graph_is_told(monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise RuntimeError("Exception during initialization: std::bad_alloc")
 
     monkeypatch.setattr(module.onnxruntime, "InferenceSession", fail)

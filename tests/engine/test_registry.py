@@ -29,7 +29,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         ("tiny", "onnxruntime", "mrc-export first"),
         ("tiny_export", "eager", "checkpoint"),
         ("tiny", "cuda", "choose auto"),
-        ("tiny_export", "tensorrt", "choose auto"),
+        ("tiny", "tensorrt", "mrc-export first"),
     ],
 )
 def test_backends_that_do_not_fit(folder, backend, word, request):

@@ -16,11 +16,12 @@ from fake_gpu import FOLDER, HALF, STREAM
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.kernels import ops, pack
-from mrc_edit.kernels.feature_maps import FeatureMaps, feature_maps
+from mrc_edit.kernels.feature_maps import FLOATS, FeatureMaps, feature_maps
 from mrc_edit.kernels.group_norm_silu import pack as group_norm_pack
 from mrc_edit.kernels.group_norm_silu import reference as group_norm_reference
 from mrc_edit.kernels.reward_block import pack as reward_pack
 from mrc_edit.kernels.reward_block import reference as reward_reference
+from mrc_edit.kernels.sampler_step import addresses
 from mrc_edit.kernels.sampler_step import pack as sampler_pack
 from mrc_edit.kernels.sampler_step import reference as sampler_reference
 
@@ -79,6 +80,24 @@ def test_sampler_step(launches, relative_error, step_arguments, fresh_noise):
     for i, tolerance in ((1, 1e-5), (2, 1e-5), (8, 2e-3)):
         assert relative_error(args[i], wide[i]) <= tolerance
     assert launches[0].grid == (2, 2, 1) and launches[0].block == (128, 1, 1)  # 1152 values an image, two images
+
+
+@pytest.mark.parametrize("fresh_noise", [False, True])
+def test_sampler_step_on_addresses(launches, relative_error, step_arguments, fresh_noise):
+    """As runtimes without PyTorch call it."""
+    args = step_arguments(2, 4, 18, 16, fresh_noise, dtype=HALF)
+    wide = [tensor.double() if tensor is not None and tensor.is_floating_point() else tensor for tensor in args]
+    sampler_reference.sampler_step(*wide)
+    noise, latents, denoised, fresh, coefficients, of_denoised, scale, item, sample = (
+        None if tensor is None else tensor.data_ptr() for tensor in args
+    )
+    addresses.sampler_step(
+        FLOATS[HALF].code, noise, latents, denoised, fresh, 2, 4 * 18 * 16, coefficients, of_denoised, scale, item,
+        len(args[-1]), sample, STREAM,
+    )  # fmt: skip
+    for i, tolerance in ((1, 1e-5), (2, 1e-5), (8, 2e-3)):
+        assert relative_error(args[i], wide[i]) <= tolerance
+    assert launches[0].stream == STREAM
 
 
 @pytest.mark.parametrize(

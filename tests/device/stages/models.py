@@ -2,15 +2,13 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from statistics import median
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
-from transformers import CLIPTextConfig, CLIPTextModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mrc_edit.bench.operators import SD15
 from mrc_edit.bench.workload import photograph
@@ -26,16 +24,20 @@ from .report import Report
 from .settings import CHECKPOINT, DEVICE, DRY, REFERENCE, SIZES, STEPS, TEXT
 from .timing import synchronize
 
-INPUTS = ("sample", "timestep", "encoder_hidden_states", "reward_scores", "reward_text_embeds")  # of MRCUNet.forward
-EXACT = ("timestep", "reward_scores")  # stay float32 in half precision
-
 
 def random_checkpoint() -> Checkpoint:
     """The released architecture with random weights; a tiny one when dry."""
     if DRY:
         return seeded_checkpoint()
-    torch.set_num_threads(16)
     tokenizer = byte_tokenizer()
+    scheduler = EulerAncestralDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+    with torch.device(DEVICE):
+        return Checkpoint(*map(seeded, full_size(tokenizer)), tokenizer, scheduler)
+
+
+def full_size(tokenizer: CLIPTokenizer) -> tuple[MRCUNet, AutoencoderKL, CLIPTextModel]:
     vae = AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
@@ -58,52 +60,30 @@ def random_checkpoint() -> Checkpoint:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    scheduler = EulerAncestralDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
-    )
-    return Checkpoint(seeded(MRCUNet(**SD15)), seeded(vae), seeded(text_encoder), tokenizer, scheduler)
+    return MRCUNet(**SD15), vae, text_encoder
 
 
 def eager_engine(precision: str, how: dict | None = None) -> tuple[Engine, Callable[[], Tensor]]:
-    """An engine over the eager backend with its modules on the device, and its last U-Net call, to be repeated.
+    """An engine over the eager backend, and its last U-Net call, to be repeated.
 
-    The backend knows only the CPU: hooks move what enters and what leaves its modules. `how`: arguments of
-    `torch.compile`, for the U-Net.
+    Args:
+        how: arguments of `torch.compile`, for the U-Net.
     """
-    checkpoint, dtype = load_checkpoint(CHECKPOINT), getattr(torch, precision)
-    unet, vae, text_encoder = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
-    for module in (unet, vae, text_encoder):
-        nn.Module.to(module, DEVICE, dtype)  # diffusers' own `to` refuses some
-    if precision != "float32":
-        for module in (unet, vae):
-            nn.Module.to(module, memory_format=torch.channels_last)
-    if how:
-        unet.forward = torch.compile(unet.forward, dynamic=False, **how)
-    last: dict[str, Tensor] = {}
+    backend = EagerBackend(load_checkpoint(CHECKPOINT), torch.device(DEVICE), getattr(torch, precision))
+    call = torch.compile(backend.unet, dynamic=False, **how) if how else backend.unet
+    last: list = []
 
-    def enter(module: nn.Module, inputs: tuple) -> tuple:
-        return tuple(value.to(DEVICE, dtype if value.is_floating_point() else None) for value in inputs)
+    def unet(*inputs: Tensor, **rewards: Tensor) -> Tensor:
+        last[:] = inputs, rewards
+        return call(*inputs, **rewards)
 
-    def leave(module: nn.Module, inputs: tuple, output: object) -> object:
-        return tree_map(lambda value: value.float().cpu() if isinstance(value, Tensor) else value, output)
-
-    def enter_unet(module: nn.Module, arguments: tuple, keywords: dict) -> tuple[tuple, dict]:
-        inputs = dict(zip(INPUTS, arguments, strict=False)) | keywords
-        for name, value in inputs.items():
-            last[name] = value.to(DEVICE, torch.float32 if name in EXACT else dtype)
-        return (), dict(last)
-
-    unet.register_forward_pre_hook(enter_unet, with_kwargs=True)
-    for first in (text_encoder, vae.encoder, vae.post_quant_conv):
-        first.register_forward_pre_hook(enter)
-    for final in (unet, text_encoder, vae.quant_conv, vae.decoder):
-        final.register_forward_hook(leave)
-    return Engine(EagerBackend(checkpoint)), lambda: unet.forward(**last)
+    backend.unet = unet
+    return Engine(backend), lambda: call(*last[0], **last[1])
 
 
-def torch_engine(precision: str, loop: bool) -> Engine:
-    """The `torch` backend; with `loop` latents stay on the device."""
-    return Engine.from_pretrained(CHECKPOINT, "torch", precision=precision, loop=loop)
+def torch_engine(precision: str, **options: object) -> Engine:
+    """The `torch` backend."""
+    return Engine.from_pretrained(CHECKPOINT, "torch", precision=precision, device=DEVICE, **options)
 
 
 def edit(engine: Engine, size: int, output_type: str, steps: int = STEPS):
@@ -113,10 +93,11 @@ def edit(engine: Engine, size: int, output_type: str, steps: int = STEPS):
 def measure_edits(report: Report, name: str, engine: Engine, sizes: tuple[int, ...] = SIZES, rounds: int = 4) -> None:
     """Times, memory and distance from the reference of whole edits, one result a size."""
     for size in sizes:
-        report.attempt(f"{name} {size}", partial(measure_edit, engine, size, rounds))
+        report.attempt(f"{name} {size}", lambda size=size: measure_edit(engine, size, rounds)[0])
 
 
-def measure_edit(engine: Engine, size: int, rounds: int) -> dict:
+def measure_edit(engine: Engine, size: int, rounds: int) -> tuple[dict, np.ndarray, np.ndarray]:
+    """The result, the latents and the image."""
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
@@ -144,4 +125,4 @@ def measure_edit(engine: Engine, size: int, rounds: int) -> dict:
         reference = np.load(path)
         row["latents_error"] = relative_error(latents, reference["latents"])
         row["psnr_db"] = psnr(results[0].images[0], reference["image"])
-    return row
+    return row, latents, results[0].images[0]

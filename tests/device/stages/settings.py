@@ -1,7 +1,7 @@
 """Where the device check works and how much it does; nothing here imports PyTorch.
 
 `OUT` is the folder of the results, `MRC_WORK` that of checkpoint and libraries. `MRC_DRY=1` runs on a CPU with a tiny
-model; `MRC_REPEATS` is how often a kernel must repeat its result.
+model; `MRC_REPEATS` is how often a kernel must repeat its result, `MRC_SIZES` names the sides of the edits.
 """
 
 import os
@@ -24,20 +24,10 @@ def work_folder() -> Path:
 WORK = Path(os.environ.get("MRC_WORK") or work_folder())
 CHECKPOINT, REFERENCE, PACKAGE = WORK / "checkpoint", WORK / "reference", WORK / "package"
 DEVICE = "cpu" if DRY else "cuda"
-SIZES = (64,) if DRY else (512, 256)  # pixels of a side
+SIZES = tuple(map(int, os.environ.get("MRC_SIZES", "64" if DRY else "512,256").split(",")))  # pixels of a side
 STEPS = 2 if DRY else 30
 REPEATS = int(os.environ.get("MRC_REPEATS", "3" if DRY else "50"))
 TEXT = "make it look like a snowy winter scene"
-
-
-def compiled(stage: str) -> Path:
-    """The file by which a stage tells that it has compiled."""
-    return WORK / f"{stage}.compiled"
-
-
-def turn(stage: str) -> Path:
-    """The file by which a stage that has compiled is told to measure."""
-    return WORK / f"{stage}.turn"
 
 
 def lay_out_package() -> None:

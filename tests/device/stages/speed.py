@@ -4,33 +4,41 @@ import shutil
 
 import torch
 
+from mrc_edit.engine import Engine
 from mrc_edit.kernels import pack
 
 from .models import eager_engine, measure_edits, torch_engine
 from .report import Report
-from .settings import DEVICE, DRY, PACKAGE, WORK
+from .settings import DEVICE, PACKAGE, SIZES, WORK
 from .timing import event_time, kernel_times
 
 
 def eager(report: Report, _: float) -> None:
-    for precision in ("bfloat16",) if DRY else ("bfloat16", "float16"):
-        engine, repeat = eager_engine(precision)
-        measure_edits(report, f"eager {precision}", engine)
-        if DEVICE == "cuda":
-            with torch.inference_mode():
-                report.attempt(f"eager {precision} step", kernel_times, repeat)
+    engine, repeat = eager_engine("bfloat16")
+    measure_edits(report, "eager bfloat16", engine)
+    if DEVICE == "cuda":
+        with torch.inference_mode():
+            report.attempt("eager bfloat16 step", kernel_times, repeat)
 
 
-def torch_backend(report: Report, precision: str) -> None:
-    engine = torch_engine(precision, False)
-    measure_edits(report, f"torch {precision}", engine)
-    recordings = [] if DEVICE == "cpu" else list(engine.backend.graphs["unet"].recorded.values.values())
-    for graph, inputs, _ in recordings:
-        side = inputs["sample"].shape[-1] * 8
-        report.attempt(f"torch {precision} step {side}", kernel_times, graph.replay)
-        report.attempt(f"torch {precision} replay_ms {side}", lambda graph=graph: 1e3 * event_time(graph.replay, 30))
-    del engine, recordings
-    measure_edits(report, f"torch {precision} loop", torch_engine(precision, True))
+def torch_backend(report: Report, precision: str, **options: object) -> None:
+    engine = torch_engine(precision, **options)
+    name = f"torch {precision}"
+    measure_edits(report, name, engine)
+    measure_replays(report, name, engine)
+    if DEVICE == "cuda":
+        engine.backend.device_loop = None
+        measure_edits(report, f"{name}, loop on the host", engine, SIZES[:1], rounds=2)
+
+
+def measure_replays(report: Report, name: str, engine: Engine) -> None:
+    """Time and kernels of a recorded step."""
+    if DEVICE == "cpu":
+        return
+    for recording in list(engine.backend.calls["unet"].recordings.values.values()):
+        side = recording.buffers["sample"].shape[-1] * 8
+        report.attempt(f"{name} replay_ms {side}", lambda replay=recording.replay: 1e3 * event_time(replay, 30))
+        report.attempt(f"{name} step {side}", kernel_times, recording.replay)
 
 
 def torch_bfloat16(report: Report, _: float) -> None:
@@ -45,12 +53,16 @@ def torch_float32(report: Report, _: float) -> None:
     torch_backend(report, "float32")
 
 
+def torch_tf32(report: Report, _: float) -> None:
+    torch_backend(report, "float32" if DEVICE == "cpu" else "tf32")
+
+
 def torch_packed(report: Report, _: float) -> None:
     """The same with the kernels compiled ahead of time."""
     library = PACKAGE / "mrc_edit" / "kernels" / "libmrc_cuda.so"
     shutil.copy(WORK / "libmrc_cuda.so", library)
     try:
         report.put("problem", pack.problem())
-        measure_edits(report, "torch float16 packed", torch_engine("float16", True), rounds=3)
+        measure_edits(report, "torch float16 packed", torch_engine("float16"), rounds=3)
     finally:
         library.unlink()
