@@ -29,8 +29,8 @@ Silent()  # planted: methods
 def lay_out(folder: Path) -> Path:
     """The package as it is installed, by links, as `make lint` does."""
     parts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["scikit-build"]["wheel"]["packages"]
-    (folder / "mrc_edit").mkdir(parents=True)
     for installed, source in parts.items():
+        (folder / installed).parent.mkdir(parents=True, exist_ok=True)
         (folder / installed).symlink_to(ROOT / source)
     return folder
 
