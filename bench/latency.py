@@ -120,7 +120,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=int, default=1, help="untimed edits of each variant, from 1 (default 1)")
     parser.add_argument("--rounds", type=int, default=5, help="timed edits of each variant (default 5)")
     parser.add_argument("--threads", type=int, help="cores that every process may use, with as many threads (Linux)")
-    parser.add_argument("--device", default="", help="where PyTorch computes: cpu or cuda (default: the card, where there is one)")
+    parser.add_argument("--device", default="", help="cpu or cuda, for PyTorch (default: the card, where there is one)")
     parser.add_argument("--provider", default="", help="execution provider of the onnxruntime variants")
     add_output_options(parser, plot="draw the medians here")
     parser.add_argument(
@@ -178,7 +178,8 @@ def prepare(args: argparse.Namespace, names: list[str], scratch: Path) -> list[V
 def run(args: argparse.Namespace) -> None:
     names = checked(args)
     workload = Workload(args.size, args.steps, args.batch, args.scheduler, args.guidance, args.image_guidance)
-    settings = asdict(workload) | {key: getattr(args, key) for key in ("threads", "device", "provider", "warmup", "rounds")}
+    own = ("threads", "device", "provider", "warmup", "rounds")
+    settings = asdict(workload) | {key: getattr(args, key) for key in own}
     earlier = read_earlier(args.check, names, settings) if args.check else None
     checkpoint = shipped(args.model, "eager")
     countable = checkpoint if (checkpoint / "model_index.json").is_file() else None

@@ -1,16 +1,18 @@
 """The kernels against eager PyTorch, each timed only if it agrees with its float64 reference.
 
 python bench/operators.py                  CPU: interleaved timings
-python bench/operators.py --device cuda    the same with events on a GPU
+python bench/operators.py --device cuda    the same on a GPU, by replays over inputs in turn
 python bench/operators.py --resources      registers and instructions of the Triton kernels; needs no GPU
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -20,22 +22,25 @@ from tqdm import tqdm
 
 from mrc_edit.bench.machine import describe_machine
 from mrc_edit.bench.options import command_parser, require_at_least
+from mrc_edit.bench.replays import event_seconds, recorded
 from mrc_edit.bench.report import Row, add_output_options, plain_table, write_report
 from mrc_edit.bench.runner import ratios, run_in_turn, seconds_of
 from mrc_edit.core.errors import MRCError, run_command
 from mrc_edit.core.fidelity import relative_error
 from mrc_edit.core.schema import JsonObject
 from mrc_edit.kernels import ops
+from mrc_edit.kernels.group_norm_silu import LARGE
 from mrc_edit.kernels.group_norm_silu.reference import group_norm_silu
 from mrc_edit.kernels.reward_block.reference import reward_block
 from mrc_edit.kernels.sampler_step.reference import sampler_step
-from mrc_edit.model.layers import cross_attentions, resnets
+from mrc_edit.model.layers import cross_attentions, merge_projections, resnets
 from mrc_edit.model.rewards import RewardConditioning
 from mrc_edit.model.step import UNetStep
 from mrc_edit.model.unet import MRCUNet
 
 BRANCHES = 3
 CHANNELS, GROUPS = 320, 32  # of the released U-Net's first level
+INPUT_SETS = 16  # on a card in turn, so that its cache does not hold them
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 LEVELS = ((320, 64), (640, 32), (1280, 16), (1280, 8))  # channels and side of the released U-Net's levels
 SD15: JsonObject = {"sample_size": 64, "in_channels": 8, "cross_attention_dim": 768}
@@ -67,7 +72,6 @@ class RewardModules(RewardConditioning, nn.Module):
 
 
 def reward_case(side: int, dtype: torch.dtype, device: str) -> Case:
-    torch.manual_seed(0)
     layers = RewardModules()
     layers.build_rewards(CHANNELS, 768, GROUPS, ())
     layers = layers.eval().to(device, dtype)
@@ -86,7 +90,6 @@ def reward_case(side: int, dtype: torch.dtype, device: str) -> Case:
 
 
 def group_norm_case(channels: int, side: int, dtype: torch.dtype, device: str) -> Case:
-    torch.manual_seed(0)
     hidden = torch.randn(BRANCHES, channels, side, side, device=device, dtype=dtype)
     hidden = hidden.contiguous(memory_format=torch.channels_last)
     weight, bias = torch.randn(2, channels, device=device, dtype=dtype)
@@ -103,7 +106,6 @@ def group_norm_case(channels: int, side: int, dtype: torch.dtype, device: str) -
 
 def step_case(side: int, device: str) -> Case:
     """One image, two inputs, an ancestral step."""
-    torch.manual_seed(0)
     noise, latents, denoised, fresh_noise = torch.randn(4, 1, 4, side, side)
     coefficients, to_denoised = torch.tensor([0.9, -0.2, 0.1, 0.05]), torch.tensor([1.0, -0.7])
     item, sample = torch.zeros(2, dtype=torch.int64), torch.randn(2, 8, side, side)
@@ -122,12 +124,13 @@ def step_case(side: int, device: str) -> Case:
     )
 
 
-def cases(dtype: torch.dtype, device: str) -> list[Case]:
-    """All cases.
+def cases(dtype: torch.dtype, device: str, seed: int = 0) -> list[Case]:
+    """All cases, on random inputs.
 
     Raises:
         MRCError: a kernel is wrong; a wrong kernel is not timed.
     """
+    torch.manual_seed(seed)
     every = [reward_case(side, dtype, device) for side in (64, 32)]
     if device == "cuda":  # on the CPU the operator is its reference
         every += [step_case(side, device) for side in (64, 32)]
@@ -141,25 +144,22 @@ def cases(dtype: torch.dtype, device: str) -> list[Case]:
     return every
 
 
-def cuda_seconds(function: Callable[[], object]) -> float:
-    """Seconds of one call on the GPU, between two events."""
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    function()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
+def event_seconds_each(replay: Callable[[], object]) -> float:
+    """Seconds of one call of a replay over all input sets."""
+    return event_seconds(replay) / INPUT_SETS
 
 
 @torch.inference_mode()
 def timings(dtype: torch.dtype, device: str, rounds: int) -> dict[str, dict[str, float]]:
     """Median seconds of both, and the ratio eager/ours round by round."""
-    clock = cuda_seconds if device == "cuda" else seconds_of
-    every = cases(dtype, device)
-    runs = {}
-    for case in every:
-        runs[case.name, "eager"] = partial(clock, case.eager)
-        runs[case.name, "ours"] = partial(clock, case.ours)
+    on_card = device == "cuda"
+    sets = [cases(dtype, device, seed) for seed in range(INPUT_SETS if on_card else 1)]
+    every, runs = sets[0], {}
+    for same in zip(*sets, strict=True):
+        for side in ("eager", "ours"):
+            calls = [getattr(case, side) for case in same]
+            replay = recorded(calls) if on_card else calls[0]
+            runs[same[0].name, side] = partial(event_seconds_each if on_card else seconds_of, replay)
     seconds = run_in_turn(runs, rounds, warmup=3)
     report = {}
     for case in every:
@@ -176,8 +176,14 @@ def timings(dtype: torch.dtype, device: str, rounds: int) -> dict[str, dict[str,
     return report
 
 
+FREE = ("aten::detach", "aten::_to_copy.meta", "aten::_unsafe_view")
+
+
 class Launches(TorchDispatchMode):
-    """Counts the operators that would each be a launch on a GPU: all but views and allocations."""
+    """Counts the operators that would each be a launch on a GPU: all but views and allocations.
+
+    A convolution's bias is counted with it, though cuDNN adds it by a launch of its own.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -186,26 +192,40 @@ class Launches(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: torch._ops.OpOverload, types: object, args: tuple = (), kwargs: dict | None = None
     ) -> object:
-        free = func.is_view or "empty" in func.name() or func.name() in ("aten::detach", "aten::_to_copy.meta")
-        # one for the statistics, one for the block
-        self.count += 2 if func.name() == "mrc::reward_block" else not free
+        free = func.is_view or "empty" in func.name() or func.name() in FREE
+        large = func.name() == "mrc::group_norm_silu" and args[0].shape[2:].numel() >= LARGE
+        # the reward block has one for the statistics and one for itself
+        self.count += 3 if large else 2 if func.name() == "mrc::reward_block" else not free
         return func(*args, **(kwargs or {}))
 
 
+@contextmanager
+def one_attention() -> Iterator[None]:
+    """Attention is one operator inside, as it is one launch on a GPU; elsewhere PyTorch writes it out."""
+    with patch.object(F, "scaled_dot_product_attention", lambda query, key, value, **options: torch.relu(query)):
+        yield
+
+
+@one_attention()
 @torch.no_grad()
 def launches(side: int = 64) -> dict[str, int]:
-    """Launches of one step of the released U-Net with three branches, counted without computing it."""
+    """Launches of one step of the released U-Net with three branches, as a card runs it in bfloat16, counted without
+    computing it."""
+    dtype = torch.bfloat16
     with torch.device("meta"):
         unet = MRCUNet(**SD15).eval()
-        three = torch.empty(BRANCHES, 8, side, side)
+        nn.Module.to(unet, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        three = torch.empty(BRANCHES, 8, side, side).contiguous(memory_format=torch.channels_last)
         states, scores, text = torch.empty(BRANCHES, 77, 768), torch.empty(BRANCHES, 3), torch.empty(BRANCHES, 768)
-        folded = [torch.empty(2, *rest) for rest in ((8, CHANNELS), (8, 1), (CHANNELS, 1), (CHANNELS, 8))]
-        time_bias = torch.empty(2, sum(resnet.out_channels for resnet in resnets(unet)))
-        text_kv = torch.empty(BRANCHES, 77, sum(2 * attention.inner_dim for attention in cross_attentions(unet)))
+        folded = [torch.empty(2, *rest, dtype=dtype) for rest in ((8, CHANNELS), (8, 1), (CHANNELS, 1), (CHANNELS, 8))]
+        time_bias = torch.empty(2, sum(resnet.out_channels for resnet in resnets(unet)), dtype=dtype)
+        keys = sum(2 * attention.inner_dim for attention in cross_attentions(unet))
+        text_kv = torch.empty(BRANCHES, 77, keys, dtype=dtype)
         branch, guidance = torch.empty(BRANCHES, dtype=torch.int64), torch.empty(1, BRANCHES)
         with Launches() as eager:
-            unet(three, torch.empty(()), states, scores, text)
+            unet(three.to(dtype), torch.empty(()), states.to(dtype), scores, text.to(dtype))
         counts = {"eager": eager.count}
+        merge_projections(unet)
         for name, fused in (("step graph", False), ("step graph with kernels", True)):
             with Launches() as ours:
                 UNetStep(unet, fused)(three[:2], branch, guidance, time_bias, text_kv, *folded)

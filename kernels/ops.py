@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from . import native, pack
 from .feature_maps import FLOATS, layout
+from .group_norm_silu import LARGE
 from .group_norm_silu import reference as group_norm_reference
 from .reward_block import reference as reward_reference
 
@@ -54,14 +55,14 @@ def chosen(tensor: Tensor, fits: bool = True, packed: bool = True) -> str:
     return "triton_kernel" if tensor.device.type == "cuda" and find_spec("triton") else "reference"
 
 
-def compute(name: str, fits: bool, tensor: Tensor, *rest: object) -> Any:
+def compute(name: str, fits: bool, tensor: Tensor, *rest: object, packed: bool = True) -> Any:
     """Call operator `name` in the module that is chosen for `tensor`, its first argument."""
 
     def call(module: str) -> Any:
         return getattr(import_module(f".{name}.{module}", __package__), name)(tensor, *rest)
 
     try:
-        return call(chosen(tensor, fits))
+        return call(chosen(tensor, fits, packed))
     except pack.NotInPack:
         return call(chosen(tensor, fits, packed=False))
 
@@ -71,7 +72,8 @@ def reward_block(
     hidden: Tensor, gate: Tensor, gate_bias: Tensor, base: Tensor, update: Tensor, weights: list[Tensor], groups: int
 ) -> Tensor:
     """See `reward_block.reference`; the output has the layout of `hidden`."""
-    fits = hidden.shape[1] % 32 == 0
+    # without tensor cores, which float32 has none of, a card's own libraries are faster
+    fits = hidden.shape[1] % 32 == 0 and not (hidden.is_cuda and hidden.dtype == torch.float32)
     output = compute("reward_block", fits, hidden, gate, gate_bias, base, update, weights, groups)
     return output.contiguous(memory_format=layout(hidden))
 
@@ -81,7 +83,9 @@ def group_norm_silu(
     hidden: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, offset: Tensor | None, silu: bool
 ) -> Tensor:
     """See `group_norm_silu.reference`; the output has the layout of `hidden`."""
-    output = compute("group_norm_silu", True, hidden, weight, bias, groups, eps, offset, silu)
+    last = layout(hidden) is torch.channels_last
+    packed = not (last and hidden.shape[2:].numel() >= LARGE and find_spec("triton"))  # the pack's kernel is for small
+    output = compute("group_norm_silu", True, hidden, weight, bias, groups, eps, offset, silu, packed=packed)
     return output.contiguous(memory_format=layout(hidden))
 
 

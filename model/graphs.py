@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from .layers import cross_attentions, fused_norm_silu, resnet, resnets, upsamplers
+from .layers import cross_attentions, resnet, resnets, upsamplers
 from .step import UNetShallow, UNetStep, check_injection  # noqa: F401 - UNetShallow is found by name
 from .unet import MRCUNet
 
@@ -78,7 +78,7 @@ class VaeDecoder(nn.Module):
         upsamplers = iter(self.upsamplers)
         for block in decoder.up_blocks:
             for layer in block.resnets:
-                hidden = resnet(layer, hidden, norm_silu=fused_norm_silu) if self.fused else layer(hidden, None)
+                hidden = resnet(layer, hidden, fused=True) if self.fused else layer(hidden, None)
             if block.upsamplers:
                 hidden = next(upsamplers)(hidden)
         return (decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(hidden))).float(),)

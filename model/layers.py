@@ -3,7 +3,7 @@
 Shapes: N samples, C channels, h×w positions, L text length.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from ..kernels import ops
-from ..kernels.feature_maps import layout
 from .unet import MRCUNet
-
-NormSilu = Callable[[nn.GroupNorm, Tensor, Tensor | None], Tensor]
 
 
 class Upsampler(nn.Module):
@@ -41,15 +38,13 @@ class Upsampler(nn.Module):
         corners = [(0, 0), (0, 1), (1, 0), (1, 1)]  # row, column
         padded = (F.pad(hidden, (1 - x, x, 1 - y, y)) for y, x in corners)
         parts = [F.conv2d(part, weight, self.bias) for part, weight in zip(padded, self.weights, strict=True)]
-        if layout(hidden) is torch.contiguous_format:
-            return F.pixel_shuffle(torch.stack(parts, dim=2).flatten(1, 2), 2)
-        rows = torch.stack([part.permute(0, 2, 3, 1) for part in parts]).unflatten(0, (2, 2))  # [y, x, N, h, w, C']
-        return rows.permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+        return F.pixel_shuffle(torch.stack(parts, dim=2).flatten(1, 2), 2)
 
 
 def upsamplers(blocks: Iterable[UpDecoderBlock2D]) -> nn.ModuleList:
-    """Those of the blocks that have one, in order."""
-    return nn.ModuleList(Upsampler(block.upsamplers[0]) for block in blocks if block.upsamplers)
+    """Those of the blocks that have one, in order. On a card the plain ones, which are faster there (docs/gpu.md)."""
+    plain = [block.upsamplers[0] for block in blocks if block.upsamplers]
+    return nn.ModuleList(block if block.conv.weight.is_cuda else Upsampler(block) for block in plain)
 
 
 def resnets(unet: MRCUNet) -> list[ResnetBlock2D]:
@@ -85,12 +80,11 @@ def fused_norm(norm: nn.GroupNorm, hidden: Tensor) -> Tensor:
     return ops.group_norm_silu(hidden, norm.weight, norm.bias, norm.num_groups, norm.eps, None, False)
 
 
-def resnet(
-    block: ResnetBlock2D, hidden: Tensor, time_bias: Tensor | None = None, norm_silu: NormSilu = norm_silu
-) -> Tensor:
+def resnet(block: ResnetBlock2D, hidden: Tensor, time_bias: Tensor | None = None, fused: bool = False) -> Tensor:
     """`block` with its timestep projection `[N, C, 1, 1]` already computed, or without one."""
-    inner = block.conv1(norm_silu(block.norm1, hidden, None))
-    inner = block.conv2(norm_silu(block.norm2, inner, time_bias))
+    activated = fused_norm_silu if fused else norm_silu
+    inner = block.conv1(activated(block.norm1, hidden))
+    inner = block.conv2(activated(block.norm2, inner, time_bias))
     total = (hidden if block.conv_shortcut is None else block.conv_shortcut(hidden)) + inner
     return total if block.output_scale_factor == 1 else total / block.output_scale_factor
 
@@ -105,7 +99,7 @@ def merge_projections(unet: MRCUNet) -> None:
 
 def transformer(
     block: Transformer2DModel, hidden: Tensor, keys_values: Iterator[Tensor], branch: Tensor | None = None,
-    norm: Callable[[nn.GroupNorm, Tensor], Tensor] = nn.GroupNorm.__call__,
+    fused: bool = False,
 ) -> Tensor:  # fmt: skip
     """`block` with text keys and values already computed.
 
@@ -113,7 +107,7 @@ def transformer(
     """
     height, width = hidden.shape[2:]
     residual = hidden
-    x = norm(block.norm, hidden)
+    x = fused_norm(block.norm, hidden) if fused else block.norm(hidden)
     x = block.proj_in(positions(x)) if block.use_linear_projection else positions(block.proj_in(x))
     for layer in block.transformer_blocks:
         x = x + attend(layer.attn1, *self_projections(layer.attn1, layer.norm1(x)))
@@ -150,8 +144,6 @@ def self_projections(attention: Attention, x: Tensor) -> tuple[Tensor, ...]:
 
 def attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Multi-head attention of queries `[N, HW, C']` to `key` and `value` `[N, L, C']` → `[N, HW, C]`."""
-    query, key, value = (
-        tensor.unflatten(2, (attention.heads, -1)).transpose(1, 2) for tensor in (query, key, value)
-    )
+    query, key, value = (tensor.unflatten(2, (attention.heads, -1)).transpose(1, 2) for tensor in (query, key, value))
     mixed = F.scaled_dot_product_attention(query, key, value)
     return attention.to_out[0](mixed.transpose(1, 2).flatten(2))

@@ -79,8 +79,8 @@ def seeded(module: Module) -> Module:
     """Fill every parameter from a generator seeded by its key, scaled by its fan-in."""
     for key, value in module.state_dict().items():
         if value.is_floating_point():
-            generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
-            noise = torch.randn(value.shape, generator=generator)
+            generator = torch.Generator(value.device).manual_seed(zlib.crc32(key.encode()))
+            noise = torch.randn(value.shape, generator=generator, device=value.device)
             if value.ndim > 1:
                 value.copy_(noise / noise[0].numel() ** 0.5)
             else:

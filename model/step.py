@@ -6,7 +6,6 @@ L text length (77)   D text width   C = block_out_channels[0]   h×w latents = H
 """
 
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +13,7 @@ from torch import Tensor, nn
 
 from ..core.errors import MRCError
 from ..kernels import ops
-from .layers import (
-    cross_attentions, fused_norm, fused_norm_silu, norm_silu, resnet, resnets, transformer, upsamplers,
-)  # fmt: skip
+from .layers import cross_attentions, fused_norm_silu, norm_silu, resnet, resnets, transformer, upsamplers
 from .unet import MRCUNet
 
 
@@ -44,9 +41,6 @@ class UNetStep(nn.Module):
             raise MRCError("no down block has cross-attention; give one of CrossAttnDownBlock2D")
         self.unet = unet
         self.fused = fused
-        self.norm_silu = fused_norm_silu if fused else norm_silu
-        self.resnet = partial(resnet, norm_silu=self.norm_silu)
-        self.transformer = partial(transformer, norm=fused_norm) if fused else transformer
         self.upsamplers = upsamplers(unet.up_blocks)
 
     def forward(
@@ -84,10 +78,11 @@ class UNetStep(nn.Module):
         branched = False
         skips = [hidden]
         for block in self.unet.down_blocks:
-            for i, resnet in enumerate(block.resnets):
-                hidden = self.resnet(resnet, hidden, next(biases)[branched])
+            for i, layer in enumerate(block.resnets):
+                hidden = resnet(layer, hidden, next(biases)[branched], self.fused)
                 if hasattr(block, "attentions"):
-                    hidden = self.transformer(block.attentions[i], hidden, keys_values, None if branched else branch)
+                    start = None if branched else branch
+                    hidden = transformer(block.attentions[i], hidden, keys_values, start, self.fused)
                     if not branched:
                         skips, branched = [skip.index_select(0, branch) for skip in skips], True
                 skips.append(hidden)
@@ -98,9 +93,10 @@ class UNetStep(nn.Module):
 
     def middle(self, hidden: Tensor, biases: Iterator[tuple[Tensor, Tensor]], keys_values: Iterator[Tensor]) -> Tensor:
         block = self.unet.mid_block
-        hidden = self.resnet(block.resnets[0], hidden, next(biases)[1])
-        for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
-            hidden = self.resnet(resnet, self.transformer(attention, hidden, keys_values), next(biases)[1])
+        hidden = resnet(block.resnets[0], hidden, next(biases)[1], self.fused)
+        for attention, layer in zip(block.attentions, block.resnets[1:], strict=True):
+            hidden = transformer(attention, hidden, keys_values, fused=self.fused)
+            hidden = resnet(layer, hidden, next(biases)[1], self.fused)
         return hidden
 
     def up(
@@ -111,11 +107,11 @@ class UNetStep(nn.Module):
         upsamplers = iter(self.upsamplers)
         deep = hidden
         for block in self.unet.up_blocks:
-            for i, resnet in enumerate(block.resnets):
+            for i, layer in enumerate(block.resnets):
                 deep = hidden
-                hidden = self.resnet(resnet, torch.cat([hidden, skips.pop()], dim=1), next(biases)[1])
+                hidden = resnet(layer, torch.cat([hidden, skips.pop()], dim=1), next(biases)[1], self.fused)
                 if hasattr(block, "attentions"):
-                    hidden = self.transformer(block.attentions[i], hidden, keys_values)
+                    hidden = transformer(block.attentions[i], hidden, keys_values, fused=self.fused)
             if block.upsamplers:
                 hidden = next(upsamplers)(hidden)
         return hidden, deep
@@ -143,7 +139,8 @@ class UNetStep(nn.Module):
         """Last features `[N, C, h, w]` → guided noise `[G, 4, h, w]`, linear in `guidance`."""
         last = self.unet.conv_out
         assert last.bias is not None
-        hidden = self.norm_silu(self.unet.conv_norm_out, hidden).float()
+        activated = fused_norm_silu if self.fused else norm_silu
+        hidden = activated(self.unet.conv_norm_out, hidden).float()
         guided = (guidance @ hidden.flatten(1)).unflatten(1, hidden.shape[1:]).to(last.weight.dtype)
         noise = F.conv2d(guided, last.weight, padding=last.padding).float()
         return noise + guidance.sum(1)[:, None, None, None] * last.bias.float()[:, None, None]
@@ -178,8 +175,8 @@ class UNetShallow(UNetStep):
         skip = self.begin(sample, (gate, gate_bias, base, update)).index_select(0, branch)
         bias = list(self.biases(time_bias, branch))[-1][1]
         last = self.unet.up_blocks[-1]
-        hidden = self.resnet(last.resnets[-1], torch.cat([deep.to(skip.dtype), skip], dim=1), bias)
+        hidden = resnet(last.resnets[-1], torch.cat([deep.to(skip.dtype), skip], dim=1), bias, self.fused)
         if hasattr(last, "attentions"):
             keys_values = iter(list(self.keys_values(text_kv))[-2:])
-            hidden = self.transformer(last.attentions[-1], hidden, keys_values)
+            hidden = transformer(last.attentions[-1], hidden, keys_values, fused=self.fused)
         return (self.guide(hidden, guidance),)

@@ -168,7 +168,7 @@ def slim(reference, tmp_path_factory) -> Path:
 def eager(tiny):
     from mrc_edit.engine import Engine
 
-    return Engine.from_pretrained(tiny)
+    return Engine.from_pretrained(tiny, "eager")
 
 
 @pytest.fixture(scope="session")
@@ -183,7 +183,9 @@ def fused(tiny):
     """The `torch` backend: the step graph over the kernels."""
     from mrc_edit.engine import Engine
 
-    return Engine.from_pretrained(tiny, "torch")
+    engine = Engine.from_pretrained(tiny, "torch", precision="float32")
+    engine.backend.device_loop = None  # as by default on a CPU
+    return engine
 
 
 @pytest.fixture(scope="session")

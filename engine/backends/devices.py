@@ -3,12 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import RLock
+from typing import Any
 
 import torch
 
 from ...core.errors import MRCError
 
-PRODUCTS = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+CUDNN: Any = torch.backends.cudnn  # its settings have no types
+PRODUCTS = (CUDNN.conv, CUDNN.rnn, torch.backends.cuda.matmul)
 LOCK = RLock()  # the settings are the process's
 
 

@@ -80,9 +80,7 @@ class EagerBackend(Backend):
         dtype: of the U-Net and the VAE. Half precision has channels last.
     """
 
-    def __init__(
-        self, checkpoint: Checkpoint, device: torch.device = CPU, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, checkpoint: Checkpoint, device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> None:
         self.checkpoint, self.device, self.dtype = checkpoint, device, dtype
         self.precision = str(dtype).removeprefix("torch.")
         self.geometry = geometry(checkpoint)

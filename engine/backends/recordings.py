@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from threading import RLock
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...kernels import ops
 from ..graphs import FOLDED
@@ -15,6 +15,7 @@ RECORDINGS = 8  # of each module
 CAST = ("time_bias", "text_kv", "deep", *FOLDED)  # inputs that a step computes with in its own precision
 CHANGING = ("sample",)  # inputs whose content changes in place
 
+Module = Callable[..., tuple[Tensor, ...]]
 Replay = Callable[[], None]
 
 
@@ -69,12 +70,12 @@ class Recording:
 class Recorded:
     """A module of `model.graphs`, called by recordings of its launches, of which the last `RECORDINGS` are kept."""
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype, memory: DeviceMemory) -> None:
+    def __init__(self, module: Module, dtype: torch.dtype, memory: DeviceMemory) -> None:
         self.module, self.dtype, self.memory = module, dtype, memory
         self.recordings: Recent[Recording] = Recent(RECORDINGS)
 
     def __call__(self, **inputs: Tensor) -> tuple[Tensor, ...]:
-        """The outputs for these inputs, in memory of their own. An input's content may not change but for `CHANGING`."""
+        """The outputs for these inputs, in memory of their own. Only `CHANGING` may change in place."""
         key = (ops.forced, *((name, tensor.shape, tensor.dtype) for name, tensor in inputs.items()))
         with self.memory.lock:
             recording = self.recordings.get(key, lambda: self.record(inputs))

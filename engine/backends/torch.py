@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -138,7 +139,7 @@ class TorchBackend(GraphBackend[Tensor]):
         return {name: self.to_numpy(value) for name, value in zip(GRAPHS[graph].outputs, outputs, strict=True)}
 
 
-def copy_of_own(module: nn.Module) -> nn.Module:
+def copy_of_own(module: Any) -> nn.Module:
     """A copy of a graph's module that shares the parameters which it does not compute with."""
     own = {id(parameter) for layer in module.layers() for parameter in layer.parameters()}
     shared = {id(parameter): parameter for parameter in module.parameters() if id(parameter) not in own}
@@ -146,7 +147,7 @@ def copy_of_own(module: nn.Module) -> nn.Module:
 
 
 def compiled_step(module: nn.Module) -> Callable[..., tuple[Tensor, ...]]:
-    compiled = torch.compile(module, dynamic=False)
+    compiled = torch.compile(module, dynamic=False, fullgraph=True)
 
     def call(**inputs: Tensor) -> tuple[Tensor, ...]:
         # at its own limit PyTorch goes on uncompiled

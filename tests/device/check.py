@@ -21,7 +21,7 @@ from pathlib import Path
 
 from stages import STAGES
 from stages.report import Report
-from stages.settings import DRY, OUT, ROOT, WORK, compiled, lay_out_package, make_importable, turn
+from stages.settings import DRY, OUT, ROOT, WORK, lay_out_package, make_importable
 from stages.summary import summary
 
 RESULTS: dict[str, dict] = {}
@@ -94,68 +94,28 @@ def finish(running: Running) -> None:
 
 
 def conduct(budget: float, wanted: list[str]) -> None:
-    """Run the stages: what time nothing at once, and beside them those that compile; the others one after another."""
+    """Run the stages: `build` and `checkpoint` beside `env`, all others one after another.
+
+    Side by side they take longer: importing and compiling want every core.
+    """
     for folder in (OUT, WORK):
         folder.mkdir(parents=True, exist_ok=True)
-    beside = [name for name in wanted if STAGES[name].beside]
-    for file in (file(name) for name in beside for file in (compiled, turn)):
-        file.unlink(missing_ok=True)
     lay_out_package()
 
     def left() -> float:
         return budget - (time.perf_counter() - BEGAN) - 5
 
-    first = [start([name], left()) for name in ("build", "checkpoint") if name in wanted]
-    if "env" in wanted:
-        finish(start(["env"], left()))
+    first = [start([name], left()) for name in FIRST if name in wanted]
     for running in first:
         finish(running)
-    compiling = {name: start([name], left()) for name in beside}
-    rest = groups([name for name in wanted if name not in FIRST])
-    at_once = [] if DRY else [names for names in rest if not is_timed(names)]
-    for running in [start(names, left()) for names in at_once]:
-        finish(running)
-    for names in (names for names in rest if names not in at_once):
+    rest = [name for name in wanted if name not in FIRST]
+    # dry, importing takes most of the time
+    for names in [rest] if DRY and rest else [[name] for name in rest]:
         if left() < 15:
             print(f"no time for {', '.join(names)}", flush=True)
             RESULTS.update((name, {"state": "skipped: no time left"}) for name in names)
-            continue
-        if not DRY:
-            wait_for_compile(compiling, BEGAN + 0.6 * budget)
-        if names[0] in compiling:
-            running = compiling.pop(names[0])
-            turn(names[0]).touch()
-            running.deadline = time.perf_counter() + (left() if DRY else min(60.0, left()))
-            finish(running)
         else:
             finish(start(names, left()))
-    for running in compiling.values():
-        running.deadline = 0
-        finish(running)
-
-
-def groups(names: list[str]) -> list[list[str]]:
-    """Stages by process: one each; when dry, where importing takes most of the time, all but those beside share one."""
-    if not DRY:
-        return [[name] for name in names]
-    shared = [name for name in names if not STAGES[name].beside]
-    return [group for group in (shared, *([name] for name in names if STAGES[name].beside)) if group]
-
-
-def is_timed(names: list[str]) -> bool:
-    return any(STAGES[name].timed or STAGES[name].beside for name in names)
-
-
-def wait_for_compile(compiling: dict[str, Running], until: float) -> None:
-    """Let torch.compile end: timings want the machine for themselves."""
-
-    def busy() -> list[str]:
-        return [name for name, one in compiling.items() if one.process.poll() is None and not compiled(name).exists()]
-
-    while busy() and time.perf_counter() < until:
-        time.sleep(0.2)
-    if busy():
-        print(f"{', '.join(busy())} still compile, and may disturb", flush=True)
 
 
 def stage_names(text: str) -> list[str]:

@@ -15,15 +15,14 @@ STAGES = [
     "build",
     "checkpoint",
     "truth",
-    "touch",
-    "correct",
-    "torch_compiled",
-    "compile",
     "torch_bfloat16",
+    "torch_compiled",
     "eager",
-    "compile_attention",
-    "compile_kernels",
+    "compile",
     "torch_float32",
+    "correct",
+    "touch",
+    "compile_kernels",
 ]
 pytestmark = pytest.mark.slow
 
@@ -54,14 +53,15 @@ def test_every_stage_reports(run, tmp_path):
     assert results["env"]["torch"] and results["build"]["native_s"] > 0 and results["checkpoint"]["GB"] > 0
     assert results["truth"]["GPU against CPU, float32, 2 steps"] == 0
     errors = {name: row["error"] for name, row in results["touch"].items() if name.startswith("torch.")}
-    assert len(errors) == 15 and max(errors.values()) < 1e-2
+    assert len(errors) == 18 and max(errors.values()) < 1e-2
     assert results["correct"]["recorded against plain, turbo (7.5, 1.5)"] == 0
     rows = {name: row for result in results.values() for name, row in result.items() if name.endswith(" 64")}
+    del rows["eager float32 64"]  # what the others are compared with
     limits = {"float32": 1e-4, "bfloat16": 0.1}
     for name, row in rows.items():
         limit = next(limit for precision, limit in limits.items() if precision in name)
         assert row["edit_s"] > 0 and row["latents_error"] < limit, name
-    assert len(rows) == 7 and all(name in (tmp_path / "out" / "report.txt").read_text() for name in rows)
+    assert len(rows) == 5 and all(name in (tmp_path / "out" / "report.txt").read_text() for name in rows)
 
 
 def test_a_failure_is_reported_and_stops_no_other(run):

@@ -55,7 +55,7 @@ def recorded():
 @pytest.mark.parametrize("guidance", [(7.5, 1.5), (1.5, 1.0), (1.0, 1.0)])
 def test_recorded_is_as_plain(tiny, photo, recorded, tier, guidance):
     """Also where two groups of branches have the same shapes (turbo without image guidance)."""
-    engines = [Engine.from_pretrained(tiny, "torch", precision="float32", tier=tier) for _ in range(2)]
+    engines = [Engine.from_pretrained(tiny, "torch", precision="float32", device="cpu", tier=tier) for _ in range(2)]
     recorded(engines[0])
     scales = {"guidance_scale": guidance[0], "image_guidance_scale": guidance[1]}
     first, second = (engine.edit(photo, "snow", **scales, **LATENT).images for engine in engines)
@@ -63,7 +63,7 @@ def test_recorded_is_as_plain(tiny, photo, recorded, tier, guidance):
 
 
 def test_recorded_again_with_new_inputs(tiny, photo, recorded, fused):
-    engine = Engine.from_pretrained(tiny, "torch")
+    engine = Engine.from_pretrained(tiny, "torch", precision="float32", device="cpu")
     engine.backend.device_loop = TorchLoop(engine.backend.device)
     memory = recorded(engine)
     for text, seed in (("snow", 3), ("rain", 4), ("snow", 3)):
@@ -75,7 +75,7 @@ def test_recorded_again_with_new_inputs(tiny, photo, recorded, fused):
 
 
 def test_the_choice_of_kernels_is_part_of_the_key(tiny, photo, recorded):
-    engine = Engine.from_pretrained(tiny, "torch")
+    engine = Engine.from_pretrained(tiny, "torch", precision="float32", device="cpu")
     recorded(engine)
     found = engine.edit(photo, "snow", **LATENT).images
     with ops.reference_kernels():
@@ -84,7 +84,7 @@ def test_the_choice_of_kernels_is_part_of_the_key(tiny, photo, recorded):
 
 
 def test_constants_are_copied_once_an_edit(tiny, photo, recorded, monkeypatch):
-    engine = Engine.from_pretrained(tiny, "torch")
+    engine = Engine.from_pretrained(tiny, "torch", precision="float32", device="cpu")
     engine.backend.device_loop = TorchLoop(engine.backend.device)
     recorded(engine)
     engine.edit(photo, "snow", **LATENT)

@@ -42,7 +42,13 @@ def test_reward_block(wide, relative_error, reward_arguments, channels, height, 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("channels", "groups", "height", "width", "last", "offset", "silu"),
-    [(32, 8, 3, 5, True, True, True), (40, 8, 7, 2, False, False, True), (96, 32, 40, 33, True, True, False)],
+    [
+        (32, 8, 3, 5, True, True, True),
+        (40, 8, 7, 2, False, False, True),
+        (96, 32, 40, 33, True, True, False),  # large maps: three kernels
+        (40, 8, 64, 65, True, True, True),  # the last part is smaller, and has one position in its last tile
+        (40, 8, 33, 40, False, True, True),
+    ],
 )
 def test_group_norm_silu(wide, relative_error, channels, groups, height, width, last, offset, silu, dtype, device):
     random = torch.Generator().manual_seed(channels)

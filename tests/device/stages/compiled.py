@@ -1,7 +1,4 @@
-"""What torch.compile gives: to the eager U-Net, as a user would, to the `torch` backend, and to its step in other ways.
-
-Each stage compiles at once, beside the stages that time nothing, and measures when its turn has come.
-"""
+"""What torch.compile gives: to the eager U-Net, to the `torch` backend, and to its step with the kernels in it."""
 
 import copy
 import time
@@ -10,24 +7,18 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mrc_edit.bench.replays import replay_seconds
 from mrc_edit.core.fidelity import relative_error
 from mrc_edit.model.step import UNetStep
 
 from .models import eager_engine, edit, measure_edits, torch_engine
 from .report import Report
-from .settings import DEVICE, DRY, SIZES, compiled, turn
+from .settings import DEVICE, DRY, SIZES
 from .speed import measure_replays
-from .timing import graph_time, kernel_times
+from .timing import kernel_times
 
 HOW = {"backend": "aot_eager"} if DRY else {"mode": "default"}
-
-
-def wait_for_turn(stage: str) -> None:
-    compiled(stage).touch()
-    while not turn(stage).exists():
-        time.sleep(0.2)
 
 
 def compile(report: Report, _: float) -> None:
@@ -36,7 +27,6 @@ def compile(report: Report, _: float) -> None:
     engine, repeat = eager_engine("bfloat16", HOW)
     edit(engine, SIZES[0], "latent", 2)
     report.put("eager U-Net: seconds until the first edit", time.perf_counter() - start)
-    wait_for_turn("compile")
     measure_edits(report, "compile bfloat16", engine, SIZES[:1])
     measure_graph(report, "eager U-Net compiled", repeat)
 
@@ -47,30 +37,13 @@ def torch_compiled(report: Report, _: float) -> None:
     engine = torch_engine("bfloat16", **({} if DEVICE == "cpu" else {"compile": True}))
     edit(engine, SIZES[0], "latent", 2)
     report.put("torch compiled: seconds until the first edit", time.perf_counter() - start)
-    wait_for_turn("torch_compiled")
     measure_edits(report, "torch bfloat16 compiled", engine, SIZES[:1])
     measure_replays(report, "torch bfloat16 compiled", engine)
 
 
 def compile_kernels(report: Report, _: float) -> None:
     """The whole step with our kernels in it."""
-    measure_step(report, "compile_kernels", lambda step: torch.compile(step, dynamic=False, **HOW))
-
-
-def compile_attention(report: Report, _: float) -> None:
-    """The whole step without our kernels, with cuDNN's attention where it takes the shapes."""
-    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-
-    def make(step: UNetStep) -> Callable:
-        call = torch.compile(UNetStep(step.unet), dynamic=False, **HOW)
-
-        def run(**inputs: Tensor) -> tuple[Tensor, ...]:
-            with sdpa_kernel(order, set_priority=True):
-                return call(**inputs)
-
-        return run
-
-    measure_step(report, "compile_attention", make)
+    measure_step(report, "compile_kernels", lambda step: torch.compile(step, dynamic=False, fullgraph=True, **HOW))
 
 
 def measure_step(report: Report, stage: str, make: Callable[[UNetStep], Callable]) -> None:
@@ -84,7 +57,6 @@ def measure_step(report: Report, stage: str, make: Callable[[UNetStep], Callable
         report.put(f"{stage}: seconds until the first step", time.perf_counter() - start)
     for name, noise in (("", output), (" uncompiled with kernels", plain)):
         report.put(f"{stage}{name}: distance from float32", relative_error(noise, wide))
-    wait_for_turn(stage)
     measure_graph(report, stage, partial(call, **inputs))
 
 
@@ -105,7 +77,7 @@ def measure_graph(report: Report, name: str, call: Callable[[], object]) -> None
     if DEVICE == "cpu":
         return
     with torch.inference_mode():
-        report.attempt(f"{name}, in a CUDA graph, ms", lambda: 1e3 * graph_time([call]))
+        report.attempt(f"{name}, in a CUDA graph, ms", lambda: 1e3 * replay_seconds([call]))
         report.attempt(f"{name}: kernels", kernel_times, call)
         torch.backends.cudnn.benchmark = True
-        report.attempt(f"{name} with cuDNN's search, in a CUDA graph, ms", lambda: 1e3 * graph_time([call]))
+        report.attempt(f"{name} with cuDNN's search, in a CUDA graph, ms", lambda: 1e3 * replay_seconds([call]))

@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from mrc_edit.bench.replays import replay_seconds
 from mrc_edit.model.layers import Upsampler
 
 from .models import edit, torch_engine
 from .report import Report
-from .timing import event_time, graph_time, kernel_times
+from .timing import event_time, kernel_times
 
 DTYPE = torch.bfloat16
 ATTENTIONS = (  # batch, heads, queries, keys, width of a head
@@ -43,7 +44,7 @@ def time_attention(batch: int, heads: int, queries: int, keys: int, width: int) 
         name = backend.name if backend else "default"
         try:
             with sdpa_kernel(backend) if backend else nullcontext():
-                seconds = graph_time([lambda: F.scaled_dot_product_attention(query, key, value)], 10)
+                seconds = replay_seconds([lambda: F.scaled_dot_product_attention(query, key, value)], 10)
             result[name] = {"us": 1e6 * seconds, "TFLOP_s": flop / seconds / 1e12}
         except Exception as error:  # most backends refuse some shapes
             result[name] = f"{type(error).__name__}: {str(error)[:120]}"
@@ -66,8 +67,8 @@ def time_upsampling(channels: int, side: int) -> dict:
         return Block.conv(larger).contiguous(memory_format=torch.channels_last)
 
     return {
-        "ours_us": 1e6 * graph_time([ours], 10),
-        "plain_us": 1e6 * graph_time([plain], 10),
+        "ours_us": 1e6 * replay_seconds([ours], 10),
+        "plain_us": 1e6 * replay_seconds([plain], 10),
         "ours is channels last": upsampler(x).is_contiguous(memory_format=torch.channels_last),
     }
 
@@ -88,7 +89,7 @@ def time_products() -> dict:
         "geglu two_us": lambda: F.linear(x, g[:1280]) * F.gelu(F.linear(x, g[1280:])),
         "geglu fused_us": lambda: compiled(x),
     }
-    return {name: 1e6 * graph_time([call], 10) for name, call in calls.items()}
+    return {name: 1e6 * replay_seconds([call], 10) for name, call in calls.items()}
 
 
 def time_search() -> dict:

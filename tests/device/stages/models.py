@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mrc_edit.bench.operators import SD15
 from mrc_edit.bench.workload import photograph
@@ -29,8 +29,15 @@ def random_checkpoint() -> Checkpoint:
     """The released architecture with random weights; a tiny one when dry."""
     if DRY:
         return seeded_checkpoint()
-    torch.set_num_threads(16)
     tokenizer = byte_tokenizer()
+    scheduler = EulerAncestralDiscreteScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+    )
+    with torch.device(DEVICE):
+        return Checkpoint(*map(seeded, full_size(tokenizer)), tokenizer, scheduler)
+
+
+def full_size(tokenizer: CLIPTokenizer) -> tuple[MRCUNet, AutoencoderKL, CLIPTextModel]:
     vae = AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
         layers_per_block=2,
@@ -53,10 +60,7 @@ def random_checkpoint() -> Checkpoint:
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    scheduler = EulerAncestralDiscreteScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
-    )
-    return Checkpoint(seeded(MRCUNet(**SD15)), seeded(vae), seeded(text_encoder), tokenizer, scheduler)
+    return MRCUNet(**SD15), vae, text_encoder
 
 
 def eager_engine(precision: str, how: dict | None = None) -> tuple[Engine, Callable[[], Tensor]]:

@@ -8,13 +8,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrc_edit.bench.operators import BRANCHES, CHANNELS, SD15, RewardModules
+from mrc_edit.bench.replays import replay_seconds
 from mrc_edit.kernels import ops
 from mrc_edit.model.layers import cross_attentions, resnets
 from mrc_edit.model.step import UNetStep
 from mrc_edit.model.unet import MRCUNet
 
 from .report import Report
-from .timing import graph_time
 
 BANDWIDTH, RATE = 3.0e12, 790e12  # bytes and bfloat16 operations a second of an H100, for the rooflines
 COLUMNS = "shape, a step, ours cold us, ours warm us, eager us, bytes/3.0 TB/s us"
@@ -74,9 +74,9 @@ def time_norms(dtype: torch.dtype = torch.bfloat16) -> dict:
             x = x if offset is None else x + offset[..., None, None]
             return F.silu(F.group_norm(x, 32, weight, bias, 1e-5))
 
-        cold = graph_time([partial(ours, x) for x in maps])
-        warm = graph_time([partial(ours, maps[0])], 20)
-        plain = graph_time([partial(eager, x) for x in maps])
+        cold = replay_seconds([partial(ours, x) for x in maps])
+        warm = replay_seconds([partial(ours, maps[0])], 20)
+        plain = replay_seconds([partial(eager, x) for x in maps])
         least = 4 * n * c * h * w / BANDWIDTH
         microseconds = (round(1e6 * seconds, 2) for seconds in (cold, warm, plain, least))
         rows.append([f"{n}×{c}×{h}×{w}{'+' if has_offset else ''}", count, *microseconds])
@@ -94,8 +94,8 @@ def time_reward_blocks(dtype: torch.dtype) -> dict:
         maps = feature_maps(16, 2, CHANNELS, side, side, dtype=dtype)
         tokens = torch.randn(2, 2, CHANNELS, device="cuda", dtype=dtype)
         folded, weights = layers.folded_attention(tokens), list(layers.reward_weights())
-        seconds = graph_time([lambda x=x, f=folded, w=weights: ops.reward_block(x, *f, w, 32) for x in maps])
-        eager = graph_time([lambda x=x, t=tokens: layers.reward_layer(x, t) for x in maps])
+        seconds = replay_seconds([lambda x=x, f=folded, w=weights: ops.reward_block(x, *f, w, 32) for x in maps])
+        eager = replay_seconds([lambda x=x, t=tokens: layers.reward_layer(x, t) for x in maps])
         flop = 2 * 2 * side * side * (4 * CHANNELS**2 + 16 * CHANNELS)
         result[side] = {
             "ours_us": 1e6 * seconds,
@@ -112,4 +112,4 @@ def time_sampler_step() -> float:
     sample, item = torch.randn(2, 8, 64, 64, device="cuda"), torch.zeros(2, dtype=torch.int64, device="cuda")
     table = torch.rand(7, device="cuda")
     arguments = (noise, latents, data, fresh, table[1:5], table[5:], table[:1], item, sample)
-    return 1e6 * graph_time([lambda: ops.sampler_step(*arguments)], 50)
+    return 1e6 * replay_seconds([lambda: ops.sampler_step(*arguments)], 50)

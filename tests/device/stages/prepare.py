@@ -8,9 +8,10 @@ from importlib.metadata import version
 
 import torch
 
+from mrc_edit.bench.replays import replay_seconds
+
 from .report import Report
 from .settings import CHECKPOINT, DRY, PACKAGE, ROOT, WORK
-from .timing import graph_time
 
 
 def env(report: Report, _: float) -> None:
@@ -35,17 +36,17 @@ def env(report: Report, _: float) -> None:
     )
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)
-    report.put("copy_TB_s", 2 * source.numel() / graph_time([lambda: target.copy_(source)], 4) / 1e12)
+    report.put("copy_TB_s", 2 * source.numel() / replay_seconds([lambda: target.copy_(source)], 4) / 1e12)
     for dtype, repeat, rounds in ((torch.bfloat16, 4, 15), (torch.float16, 4, 15), (torch.float32, 1, 3)):
         report.put(f"matmul_TFLOP_s_{dtype}", matmul_rate(dtype, repeat, rounds))
     small = torch.zeros(32, device="cuda")
-    report.put("gap_us_in_a_graph", 1e6 * graph_time([lambda: small.add_(1)], 500))
+    report.put("gap_us_in_a_graph", 1e6 * replay_seconds([lambda: small.add_(1)], 500))
 
 
 def matmul_rate(dtype: torch.dtype, repeat: int, rounds: int) -> float:
     """TFLOP/s of a large product."""
     x, y = torch.randn(2, 8192, 8192, device="cuda", dtype=dtype)
-    return 2 * 8192**3 / graph_time([lambda: x @ y], repeat, rounds) / 1e12
+    return 2 * 8192**3 / replay_seconds([lambda: x @ y], repeat, rounds) / 1e12
 
 
 def build(report: Report, _: float) -> None:

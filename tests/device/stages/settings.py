@@ -30,16 +30,6 @@ REPEATS = int(os.environ.get("MRC_REPEATS", "3" if DRY else "50"))
 TEXT = "make it look like a snowy winter scene"
 
 
-def compiled(stage: str) -> Path:
-    """The file by which a stage tells that it has compiled."""
-    return WORK / f"{stage}.compiled"
-
-
-def turn(stage: str) -> Path:
-    """The file by which a stage that has compiled is told to measure."""
-    return WORK / f"{stage}.turn"
-
-
 def lay_out_package() -> None:
     """Lay the folders out as they are installed: links, and a copy of kernels/ for the libraries of stage `build`."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())

@@ -1,11 +1,12 @@
 """Times of a function, and the kernels it launches."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from statistics import median
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from mrc_edit.bench.replays import event_seconds
 
 from .settings import DEVICE
 
@@ -15,54 +16,9 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def wall_time(function: Callable, rounds: int = 5, warmup: int = 2) -> float:
-    """Median seconds of a call, the device idle before and after."""
-    for _ in range(warmup):
-        function()
-    times = []
-    for _ in range(rounds):
-        synchronize()
-        start = time.perf_counter()
-        function()
-        synchronize()
-        times.append(time.perf_counter() - start)
-    return median(times)
-
-
 def event_time(function: Callable, rounds: int) -> float:
-    """Median seconds of a call between two events of the GPU."""
-    times = []
-    for _ in range(rounds):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        function()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_time(end) / 1e3)
-    return median(times)
-
-
-def graph_time(functions: Sequence[Callable], repeat: int = 1, rounds: int = 15) -> float:
-    """Median seconds of one call, from a CUDA graph of all `functions`, each `repeat` times: no gaps by the host.
-
-    Several functions over different inputs keep the caches from holding them.
-    """
-    if DEVICE == "cpu":
-        return wall_time(functions[0], 1, 0)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(2):
-            for function in functions:
-                function()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(repeat):
-            for function in functions:
-                function()
-    graph.replay()
-    return event_time(graph.replay, rounds) / repeat / len(functions)
+    """Median seconds of a call on the card."""
+    return median(event_seconds(function) for _ in range(rounds))
 
 
 KINDS = {  # the first that has a word of the kernel's name
