@@ -42,13 +42,17 @@ def run_real_edit(args: argparse.Namespace) -> None:
     out, options = out_folder(args), given_options(args)
     spending = options.spending()
     judge = open_judge(options, out / "replies", spending) if args.judge == "openai" else None
-    items = edit_items(args.real_edit, args.model, out, sampler_settings(args))
+    items, left_out = edit_items(args.real_edit, args.model, out, sampler_settings(args))
+    for line in left_out:
+        print("left out:", *line.splitlines(), file=sys.stderr)
     rewards = judge_items(judge, items, out, options.concurrency, spending) if judge else None
     judged_by = {"model": options.judge_model, "prompts": VERSION} if judge else None
-    results = write_results(items, out, rewards, judged_by)
+    results = write_results(items, out, rewards, judged_by, left_out)
     print("\n\n".join(table.markdown() for table in tables(results)))
     if args.json:
         write_json(args.json, results)
+    if left_out:
+        raise MRCError(f"{len(left_out)} items were left out, {len(items)} are in the report; mend those named above")
 
 
 def run_comparison(args: argparse.Namespace) -> None:

@@ -3,9 +3,6 @@
 `prompt` is the instruction, `generator` draws in place of a seed, `num_images_per_prompt` repeats each edit.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -13,8 +10,6 @@ import numpy as np
 
 from ..core.errors import MRCError
 from .arguments import as_list, check_seeds
-from .noise import of_torch, store_torch
-from .request import Edit, EditRequest
 
 
 def instruction_of(instruction: Any, prompt: Any) -> Any:
@@ -27,54 +22,51 @@ def instruction_of(instruction: Any, prompt: Any) -> Any:
     return prompt if instruction is None else instruction
 
 
-def repeated(edits: list[Edit], times: object, request: EditRequest, generator: object) -> list[Edit]:
-    """Each edit `times` times in a row, each with a seed of its own."""
+def check_times(times: object) -> int:
     if not isinstance(times, int) or isinstance(times, bool) or times < 1:
         raise MRCError(
-            f"num_images_per_prompt is {times!r}; give a whole number from 1", argument="num_images_per_prompt"
+            f"num_images_per_prompt is {times!r:.40}; give a whole number from 1", argument="num_images_per_prompt"
         )
-    if times == 1:
-        return edits
-    many = [edit for edit in edits for _ in range(times)]
-    seeds = as_list(request.seed)
-    if generator is None and request.seed is not None and len(seeds) != len(many):
+    return times
+
+
+def each_seed(seed: object, generator: object, count: int, times: int) -> list[int]:
+    """A seed for each of `times` edits of `count` images; of equal ones, equal images would be made.
+
+    Raises:
+        MRCError: no seeds, another number of them, or a generator too.
+    """
+    if seed is None:
+        return check_seeds(None, count * times)
+    if generator is not None:
+        raise MRCError("seed and generator are both given; give one", argument="generator")
+    if times > 1 and len(as_list(seed)) != count * times:
         raise MRCError(
-            f"{len(seeds)} seeds for {len(many)} images, and equal seeds give equal images; give {len(many)} seeds, "
-            "a generator, or none",
+            f"{len(as_list(seed))} seeds for {count * times} images, and equal seeds give equal images; give "
+            f"{count * times} seeds, a generator, or none",
             argument="seed",
         )
-    fresh = check_seeds(request.seed, len(many))
-    return [replace(edit, seed=seed) for edit, seed in zip(many, fresh, strict=True)]
+    return check_seeds(seed, count * times)
 
 
-@contextmanager
-def drawn_from(generator: object, count: int) -> Iterator[list[np.random.RandomState] | None]:
-    """The states of one torch.Generator for `count` images, or of one each; what is drawn advances the generators.
+def each_generator(generator: object, count: int) -> list[Any]:
+    """A torch.Generator for each of `count` edits: one that all share, or of a list one each; None without any.
 
     Raises:
         MRCError: other objects or another number of them, or generators that are not on the CPU.
     """
-    if generator is None:
-        yield None
-        return
     generators = as_list(generator)
     if len(generators) not in (1, count):
         raise MRCError(
             f"{len(generators)} generators for {count} images; give one, or one an image", argument="generator"
         )
-    for one in generators:
+    for one in generators if generator is not None else ():
         if getattr(getattr(one, "device", None), "type", None) != "cpu" or not hasattr(one, "get_state"):
             raise MRCError(
                 f"generator is {one!r}; give torch.Generator('cpu'): the noise of others cannot be drawn here",
                 argument="generator",
             )
-    states = {id(one): of_torch(one) for one in generators}
-    every = generators if len(generators) == count else generators * count
-    try:
-        yield [states[id(one)] for one in every]
-    finally:
-        for one in generators:
-            store_torch(states[id(one)], one)
+    return generators if len(generators) == count else generators * count
 
 
 def to_tensors(images: list[np.ndarray]) -> Any:

@@ -15,7 +15,7 @@ from ..core.files import write_file
 from ..core.precision import PRECISIONS
 from .backends import BACKENDS, state_of
 from .engine import Engine
-from .framing import FITS
+from .framing import FITS, make_frame
 from .images import load_image
 from .request import EditOptions, EditRequest, check_arguments
 from .sampling import SAMPLERS
@@ -103,6 +103,8 @@ def edit(args: argparse.Namespace) -> None:
     }
     picture = load_image(args.image)
     check_arguments(EditRequest(picture, args.instruction, **options))  # before the model, which takes long to load
+    if args.resolution == 0:
+        make_frame(*picture.size, 0, 1)  # refuses what is too large for any model
     provider = {"provider": args.provider} if args.provider else {}
     engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **provider)
     result = engine.edit(picture, args.instruction, **options)

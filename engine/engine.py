@@ -4,23 +4,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 
 from ..core.errors import MRCError
-from .aliases import drawn_from, instruction_of, repeated, to_tensors
+from .aliases import to_tensors
 from .backends import Backend, load_backend
 from .backends.base import Conditions
 from .failures import computing, enough_memory
 from .framing import Box, without_padding
 from .images import ImageLike, to_array, to_pil, to_unit
 from .loop import check_finite, denoise
-from .noise import TorchGenerator
-from .noise import generator as seeded
+from .noise import drawing
 from .plan import Plan, make_plan
-from .request import Edit, EditOptions, EditRequest, Settings, check
+from .request import Checked, Edit, EditOptions, EditRequest, OutputType, Settings, check
 from .sampling import SamplerTable, sampler_table
 from .shipped import shipped
 from .text import tokenize
@@ -99,9 +99,6 @@ class Engine:
         image: ImageLike | Sequence[ImageLike] | None = None,
         instruction: str | Sequence[str] | None = None,
         *,
-        prompt: str | Sequence[str] | None = None,
-        generator: TorchGenerator = None,
-        num_images_per_prompt: int = 1,
         callback_on_step_end: Callback | None = None,
         **options: Unpack[EditOptions],
     ) -> EditResult:
@@ -112,10 +109,6 @@ class Engine:
 
         Args:
             image, instruction, options: the fields of `EditRequest`, which documents them.
-            prompt: diffusers' name of the instruction.
-            generator: a torch.Generator on the CPU for all images or a list of one an image, in place of a seed, and
-                advanced as diffusers does.
-            num_images_per_prompt: edits of each image, in a row; their seeds are a list of as many.
             callback_on_step_end: called as `f(engine, step, timestep, {"latents": array})` after
                 each step; a returned dictionary may replace the latents, as in diffusers. The array is a copy: it
                 may be kept, and changing it without returning it changes nothing.
@@ -123,61 +116,39 @@ class Engine:
         Raises:
             MRCError: an argument that cannot be used, or a phase whose output is not finite.
         """
-        request = EditRequest(image, instruction_of(instruction, prompt), **options)  # type: ignore[arg-type]
-        if generator is not None and request.seed is not None:
-            raise MRCError("seed and generator are both given; give one", argument="generator")
-        one_each = request if num_images_per_prompt == 1 else replace(request, seed=None)
-        edits, settings = check(self.backend, one_each)
-        edits = repeated(edits, num_images_per_prompt, request, generator)
-        with drawn_from(generator, len(edits)) as random:
-            result = self.run(edits, settings, callback_on_step_end, random)
-        if random:
-            result.seed = None
-        elif (
-            len(edits) == 1
-            and not isinstance(image, list | tuple)
-            and not isinstance(request.instruction, list | tuple)
-        ):
-            result.seed = edits[0].seed
-        return result
+        checked = check(self.backend, EditRequest(image, instruction, **options))
+        return self.run([checked], callback_on_step_end)[0]
 
     @enough_memory()
-    def run(
-        self,
-        edits: list[Edit],
-        settings: Settings,
-        callback: Callback | None = None,
-        random: list[np.random.RandomState] | None = None,
-    ) -> EditResult:
-        """Edit what `request.check` passed, in one pass a size; `seed` of the result is a list.
+    def run(self, requests: list[Checked], callback: Callback | None = None) -> list[EditResult]:
+        """Edit what `request.check` passed, with the same settings, in one pass a size; one result a request.
 
-        Args:
-            random: what each edit draws its noise from, in place of its seed.
+        Their timings are those of all.
         """
-        random = random or [seeded(edit.seed) for edit in edits]
-        result = EditResult([], [edit.seed for edit in edits], [edit.frame.box for edit in edits])
+        settings = requests[0].settings
+        edits = [edit for request in requests for edit in request.edits]
+        shared = EditResult([], None)
         outputs: list[np.ndarray] = [np.empty(0)] * len(edits)
         by_size: dict[tuple[int, int], list[int]] = {}
         for i, edit in enumerate(edits):
             by_size.setdefault(edit.image.size, []).append(i)
-        for rows in by_size.values():
-            latents = self.edit_latents([edits[i] for i in rows], [random[i] for i in rows], settings, result, callback)
-            decoded = latents if settings.output_type == "latent" else self.decode(latents, result)
-            for i, output in zip(rows, decoded, strict=True):
-                outputs[i] = output
-        if settings.output_type == "latent":
-            result.images = np.stack(outputs) if len(by_size) == 1 else outputs
-            return result
-        shown = [
-            (without_padding(output, edit.frame), edit.frame.output)
-            for output, edit in zip(outputs, edits, strict=True)
+        with drawing([edit.seed for edit in edits], [edit.generator for edit in edits]) as random:
+            for rows in by_size.values():
+                some, states = [edits[i] for i in rows], [random[i] for i in rows]
+                latents = self.edit_latents(some, states, settings, shared, callback)
+                decoded = latents if settings.output_type == "latent" else self.decode(latents, shared)
+                for i, output in zip(rows, decoded, strict=True):
+                    outputs[i] = output
+        left = iter(outputs)
+        return [
+            replace(
+                shared,
+                images=shown(list(islice(left, len(request.edits))), request.edits, settings.output_type),
+                seed=request.seed,
+                boxes=[edit.frame.box for edit in request.edits],
+            )
+            for request in requests
         ]
-        if settings.output_type == "pil":
-            result.images = [to_pil(*one) for one in shown]
-            return result
-        units = [to_unit(*one) for one in shown]
-        result.images = to_tensors(units) if settings.output_type == "pt" else units
-        return result
 
     def edit_latents(
         self, edits: list[Edit], random: list[np.random.RandomState], settings: Settings, result: EditResult,
@@ -243,6 +214,19 @@ class Engine:
             images = self.backend.vae_decoder(latents=latents)
             check_finite(images, "vae_decoder")
             return images
+
+
+def shown(outputs: list[np.ndarray], edits: list[Edit], output_type: OutputType) -> Any:
+    """`EditResult.images` of what the decoder gives, images `[3, H, W]`, or of final latents `[4, h, w]`."""
+    if output_type == "latent":
+        return np.stack(outputs) if len({output.shape for output in outputs}) == 1 else outputs
+    sized = [
+        (without_padding(output, edit.frame), edit.frame.output) for output, edit in zip(outputs, edits, strict=True)
+    ]
+    if output_type == "pil":
+        return [to_pil(*one) for one in sized]
+    units = [to_unit(*one) for one in sized]
+    return to_tensors(units) if output_type == "pt" else units
 
 
 @contextmanager

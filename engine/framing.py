@@ -52,11 +52,7 @@ def make_frame(
         MRCError: a resolution that is neither 0 nor from 64 to 4096, a longer side to edit than that, or with "crop"
             an own size that is no multiple.
     """
-    if not isinstance(resolution, int) or (resolution and not MIN_RESOLUTION <= resolution <= MAX_SIDE):
-        limits = f"{MIN_RESOLUTION} to {MAX_SIDE}"
-        raise MRCError(
-            f"resolution is {resolution!r}; give a whole number of pixels from {limits}, or 0 for the image's own size"
-        )
+    check_resolution(resolution)
     content = scaled_size(width, height, resolution) if resolution else (width, height)
     size = rounded_up(content[0], multiple), rounded_up(content[1], multiple)
     if fit == "crop" and resolution:
@@ -71,6 +67,22 @@ def make_frame(
     box = middle(width, height, size) if fit == "crop" else (0, 0, width, height)
     content = content if fit == "pad" else size
     return Frame(size, box, content, whole(box) if keep_size else content)
+
+
+def check_resolution(resolution: object) -> None:
+    """Refuse what is neither 0 nor from 64 to 4096.
+
+    Raises:
+        MRCError: it is.
+    """
+    is_number = isinstance(resolution, int) and not isinstance(resolution, bool)
+    if not is_number or (resolution != 0 and not MIN_RESOLUTION <= resolution <= MAX_SIDE):  # type: ignore[operator]
+        limits = f"{MIN_RESOLUTION} to {MAX_SIDE}"
+        raise MRCError(
+            f"resolution is {resolution!r:.40}; give a whole number of pixels from {limits}, or 0 for the image's own "
+            "size",
+            argument="resolution",
+        )
 
 
 def cropped_size(width: int, height: int, resolution: int, multiple: int) -> Size:

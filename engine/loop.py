@@ -1,6 +1,7 @@
 """The denoising loop. It knows nothing of backends and tiers: it calls one function that predicts the noise."""
 
 from collections.abc import Callable
+from itertools import groupby
 
 import numpy as np
 from tqdm import tqdm
@@ -71,11 +72,10 @@ def step_noise(
 def draw(generators: list[np.random.RandomState], shape: tuple[int, ...]) -> np.ndarray:
     """One tensor an image, each from its own generator, so that an image is the same in every batch.
 
-    A generator that all images share draws them at once, as in diffusers.
+    A generator that several in a row share draws them at once, as in diffusers.
     """
-    if all(generator is generators[0] for generator in generators):
-        return normal(generators[0], shape)
-    return np.concatenate([normal(generator, (1, *shape[1:])) for generator in generators])
+    rows = [list(row) for _, row in groupby(generators, key=id)]
+    return np.concatenate([normal(row[0], (len(row), *shape[1:])) for row in rows])
 
 
 def check_finite(array: np.ndarray, phase: str) -> None:

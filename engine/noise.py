@@ -6,6 +6,8 @@ normals (torch/aten/src/ATen/native/cpu/DistributionTemplates.h, `normal_fill`).
 """
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -71,3 +73,17 @@ def store_torch(state: np.random.RandomState, torch_generator: TorchGenerator) -
     fields = stored.numpy().view(TORCH_STATE)
     fields["words"], fields["next"], fields["left"] = key["key"], key["pos"], 625 - key["pos"]
     torch_generator.set_state(stored)
+
+
+@contextmanager
+def drawing(seeds: Sequence[int], generators: Sequence[TorchGenerator | None]) -> Iterator[list[np.random.RandomState]]:
+    """The states that edits draw from: of their generators where they have one, else of their seeds.
+
+    Equal generators are one state. They are advanced at the end of the block, unless it fails: then whoever tries it
+    again draws the same.
+    """
+    distinct = {id(one): one for one in generators if one is not None}
+    states = {key: of_torch(one) for key, one in distinct.items()}
+    yield [generator(seed) if one is None else states[id(one)] for seed, one in zip(seeds, generators, strict=True)]
+    for key, one in distinct.items():
+        store_torch(states[key], one)

@@ -5,6 +5,7 @@ Everything is numpy in float64. ᾱ is the share of the signal's power, σ = √
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,33 +18,41 @@ KARRAS_RHO = 7.0  # arXiv 2206.00364, formula 5
 BETA = 0.6  # both parameters of the beta distribution in arXiv 2407.12173
 
 
+def training_betas(config: JsonObject, spaced: Callable[[float, float, int], np.ndarray] = np.linspace) -> np.ndarray:
+    """β of every training timestep; `spaced` gives evenly spaced numbers."""
+    steps, start, end = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
+    if config["trained_betas"] is not None:
+        return np.array(config["trained_betas"], dtype=np.float64)
+    if config["beta_schedule"] == "linear":
+        return spaced(start, end, steps)
+    if config["beta_schedule"] == "scaled_linear":
+        return spaced(start**0.5, end**0.5, steps) ** 2
+    # cosine, arXiv 2102.09672, formula 17
+    signal = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
+    return np.minimum(1 - signal[1:] / signal[:-1], 0.999)
+
+
 def alphas_cumprod(config: JsonObject) -> np.ndarray:
     """ᾱ of every training timestep; the last one is 0 with `rescale_betas_zero_snr`.
 
     Raises:
         MRCError: betas so small or great that a timestep has no noise, or no signal that float64 could tell.
     """
-    steps, start, end = config["num_train_timesteps"], config["beta_start"], config["beta_end"]
-    if config["trained_betas"] is not None:
-        betas = np.array(config["trained_betas"], dtype=np.float64)
-    elif config["beta_schedule"] == "linear":
-        betas = np.linspace(start, end, steps)
-    elif config["beta_schedule"] == "scaled_linear":
-        betas = np.linspace(start**0.5, end**0.5, steps) ** 2
-    else:  # cosine, arXiv 2102.09672, formula 17
-        signal = np.cos((np.arange(steps + 1) / steps + 0.008) / 1.008 * math.pi / 2) ** 2
-        betas = np.minimum(1 - signal[1:] / signal[:-1], 0.999)
+    betas = training_betas(config)
     alphas = np.cumprod(1 - betas)
     if alphas[0] == 1 or alphas[-1] < LEAST_SIGNAL:
         raise MRCError(
-            f"the betas in the scheduler config are {betas[0]:.2g} to {betas[-1]:.2g} over {steps} timesteps: the "
+            f"the betas in the scheduler config are {betas[0]:.2g} to {betas[-1]:.2g} over {len(betas)} timesteps: the "
             "first adds no noise, or the last leaves no signal; restore the original file",
             argument="scheduler",
         )
-    if config["rescale_betas_zero_snr"]:  # arXiv 2305.08891, algorithm 1
-        root = np.sqrt(alphas)
-        alphas = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
-    return alphas
+    return without_last_signal(alphas) if config["rescale_betas_zero_snr"] else alphas
+
+
+def without_last_signal(alphas: np.ndarray) -> np.ndarray:
+    """ᾱ rescaled so that the last one is 0 (arXiv 2305.08891, algorithm 1)."""
+    root = np.sqrt(alphas)
+    return ((root - root[-1]) * (root[0] / (root[0] - root[-1]))) ** 2
 
 
 def training_sigmas(config: JsonObject) -> np.ndarray:
@@ -52,6 +61,51 @@ def training_sigmas(config: JsonObject) -> np.ndarray:
     if config["rescale_betas_zero_snr"]:
         alphas[-1] = NEARLY_ZERO
     return np.sqrt((1 - alphas) / alphas)
+
+
+def respaced_timesteps(config: JsonObject, steps: int) -> np.ndarray:
+    """The whole timesteps that diffusers' DPM-Solver++ takes for `respaced` σ: it rounds some, and truncates others.
+
+    The last bit of its float32 logarithms decides whether the highest σ is at the last timestep or just before it,
+    which is a timestep less. So all is computed here as there.
+    """
+    training = float32_sigmas(config)
+    known = np.log(training)
+    ends = np.exp(known.astype(float)) if config["use_lu_lambdas"] else training
+    sigmas = respaced(config, float(ends[-1]), float(ends[0]), steps)
+    assert sigmas is not None
+    sought = np.log(sigmas)
+    low = np.minimum(np.cumsum(sought[:, None] >= known, axis=1).argmax(axis=1), len(known) - 2)
+    share = ((known[low] - sought) / (known[low] - known[low + 1])).clip(0, 1)
+    timesteps = (1 - share) * low + share * (low + 1)
+    rounds = config["use_karras_sigmas"] or config["use_lu_lambdas"]
+    return np.round(timesteps) if rounds and config["beta_schedule"] != "squaredcos_cap_v2" else np.floor(timesteps)
+
+
+def float32_sigmas(config: JsonObject) -> np.ndarray:
+    """σ of every training timestep as PyTorch computes it in float32: the same but for the last bit of 6 square roots
+    in 1000, which its library does not round to the nearest."""
+    alphas = float32_products(1 - training_betas(config, float32_spaced).astype(np.float32))
+    if config["rescale_betas_zero_snr"]:
+        signal = without_last_signal(alphas)
+        betas = 1 - np.append(signal[:1], signal[1:] / signal[:-1])
+        alphas = float32_products(1 - betas)
+        alphas[-1] = NEARLY_ZERO
+    return np.sqrt((1 - alphas) / alphas)
+
+
+def float32_products(values: np.ndarray) -> np.ndarray:
+    """torch.cumprod, which multiplies in float64 and rounds what it stores."""
+    return np.cumprod(values.astype(np.float64)).astype(np.float32)
+
+
+def float32_spaced(start: float, end: float, count: int) -> np.ndarray:
+    """torch.linspace: multiples of a rounded step, added to the nearer end and rounded once."""
+    first, last = np.float32(start), np.float32(end)
+    step = float((last - first) / np.float32(max(1, count - 1)))
+    index = np.arange(count)
+    upwards, downwards = float(first) + step * index, float(last) - step * (count - 1 - index)
+    return np.where(index < count // 2, upwards, downwards).astype(np.float32)
 
 
 def spaced_timesteps(config: JsonObject, steps: int, *, extra: int = 0, last: int | None = None) -> np.ndarray:

@@ -3,36 +3,36 @@
 `EditRequest` serves `Engine.edit`, `AsyncEngine.edit` and `mrc-edit`. `check` turns it into one `Edit` an image.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Literal, TypedDict
 
-import numpy as np
 from PIL import Image
 
 from ..core.errors import MRCError
-from ..core.reward import BEST, NO_FAULTS, PERSPECTIVES
-from .arguments import as_list, check_guidance, check_seeds, check_texts, number, spread
+from ..core.reward import BEST
+from .aliases import check_times, each_generator, each_seed, instruction_of
+from .arguments import as_list, check_guidance, check_texts, spread
 from .backends.base import Backend
 from .failures import enough_memory
-from .framing import FITS, Fit, Frame, framed, make_frame
+from .framing import FITS, Fit, Frame, check_resolution, framed, make_frame
 from .images import ImageLike, load_image
-from .plan import BranchRewards, Reward
+from .noise import TorchGenerator
+from .plan import BranchRewards
+from .rewards import BranchScores, Scores, check_has_rewards, each_reward
 from .sampling import SAMPLERS, check_sampler, check_steps, sampler_of, sampler_table
 from .scheduler_config import MAX_TIMESTEPS
 
-Scores = Sequence[float]
-BranchScores = Scores | Mapping[str, Scores]
 OutputType = Literal["pil", "np", "pt", "latent"]
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-OTHER_BRANCHES = ("image", "empty")  # those without the instruction: with the source image, and with neither
 
 
 class EditOptions(TypedDict, total=False):
-    """The keywords of `Engine.edit`: the fields of `EditRequest` after image and instruction."""
+    """The keywords of an edit: the fields of `EditRequest` after image and instruction."""
 
+    prompt: str | Sequence[str] | None
     reward_scores: Scores | Sequence[Scores]
     reward_text: str | Sequence[str] | None
     reward_guidance: BranchScores | Sequence[BranchScores | None] | None
@@ -43,6 +43,8 @@ class EditOptions(TypedDict, total=False):
     image_guidance_scale: float | None
     scheduler: str | None
     seed: int | Sequence[int] | None
+    generator: TorchGenerator | Sequence[TorchGenerator] | None
+    num_images_per_prompt: int
     resolution: int | None
     fit: Fit
     keep_size: bool
@@ -56,6 +58,7 @@ class EditRequest:
     Attributes:
         image: path, bytes or file, Pillow image, array or tensor (`engine.images.load_image` has all it takes).
         instruction: what to change; may be empty.
+        prompt: diffusers' name of the instruction; one of the two must be given.
         reward_scores: following, preserving, quality, each 0 to 5.
         reward_text: what may go wrong, three texts joined by "; "; None asks for no faults.
         reward_guidance: scores for the guidance branches without the instruction; low ones steer like a negative
@@ -69,6 +72,9 @@ class EditRequest:
         image_guidance_scale: weight of the source image, from 1.
         scheduler: euler, euler_ancestral, ddim or dpmpp_2m.
         seed: as for `torch.Generator("cpu").manual_seed`; None draws one and reports it.
+        generator: a torch.Generator on the CPU for all images or a list of one an image, in place of a seed, and
+            advanced as diffusers does.
+        num_images_per_prompt: edits of each image, in a row; their seeds are a list of as many.
         resolution: pixels of the longer side, about; None for what the model was trained at (512 in the release,
             128 for `mini`), 0 keeps the image's size.
         fit: where that size has another aspect ratio, "crop" cuts off the image's edges, as released, "pad" edits it
@@ -77,8 +83,9 @@ class EditRequest:
         output_type: "pil", "np", "pt" (needs PyTorch) or "latent".
     """
 
-    image: ImageLike | Sequence[ImageLike]
-    instruction: str | Sequence[str]
+    image: ImageLike | Sequence[ImageLike] | None = None
+    instruction: str | Sequence[str] | None = None
+    prompt: str | Sequence[str] | None = None
     reward_scores: Scores | Sequence[Scores] = BEST
     reward_text: str | Sequence[str] | None = None
     reward_guidance: BranchScores | Sequence[BranchScores | None] | None = None
@@ -89,6 +96,8 @@ class EditRequest:
     image_guidance_scale: float | None = None
     scheduler: str | None = None
     seed: int | Sequence[int] | None = None
+    generator: TorchGenerator | Sequence[TorchGenerator] | None = None
+    num_images_per_prompt: int = 1
     resolution: int | None = None
     fit: Fit = "crop"
     keep_size: bool = False
@@ -102,9 +111,10 @@ class Edit:
     image: Image.Image
     instruction: str
     rewards: BranchRewards
-    seed: int
     frame: Frame
     negative_prompt: str
+    seed: int
+    generator: TorchGenerator | None = None  # draws in place of the seed; others may share it
 
 
 @dataclass(frozen=True)
@@ -117,49 +127,74 @@ class Settings:
     output_type: OutputType
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A checked request: what the engine edits."""
+
+    edits: list[Edit]
+    settings: Settings
+    single: bool  # one edit that was not asked for in a list
+
+    @property
+    def seed(self) -> int | list[int] | None:
+        """That of the result."""
+        if self.edits[0].generator is not None:
+            return None
+        return self.edits[0].seed if self.single else [edit.seed for edit in self.edits]
+
+
 @enough_memory()
-def check(backend: Backend, request: EditRequest) -> tuple[list[Edit], Settings]:
+def check(backend: Backend, request: EditRequest) -> Checked:
     """A request as one edit an image. Nothing that passes here is refused later.
 
     Raises:
         MRCError: an argument that cannot be used; `argument` has its name.
     """
-    check_arguments(request)
+    request = check_arguments(request)
     settings = check_settings(backend, request)
-    count = batch_size(request)
-    rewards = each_reward(request, count)
-    check_has_rewards(backend, rewards)
+    count, times = batch_size(request), request.num_images_per_prompt
+    rewards = checked_rewards(request, count)
+    check_has_rewards(backend.geometry, rewards)
     images, frames = check_images(backend, request)
     columns = (
         spread(images, count, "image"),
-        spread(check_texts(request.instruction, "instruction"), count, "instruction"),
+        spread(as_list(request.instruction), count, "instruction"),
         rewards,
-        check_seeds(request.seed, count),
         spread(frames, count, "image"),
-        spread(check_texts(request.negative_prompt or "", "negative_prompt"), count, "negative_prompt"),
+        spread(as_list(request.negative_prompt or ""), count, "negative_prompt"),
     )
-    return [Edit(*row) for row in zip(*columns, strict=True)], settings
+    rows = [row for row in zip(*columns, strict=True) for _ in range(times)]
+    seeds = each_seed(request.seed, request.generator, count, times)
+    generators = each_generator(request.generator, len(rows))
+    edits = [Edit(*row, seed, one) for row, seed, one in zip(rows, seeds, generators, strict=True)]
+    lists = any(isinstance(value, list | tuple) for value in (request.image, request.instruction))
+    return Checked(edits, settings, single=len(edits) == 1 and not lists)
 
 
 def batch_size(request: EditRequest) -> int:
     return max(len(as_list(request.image)), len(as_list(request.instruction)))
 
 
-def check_arguments(request: EditRequest) -> None:
+def check_arguments(request: EditRequest) -> EditRequest:
     """Refuse what no model can use, before one is loaded.
+
+    Returns:
+        The request, its prompt as the instruction.
 
     Raises:
         MRCError: as `check`.
     """
+    request = replace(request, instruction=instruction_of(request.instruction, request.prompt), prompt=None)
     count = batch_size(request)
     if not count:
         raise MRCError("image and instruction are empty lists; give at least one of each", argument="image")
-    if request.output_type not in OUTPUT_TYPES:
-        raise MRCError(
-            f"output_type is {request.output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}", argument="output_type"
-        )
     if request.output_type == "pt" and find_spec("torch") is None:
         raise MRCError("output_type is 'pt', which needs PyTorch; install it, or use 'np'", argument="output_type")
+    for name, choices in (("output_type", OUTPUT_TYPES), ("fit", FITS)):
+        if (value := getattr(request, name)) not in choices:
+            raise MRCError(f"{name} is {value!r}; choose one of {', '.join(choices)}", argument=name)
+    if not isinstance(request.keep_size, bool):
+        raise MRCError(f"keep_size is {request.keep_size!r}; give True or False", argument="keep_size")
     for name in ("guidance_scale", "image_guidance_scale"):
         if getattr(request, name) is not None:
             check_guidance(getattr(request, name), name)
@@ -167,10 +202,21 @@ def check_arguments(request: EditRequest) -> None:
         check_steps(request.num_inference_steps, MAX_TIMESTEPS)
     if request.scheduler is not None:
         check_sampler(request.scheduler)
+    if request.resolution is not None:
+        check_resolution(request.resolution)
     spread(check_texts(request.instruction, "instruction"), count, "instruction")
     spread(check_texts(request.negative_prompt or "", "negative_prompt"), count, "negative_prompt")
-    check_seeds(request.seed, count)
-    each_reward(request, count)
+    times = check_times(request.num_images_per_prompt)
+    each_seed(request.seed, request.generator, count, times)
+    each_generator(request.generator, count * times)
+    checked_rewards(request, count)
+    return request
+
+
+def checked_rewards(request: EditRequest, count: int) -> list[BranchRewards]:
+    return each_reward(
+        request.reward_scores, request.reward_text, request.reward_guidance, request.reward_guidance_text, count
+    )
 
 
 def check_settings(backend: Backend, request: EditRequest) -> Settings:
@@ -202,10 +248,6 @@ def check_images(backend: Backend, request: EditRequest) -> tuple[list[Image.Ima
     """The images, read and at the size that they are edited at, and how they came to it."""
     geometry = backend.geometry
     resolution = geometry.resolution if request.resolution is None else request.resolution
-    if request.fit not in FITS:
-        raise MRCError(f"fit is {request.fit!r}; choose one of {', '.join(FITS)}", argument="fit")
-    if not isinstance(request.keep_size, bool):
-        raise MRCError(f"keep_size is {request.keep_size!r}; give True or False", argument="keep_size")
     with naming("image"):
         images = [load_image(image) for image in as_list(request.image)]
     with naming("resolution"):
@@ -223,76 +265,3 @@ def naming(argument: str) -> Iterator[None]:
     except MRCError as error:
         error.argument = argument
         raise
-
-
-def each_reward(request: EditRequest, count: int) -> list[BranchRewards]:
-    """For each image the rewards of its three branches."""
-    columns = [
-        spread(values, count, name)
-        for name, values in {
-            "reward_scores": each_scores(request.reward_scores),
-            "reward_text": as_list(request.reward_text),
-            "reward_guidance": each_scores(request.reward_guidance),
-            "reward_guidance_text": as_list(request.reward_guidance_text),
-        }.items()
-    ]
-    return [branch_rewards(*row) for row in zip(*columns, strict=True)]
-
-
-def check_has_rewards(backend: Backend, rewards: list[BranchRewards]) -> None:
-    best = (BEST, NO_FAULTS)
-    if not backend.geometry.rewards and any(reward != best for branches in rewards for reward in branches):
-        raise MRCError(
-            f"rewards {rewards[0]} were given to a plain InstructPix2Pix model, which has none; "
-            "leave out reward_scores, reward_text and reward_guidance, or use an MRC checkpoint",
-            argument="reward_scores",
-        )
-
-
-def branch_rewards(scores: object, text: object, other_scores: object, other_text: object) -> BranchRewards:
-    """Rewards of the three branches of one image; None in the other two means those of the first.
-
-    Args:
-        other_scores: three scores for both other branches, or by name of `OTHER_BRANCHES`.
-    """
-    reward = check_reward(scores, text)
-    by_branch = other_scores if isinstance(other_scores, dict) else dict.fromkeys(OTHER_BRANCHES, other_scores)
-    if unknown := set(by_branch) - set(OTHER_BRANCHES):
-        raise MRCError(
-            f"reward_guidance names {unknown}; the branches are {', '.join(OTHER_BRANCHES)}", argument="reward_guidance"
-        )
-
-    def other(branch: str) -> Reward:
-        given = by_branch.get(branch)
-        return check_reward(
-            reward[0] if given is None else given,
-            reward[1] if other_text is None else other_text,
-            "reward_guidance",
-            "reward_guidance_text",
-        )
-
-    return reward, other("image"), other("empty")
-
-
-def check_reward(scores: object, text: object, name: str = "reward_scores", text_name: str = "reward_text") -> Reward:
-    """Three finite scores from 0 to 5 and a text."""
-    scores = scores.tolist() if isinstance(scores, np.ndarray) else scores
-    if not isinstance(scores, Sequence) or isinstance(scores, str) or len(scores) != 3:
-        raise MRCError(f"{name} is {scores!r}; give three numbers: {', '.join(PERSPECTIVES)}", argument=name)
-    for perspective, score in zip(PERSPECTIVES, scores, strict=True):
-        value = number(score)
-        if value is None or not 0 <= value <= 5:
-            raise MRCError(f"{name} for {perspective} is {score!r:.40}; give a number from 0 to 5", argument=name)
-    if text is not None and not isinstance(text, str):
-        raise MRCError(f"{text_name} is {text!r}; give a text such as {NO_FAULTS!r}", argument=text_name)
-    check_texts(text or "", text_name)
-    first, second, third = (float(score) for score in scores)
-    return (first, second, third), NO_FAULTS if text is None else text
-
-
-def each_scores(value: object) -> list:
-    """Scores for each image, or the one value for all."""
-    value = value.tolist() if isinstance(value, np.ndarray) else value
-    if isinstance(value, list | tuple) and value and isinstance(value[0], list | tuple | dict | np.ndarray | None):
-        return list(value)
-    return [value]

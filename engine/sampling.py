@@ -22,6 +22,7 @@ from .noise_schedule import (
     alphas_cumprod,
     final_sigma,
     respaced,
+    respaced_timesteps,
     spaced_timesteps,
     timesteps_at,
     training_sigmas,
@@ -225,12 +226,7 @@ def dpm_steps(config: JsonObject, steps: int) -> tuple[np.ndarray, np.ndarray]:
     training = training_sigmas(config)
     respacing = respaced(config, training[-1], training[0], steps)
     if respacing is not None:
-        timesteps = timesteps_at(respacing, training)
-        if (config["use_karras_sigmas"] or config["use_lu_lambdas"]) and config["beta_schedule"] != "squaredcos_cap_v2":
-            timesteps = np.round(timesteps)
-        else:  # diffusers truncates, and its rounding in float32 puts the highest σ just below the last timestep
-            timesteps = np.floor(np.maximum(timesteps - 1e-6, 0))
-        return timesteps, np.append(respacing, final_sigma(config, training))
+        return respaced_timesteps(config, steps), np.append(respacing, final_sigma(config, training))
     least_signal = np.searchsorted(-np.log(training[::-1]), config["lambda_min_clipped"])
     last = config["num_train_timesteps"] - int(least_signal)
     timesteps = np.round(spaced_timesteps(config, steps, extra=1, last=last))

@@ -9,14 +9,14 @@ import math
 import numbers
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Unpack
 
 from ..core.errors import MRCError
 from .engine import EditResult, Engine
 from .failures import as_error
 from .images import ImageLike
-from .request import Edit, EditOptions, EditRequest, Settings, check
+from .request import Checked, EditOptions, EditRequest, check
 
 READERS = 4  # threads that read images; one that is stuck in a file must not be one of asyncio's own
 
@@ -35,16 +35,19 @@ class Abandoned(Exception):
 
 @dataclass(eq=False)
 class Waiting:
-    """A checked edit and the future that its caller awaits."""
+    """A checked request and the future that its caller awaits."""
 
-    edit: Edit
-    settings: Settings
+    request: Checked
     future: asyncio.Future[EditResult]
 
     @property
     def kind(self) -> tuple:
-        """Requests of one kind can be edited in one pass."""
-        return self.settings, self.edit.image.size
+        """Requests of one kind can be edited in one pass, or in one pass a size."""
+        return self.request.settings, frozenset(edit.image.size for edit in self.request.edits)
+
+    @property
+    def generators(self) -> set[int]:
+        return {id(edit.generator) for edit in self.request.edits if edit.generator is not None}
 
 
 class AsyncEngine:
@@ -102,18 +105,24 @@ class AsyncEngine:
         self.ready.set()
 
     async def edit(
-        self, image: ImageLike, instruction: str, *, timeout: float | None = None, **options: Unpack[EditOptions]
+        self,
+        image: ImageLike | Sequence[ImageLike] | None = None,
+        instruction: str | Sequence[str] | None = None,
+        *,
+        timeout: float | None = None,
+        **options: Unpack[EditOptions],
     ) -> EditResult:
-        """Edit one image, in a batch with others that are asked for meanwhile.
+        """Edit one image or a list of them, in a batch with others that are asked for meanwhile.
 
         A request that is cancelled or times out is forgotten at once, and changes no other.
 
         Args:
             timeout: seconds from this call to the result; None for no limit.
-            image, instruction, options: the fields of `EditRequest`, for one image.
+            image, instruction, options: the fields of `EditRequest`; at most `max_batch` edits. A generator draws
+                for one request at a time.
 
         Returns:
-            What `Engine.edit` returns for the image alone; the timings are those of its batch.
+            What `Engine.edit` returns for the request alone; the timings are those of its batch.
 
         Raises:
             MRCError: as `Engine.edit`; `QueueFull` and `TimedOut` are kinds of it.
@@ -127,8 +136,7 @@ class AsyncEngine:
             raise QueueFull(f"{self.max_waiting} requests wait already; ask again later, or raise max_waiting")
         try:
             async with asyncio.timeout(timeout):
-                edit, settings = await self.check(request)
-                waiting = Waiting(edit, settings, asyncio.get_running_loop().create_future())
+                waiting = Waiting(await self.check(request), asyncio.get_running_loop().create_future())
                 self.waiting.append(waiting)
                 self.ready.set()
                 try:
@@ -139,21 +147,24 @@ class AsyncEngine:
         except TimeoutError:
             raise TimedOut(f"the edit was not done within {timeout} s; give it more time or fewer steps") from None
 
-    async def check(self, request: EditRequest) -> tuple[Edit, Settings]:
+    async def check(self, request: EditRequest) -> Checked:
         """Read and check in another thread; nothing that could fail a batch passes."""
         self.checking += 1
         try:
             loop = asyncio.get_running_loop()
-            edits, settings = await loop.run_in_executor(self.readers, self.read, request)
+            checked = await loop.run_in_executor(self.readers, self.read, request)
         finally:
             self.checking -= 1
-        if len(edits) != 1:
-            raise MRCError(f"{len(edits)} edits in one request; call edit once for each", argument="image")
+        if (count := len(checked.edits)) > self.max_batch:
+            raise MRCError(
+                f"{count} edits in one request, and max_batch is {self.max_batch}; ask for fewer at once, or raise it",
+                argument="image" if request.num_images_per_prompt == 1 else "num_images_per_prompt",
+            )
         if self.worker is None:
             raise closed()
-        return edits[0], settings
+        return checked
 
-    def read(self, request: EditRequest) -> tuple[list[Edit], Settings]:
+    def read(self, request: EditRequest) -> Checked:
         """Check a request, in a reader's thread."""
         if self.worker is None:
             raise closed()
@@ -178,8 +189,7 @@ class AsyncEngine:
 
     async def serve_batch(self) -> None:
         """Edit the oldest request and others of its kind."""
-        kind = self.waiting[0].kind
-        self.running = [waiting for waiting in self.waiting if waiting.kind == kind][: self.max_batch]
+        self.running = self.next_batch()
         self.waiting = [waiting for waiting in self.waiting if waiting not in self.running]
         outcomes = await asyncio.get_running_loop().run_in_executor(self.thread, self.run, self.running)
         for waiting, outcome in zip(self.running, outcomes, strict=True):
@@ -191,6 +201,19 @@ class AsyncEngine:
                 waiting.future.set_result(outcome)
         self.running = []
 
+    def next_batch(self) -> list[Waiting]:
+        """The oldest request, and of its kind the next that fit, but for those that share a generator."""
+        kind, room, generators = self.waiting[0].kind, self.max_batch, set[int]()
+        batch = []
+        for waiting in self.waiting:
+            if waiting.kind != kind or waiting.generators & generators:
+                continue
+            if (room := room - len(waiting.request.edits)) < 0:
+                break
+            batch.append(waiting)
+            generators |= waiting.generators
+        return batch
+
     def run(self, batch: list[Waiting]) -> Sequence[EditResult | Exception]:
         """One pass, in the worker thread. A batch that fails is edited one by one, so that only those
         fail that fail alone."""
@@ -201,17 +224,13 @@ class AsyncEngine:
 
         try:
             stop_if_abandoned()
-            result = self.engine.run([waiting.edit for waiting in batch], batch[0].settings, stop_if_abandoned)
+            return self.engine.run([waiting.request for waiting in batch], stop_if_abandoned)
         except Abandoned as error:
             return [error] * len(batch)
         except BaseException as error:  # also what is no Exception, such as a panic of a native library
             if len(batch) == 1:
                 return [as_error(error)]
             return [outcome for waiting in batch for outcome in self.run([waiting])]
-        return [
-            replace(result, images=result.images[i : i + 1], boxes=result.boxes[i : i + 1], seed=waiting.edit.seed)
-            for i, waiting in enumerate(batch)
-        ]
 
 
 def closed() -> MRCError:

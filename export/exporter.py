@@ -52,6 +52,7 @@ class Work:
 
     options: Options
     folder: Path  # temporary; it takes the place of `options.out` at the end
+    digest: str = ""  # of the checkpoint before it was loaded
     checkpoint: Checkpoint | None = None
     geometry: Geometry | None = None
     expected: list[dict[str, np.ndarray]] = field(default_factory=list)
@@ -102,6 +103,7 @@ def export(
     """
     source, out = Path(checkpoint_folder), Path(out)
     check_precision(dtype, int8)
+    check_sizes(sizes, max_batch)
     check_target(source, out)
     if int8 is not None:
         check_int8(Path(int8))
@@ -162,7 +164,17 @@ def check_precision(dtype: str, int8: str | Path | None) -> None:
         raise MRCError(f"int8 graphs are made from float32 ones and dtype is {dtype!r}; leave out one of the two")
 
 
+def check_sizes(sizes: Sizes, max_batch: int) -> None:
+    """Refuse sizes of TensorRT engines that no model can have."""
+    given = [size for size in sizes if size is not None]
+    if not all(type(size) is int and size > 0 for size in given) or given != sorted(given):
+        raise MRCError(f"sizes are {sizes}; give min ≤ opt ≤ max")
+    if max_batch < 1:
+        raise MRCError(f"max_batch is {max_batch}; give a whole number from 1")
+
+
 def load(work: Work) -> None:
+    work.digest = checkpoint_digest(work.options.source)
     work.checkpoint = load_checkpoint(work.options.source)
     check_injection(work.checkpoint.unet)
     work.geometry = geometry(work.checkpoint)
@@ -209,13 +221,15 @@ def write_settings(work: Work) -> None:
     """Write tokenizer and scheduler, begin the manifest, and release the checkpoint: 4 GB at full size."""
     checkpoint, folder, options = work.checkpoint, work.folder, work.options
     assert checkpoint is not None and work.geometry is not None
+    if checkpoint_digest(options.source) != work.digest:
+        raise MRCError(f"{options.source} changed while it was exported; export it again when nothing writes there")
     (folder / "tokenizer").mkdir()
     checkpoint.tokenizer.backend_tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))
     write_scheduler(checkpoint.scheduler, folder / "scheduler")
     # the fallback comes last: the first artifact of a graph is the one in the export's precision
     artifacts = sorted(work.artifacts, key=lambda artifact: artifact.path.startswith(FALLBACK))
     work.manifest = Manifest(
-        checkpoint=checkpoint_digest(options.source),
+        checkpoint=work.digest,
         precision=options.dtype,
         geometry=work.geometry,
         scheduler=sampler_of(scheduler_config(checkpoint.scheduler)),

@@ -68,8 +68,7 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> C
             that do not fit the configuration; a part of the reward keys missing; parts of different models.
     """
     folder = Path(folder)
-    if not (folder / "model_index.json").is_file():
-        raise MRCError(f"{folder} is not a checkpoint: it has no model_index.json; give a diffusers model folder")
+    check_is_checkpoint(folder)
     with tqdm(total=3, desc="load checkpoint", leave=False, disable=None) as progress:
         unet = load_unet(folder / "unet", dtype)
         progress.update()
@@ -89,6 +88,11 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> C
     if (last := max(tokenizer.get_vocab().values())) >= (size := text_encoder.config.vocab_size):
         raise MRCError(f"{folder}: the tokenizer has token {last} and the text encoder {size}; use matching ones")
     return Checkpoint(unet, vae, text_encoder, tokenizer, scheduler, read_defaults(folder))
+
+
+def check_is_checkpoint(folder: Path) -> None:
+    if not (folder / "model_index.json").is_file():
+        raise MRCError(f"{folder} is not a checkpoint: it has no model_index.json; give a diffusers model folder")
 
 
 def load_unet(folder: Path, dtype: torch.dtype) -> MRCUNet:
@@ -192,7 +196,12 @@ def write_weights(state: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def checkpoint_digest(folder: str | Path) -> str:
-    """SHA-256 over the names and contents of the checkpoint's weight and configuration files."""
+    """SHA-256 over the names and contents of the checkpoint's weight and configuration files.
+
+    Raises:
+        MRCError: it is not a checkpoint folder.
+    """
+    check_is_checkpoint(Path(folder))
     digest = hashlib.sha256()
     for path in sorted(Path(folder).rglob("*")):
         if path.suffix in {".safetensors", ".json", ".txt"} and path.is_file():

@@ -38,6 +38,7 @@ def compare(first: Path, second: Path, out: Path) -> dict:
         "a": runs[0]["run"],
         "b": runs[1]["run"],
         "judge": runs[0]["judge"],
+        "left_out": len({one["name"] for run in runs for one in run["items"]}) - len(pairs),
         "judged": None,
         "proxies": {kind: {name: proxy_pairs(group, name) for name in METRICS} for kind, group in groups.items()},
     }
@@ -68,9 +69,10 @@ def paired(runs: tuple[dict, dict], folders: tuple[Path, Path]) -> list[tuple[di
         raise MRCError(
             f"{folders[0]} was judged by {runs[0]['judge']}, {folders[1]} by {runs[1]['judge']}; judge both alike"
         )
-    if first.keys() != second.keys():
-        raise MRCError(f"{folders[0]} and {folders[1]} have other items; run both over the same --real-edit")
-    return [(one, second[name]) for name, one in first.items()]
+    pairs = [(one, second[name]) for name, one in first.items() if name in second]
+    if not pairs:
+        raise MRCError(f"{folders[0]} and {folders[1]} have no item in common; run both over the same --real-edit")
+    return pairs
 
 
 def judged_pairs(pairs: list[tuple[dict, dict]], i: int) -> dict:
@@ -134,7 +136,8 @@ def tables(report: dict) -> list[Table]:
         for name, heading in METRICS.items()
         for row in [report["proxies"][OVERALL][name]]
     ]
-    return [*shown, Table("Proxies (no judge), overall", ["proxy", "n", *MEANS], rows)]
+    note = f"Items that only one run has, left out of all tables: {report['left_out']}." if report["left_out"] else ""
+    return [*shown, Table("Proxies (no judge), overall", ["proxy", "n", *MEANS], rows, note)]
 
 
 MEANS = ["mean A, B", "difference (95 %)", "p"]

@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import reprlib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,11 +34,14 @@ class Item:
         return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:4])
 
 
-def read_items(data: Path) -> list[Item]:
+def read_items(data: Path) -> tuple[list[Item], list[str]]:
     """Items of the folder's one JSON file, `{"IMAGE": ["1. Local: …", …]}`; images lie beside it or in a subfolder.
 
+    Returns:
+        The items, and a line for each image or instruction that is left out, such as an unknown edit type.
+
     Raises:
-        MRCError: no such file or several, not of this form, an unknown edit type, or an image that is missing.
+        MRCError: no such file or several, not of this form, or no item that can be used.
     """
     if not data.is_dir():
         raise MRCError(f"{data} is no folder; give the folder of Real-Edit")
@@ -49,20 +51,27 @@ def read_items(data: Path) -> list[Item]:
         raise MRCError(
             f"{data} must hold one JSON file of instructions, it holds {names}; give the folder of Real-Edit"
         )
-    images = read_json(files[0], "fetch Real-Edit again")
-    if not images or not all(isinstance(entries, list) for entries in images.values()):
-        raise MRCError(f'{files[0]} is not of the form {{"IMAGE": ["1. Local: …", …]}}; give the folder of Real-Edit')
-    items = [
-        read_item(locate(data, image), number, entry)
-        for image, entries in images.items()
-        for number, entry in enumerate(entries, start=1)
-    ]
+    items: list[Item] = []
+    left_out: list[str] = []
+    images: dict[str, Path] = {}  # by stem, after which the files of a run are named
+    for image, entries in read_json(files[0], "fetch Real-Edit again").items():
+        try:
+            path = locate(data, image)
+            if not isinstance(entries, list) or not entries:
+                raise MRCError(f'{image} is not of the form {{"IMAGE": ["1. Local: …", …]}}: it has no instructions')
+            if images.setdefault(path.stem, path) != path:
+                raise MRCError(f"{image} and {images[path.stem].name} have one stem; give every image its own")
+        except MRCError as error:
+            left_out.append(str(error))
+            continue
+        for number, entry in enumerate(entries, start=1):
+            try:
+                items.append(read_item(path, number, entry))
+            except MRCError as error:
+                left_out.append(str(error))
     if not items:
-        raise MRCError(f"{files[0]} holds images without instructions; fetch Real-Edit again")
-    name, count = Counter(item.name for item in items).most_common(1)[0]
-    if count > 1:
-        raise MRCError(f"{files[0]} has {count} items {name}; give every image a stem of its own")
-    return items
+        raise MRCError(f"{files[0]} has no item that can be used: {left_out[0] if left_out else 'it is empty'}")
+    return items, left_out
 
 
 def locate(data: Path, image: str) -> Path:

@@ -64,7 +64,12 @@ def tables(results: dict) -> list[Table]:
     """The tables of results.json."""
     judged, proxies = results["tables"]["judged"], results["tables"]["proxies"]
     tables_of_judge = [judged_table(judged, results), published_table(judged)] if judged else []
-    return [*tables_of_judge, proxy_table(proxies)]
+    left_out = [left_out_table(results["left_out"])] if results["left_out"] else []
+    return [*tables_of_judge, proxy_table(proxies), *left_out]
+
+
+def left_out_table(lines: list[str]) -> Table:
+    return Table(f"Left out: {len(lines)}", ["why"], [[line] for line in lines], "The figures are of the other items.")
 
 
 def judged_table(judged: dict, results: dict) -> Table:

@@ -25,6 +25,7 @@ from ...engine.command import save
 from ...engine.framing import framed, make_frame
 from ...engine.images import load_image
 from ...engine.manifest import NAME as MANIFEST
+from ...engine.request import naming
 from ...engine.shipped import shipped
 from ...judge import Judge, Reward
 from ...judge.batch import judge_all
@@ -35,33 +36,49 @@ from .proxies import proxy_metrics
 from .report import summary, tables
 
 RESULTS = "results.json"
+OF_AN_ITEM = ("image", "instruction", "")  # arguments whose errors concern one item; others concern the whole run
 RESTORE = "restore it, or give a new --out"
 
 
-def edit_items(data: Path, model: str, out: Path, settings: JsonObject) -> list[Item]:
-    """Edit what `out` does not yet have of the items of `data`, and return all items.
+def edit_items(data: Path, model: str, out: Path, settings: JsonObject) -> tuple[list[Item], list[str]]:
+    """Edit what `out` does not yet have of the items of `data`.
 
     Args:
         settings: arguments of `Engine.edit`, the same for all items.
 
+    Returns:
+        The items that have an edit, and a line for each that is left out, because it cannot be read or edited.
+
     Raises:
-        MRCError: `out` belongs to another run; or raised by `read_items` or the engine.
+        MRCError: `out` belongs to another run, no item can be used, the model or a setting cannot.
     """
-    items = read_items(data)
+    items, left_out = read_items(data)
     claim(out, {"model": str(model), "digest": model_digest(model), "data": digest(items), "settings": settings})
     missing = [item for item in items if not edit_path(out, item).is_file()]
-    if not missing:
-        return items
-    engine = Engine.from_pretrained(model)
-    geometry = engine.backend.geometry
+    engine = Engine.from_pretrained(model) if missing else None
     for item in tqdm(missing, desc="edit", unit="edit", disable=None):
+        assert engine is not None
+        try:
+            edit_item(engine, item, out, settings)
+        except MRCError as error:
+            if error.argument not in OF_AN_ITEM:
+                raise
+            left_out.append(f"{item.name}: {error}")
+    edited = [item for item in items if edit_path(out, item).is_file()]
+    if not edited:
+        raise MRCError(f"no item of {data} can be edited: {left_out[0]}")
+    return edited, left_out
+
+
+def edit_item(engine: Engine, item: Item, out: Path, settings: JsonObject) -> None:
+    geometry = engine.backend.geometry
+    with naming("image"):
         image = load_image(item.image)
         source = framed(image, make_frame(*image.size, geometry.resolution, geometry.multiple))
-        if not source_path(out, item).is_file():
-            save(source, source_path(out, item))
-        result = engine.edit(source, item.instruction, seed=item.seed, resolution=0, **settings)
-        save(result.images[0], edit_path(out, item))
-    return items
+    result = engine.edit(source, item.instruction, seed=item.seed, resolution=0, **settings)
+    if not source_path(out, item).is_file():
+        save(source, source_path(out, item))
+    save(result.images[0], edit_path(out, item))
 
 
 def judge_items(judge: Judge, items: Sequence[Item], out: Path, concurrency: int, spending: Spending) -> list[Reward]:
@@ -72,11 +89,16 @@ def judge_items(judge: Judge, items: Sequence[Item], out: Path, concurrency: int
 
 
 def write_results(
-    items: Sequence[Item], out: Path, rewards: Sequence[Reward] | None = None, judged_by: dict | None = None
+    items: Sequence[Item],
+    out: Path,
+    rewards: Sequence[Reward] | None = None,
+    judged_by: dict | None = None,
+    left_out: Sequence[str] = (),
 ) -> dict:
     """Measure the edits, and write results.json and the gallery; returns the content of results.json.
 
     Args:
+        left_out: a line for each item of the data that is not among `items`.
         rewards: one an item; None without a judge.
         judged_by: description of the judge for the report.
     """
@@ -88,6 +110,7 @@ def write_results(
         "run": run,
         "judge": judged_by,
         "tokens": sum(reward.tokens for reward in rewards or ()),
+        "left_out": list(left_out),
         "items": records,
         "tables": summary(records),
     }

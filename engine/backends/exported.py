@@ -1,7 +1,6 @@
 """What the backends that read an export folder share: the manifest, files with the right digest, settings."""
 
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +10,9 @@ from tokenizers import Tokenizer
 
 from ...core.errors import MRCError
 from ...core.files import parse_json
-from ..graphs import EACH_STEP
+from ...core.temporary import private_folder
+from ..graph_shapes import check_shapes, sizes_of
+from ..graphs import EACH_STEP, GRAPHS
 from ..manifest import REMEDY, Artifact, files_of, read_checked, read_manifest
 from ..onnx_graph import check_graph
 from ..text import whole_texts
@@ -37,6 +38,14 @@ class ExportBackend(GraphBackend[Value]):
         settings = {name: read_checked(folder, self.manifest, name) for name in {*listed, TOKENIZER, SCHEDULER}}
         self.scheduler = parse_json(settings[SCHEDULER], folder / SCHEDULER, REMEDY)
         self.tokenizer = whole_texts(parse_tokenizer(settings[TOKENIZER], folder / TOKENIZER))
+        for warning in self.manifest.warnings if self.precision == "int8" else ():  # of what int8 cost
+            warnings.warn(f"{folder}: {warning}", stacklevel=2)
+        self.dimensions = sizes_of(self.geometry)
+        self.checked = {
+            artifact.path: self.graph(artifact)
+            for artifact in self.manifest.artifacts
+            if artifact.runtime == "onnx" and artifact.role in GRAPHS and (folder / artifact.path).is_file()
+        }
 
     def artifact(self, graph: str) -> Artifact:
         """The ONNX file of a graph."""
@@ -47,13 +56,18 @@ class ExportBackend(GraphBackend[Value]):
             raise MRCError(f"{self.folder} has no {quantized or 'ONNX'} graph {graph!r}; run mrc-export again{flag}")
         return artifact
 
+    def graph(self, artifact: Artifact) -> bytes:
+        """An ONNX file, without the weights beside it, after checking that it is what the manifest says."""
+        path, content = self.folder / artifact.path, read_checked(self.folder, self.manifest, artifact.path)
+        check_graph(content, path)
+        check_shapes(content, artifact, self.geometry.rewards, self.dimensions, path)
+        return content
+
     def content(self, artifact: Artifact) -> tuple[bytes, dict[str, bytes]]:
         """A graph and its external data by name, after checking that they are what was exported."""
         others = [name for name in files_of(self.manifest, artifact) if name != artifact.path]
         external = {PurePosixPath(name).name: read_checked(self.folder, self.manifest, name) for name in others}
-        graph = read_checked(self.folder, self.manifest, artifact.path)
-        check_graph(graph, self.folder / artifact.path)
-        return graph, external
+        return self.checked.get(artifact.path) or self.graph(artifact), external
 
     @contextmanager
     def checked_copy(self, artifact: Artifact) -> Iterator[Path]:
@@ -63,14 +77,14 @@ class ExportBackend(GraphBackend[Value]):
         maps the files may go on after the block.
         """
         graph, external = self.content(artifact)
-        with tempfile.TemporaryDirectory(prefix="mrc-") as folder:
+        with private_folder() as folder:
             try:
                 for name, data in {**external, PurePosixPath(artifact.path).name: graph}.items():
-                    (Path(folder) / name).write_bytes(data)
+                    (folder / name).write_bytes(data)
             except OSError as error:
                 reason = f"{artifact.path} cannot be copied to {folder} ({error.strerror})"
                 raise MRCError(f"{reason}; set TMPDIR to a folder with more space") from None
-            yield Path(folder) / PurePosixPath(artifact.path).name
+            yield folder / PurePosixPath(artifact.path).name
 
 
 def parse_tokenizer(content: bytes, path: Path) -> Tokenizer:

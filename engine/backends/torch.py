@@ -113,6 +113,11 @@ class TorchBackend(GraphBackend[Tensor]):
         names = [name for name in arrays if self.geometry.rewards or not name.startswith("reward_")]
         return self.runner("conditioner")({name: self.to_device(arrays[name]) for name in names})
 
+    def guided_unet(
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+    ) -> "TorchUNet":
+        return TorchUNet(self, conditions, branch, text, reward)
+
     def vae_encoder(self, *, images: np.ndarray) -> np.ndarray:
         return self.finite("vae_encoder", images=images)["latents"]
 
@@ -157,6 +162,14 @@ def compiled_step(module: nn.Module) -> Callable[..., tuple[Tensor, ...]]:
     return call
 
 
+class TorchUNet(GraphUNet[Tensor]):
+    """The step graphs, with rows taken on the device: an index on the host would make it wait."""
+
+    def placed(self, conditions: Conditions, text: np.ndarray, row: np.ndarray) -> tuple[list[Tensor], Feeds]:
+        to_device: Any = self.backend.to_device
+        return super().placed(conditions, to_device(text), to_device(row))
+
+
 class TorchLoop(DeviceLoop):
     """The denoising loop on the device; `kernels.ops.sampler_step` advances the latents in place."""
 
@@ -174,7 +187,7 @@ class TorchLoop(DeviceLoop):
         on_step: OnStep | None,
     ) -> np.ndarray:
         assert isinstance(unet, GraphUNet)
-        to_device = unet.backend.to_device
+        to_device, to_numpy = unet.backend.to_device, unet.backend.to_numpy
         first, visible = start(plan, table, source, generators)
         latents, image, guidance = to_device(first), to_device(plan.image), to_device(plan.guidance)
         scale, coefficients, of_denoised = (
@@ -194,8 +207,8 @@ class TorchLoop(DeviceLoop):
                 noise, latents, denoised, fresh, coefficients[step], of_denoised[step], next_scale,
                 image, sample,
             )  # fmt: skip
-            replaced = on_step(step, latents.cpu().numpy()) if on_step else None
+            replaced = on_step(step, to_numpy(latents)) if on_step else None
             if replaced is not None:
                 latents.copy_(torch.from_numpy(check_latents(replaced, source.shape)))
                 sample[:, : latents.shape[1]] = latents[image] * next_scale
-        return latents.cpu().numpy()
+        return to_numpy(latents)

@@ -74,7 +74,7 @@ def test_bad_options_are_one_line_and_write_nothing(run, tiny_export, picture, t
     [
         ("-o", "none/edited.png"), ("-o", "edited.hdf"), ("--steps", "0"), ("--guidance", "0"), ("--seed", "9" * 30),
         ("--reward", "5,5,9"), ("--reward-guidance", "1,1"), ("--reward-text", "\udc80"), ("image", "none.png"),
-        ("instruction", "snow \udcff"),
+        ("instruction", "snow \udcff"), ("--resolution", "63"), ("--resolution", "4097"), ("--resolution", "-1"),
     ],
 )  # fmt: skip
 def test_what_no_model_can_use_is_refused_before_one_loads(run, picture, tmp_path, monkeypatch, change):
@@ -85,6 +85,15 @@ def test_what_no_model_can_use_is_refused_before_one_loads(run, picture, tmp_pat
     image, instruction = given.pop("image"), given.pop("instruction")
     status, _, stderr = run("model", image, instruction, *(part for pair in given.items() for part in pair))
     assert status == 2 and stderr.startswith("error: ") and stderr.count("\n") == 1
+
+
+def test_so_is_an_own_size_that_is_too_large(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(command.Engine, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    Image.new("RGB", (4160, 64)).save(tmp_path / "wide.png")
+    for fit in ("crop", "pad", "stretch"):
+        options = ("-o", tmp_path / "edited.png", "--resolution", 0, "--fit", fit)
+        status, _, stderr = run("model", tmp_path / "wide.png", "snow", *options)
+        assert status == 2 and "crop it, or resize it first" in stderr and stderr.count("\n") == 1
 
 
 def test_help_lists_the_backends(run):

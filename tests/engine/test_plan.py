@@ -5,7 +5,7 @@ from mrc_edit.core.errors import MRCError
 from mrc_edit.core.reward import BEST, NO_FAULTS
 from mrc_edit.engine.arguments import check_guidance
 from mrc_edit.engine.plan import make_plan
-from mrc_edit.engine.request import check_reward
+from mrc_edit.engine.rewards import check_reward
 
 REWARD = (BEST, NO_FAULTS)
 LOW = ((1.0, 1.0, 1.0), NO_FAULTS)

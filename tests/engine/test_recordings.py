@@ -139,3 +139,33 @@ def test_inputs_that_a_step_casts_are_stored_cast():
     assert {name: tensor.dtype for name, tensor in seen.items()} == {
         "sample": torch.float32, "text_kv": torch.bfloat16, "guidance": torch.float32, "branch": torch.int64,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("scheduler", "each_step"), [("euler", 0), ("euler_ancestral", 1), ("dpmpp_2m", 0)])
+def test_copies_of_an_edit(tiny, photo, recorded, monkeypatch, scheduler, each_step):
+    """From the card: the texts' states (two), source latents, final latents, image. To it at a step: fresh noise."""
+    engine = Engine.from_pretrained(tiny, "torch", precision="float32", device="cpu")
+    backend = engine.backend
+    backend.device_loop = TorchLoop(backend.device)
+    recorded(engine)
+    copies = {"to": 0, "from": 0}
+
+    def counted(direction, name):
+        plain = getattr(backend, name)
+
+        def call(value):
+            copies[direction] += direction == "from" or not isinstance(value, torch.Tensor)
+            return plain(value)
+
+        monkeypatch.setattr(backend, name, call)
+
+    counted("to", "to_device")
+    counted("from", "to_numpy")
+    numbers = []
+    for steps in (3, 6):
+        copies.update({"to": 0, "from": 0})
+        engine.edit(photo, "snow", num_inference_steps=steps, scheduler=scheduler, resolution=0, seed=1)
+        numbers.append(dict(copies))
+    assert numbers[0]["from"] == numbers[1]["from"] == 5
+    assert numbers[1]["to"] - numbers[0]["to"] == 3 * each_step
+    assert numbers[0]["to"] - 3 * each_step == 17

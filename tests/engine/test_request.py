@@ -50,7 +50,7 @@ def test_an_error_names_its_argument(eager, photo, change, argument):
 
 def test_without_flags_the_model_edits_by_its_own_defaults(photo):
     engine = Engine.from_pretrained("mini")
-    _, settings = check(engine.backend, EditRequest(photo, "make it night"))
+    settings = check(engine.backend, EditRequest(photo, "make it night")).settings
     assert (settings.scheduler, settings.steps, settings.guidance) == ("euler", 2, (1.0, 1.0))
     own = engine.edit(photo, "make it night", seed=3).images[0]
     spelled_out = dataclasses.asdict(MINI)
@@ -59,16 +59,16 @@ def test_without_flags_the_model_edits_by_its_own_defaults(photo):
 
 
 def test_a_model_without_defaults_has_the_released_ones_and_its_own_sampler(eager, photo):
-    _, settings = check(eager.backend, EditRequest(photo, "snow"))
+    settings = check(eager.backend, EditRequest(photo, "snow")).settings
     assert (settings.scheduler, settings.steps, settings.guidance) == ("euler_ancestral", 30, (7.5, 1.5))
     eager.backend.scheduler["_class_name"], before = "DDIMScheduler", eager.backend.scheduler["_class_name"]
     try:
-        assert check(eager.backend, EditRequest(photo, "snow"))[1].scheduler == "ddim"
+        assert check(eager.backend, EditRequest(photo, "snow")).settings.scheduler == "ddim"
         eager.backend.scheduler["_class_name"] = "PNDMScheduler"
         with pytest.raises(MRCError, match=r"own sampler is PNDMScheduler.*choose scheduler euler") as caught:
             check(eager.backend, EditRequest(photo, "snow"))
         assert caught.value.argument == "scheduler"
-        assert check(eager.backend, EditRequest(photo, "snow", scheduler="euler"))[1].scheduler == "euler"
+        assert check(eager.backend, EditRequest(photo, "snow", scheduler="euler")).settings.scheduler == "euler"
     finally:
         eager.backend.scheduler["_class_name"] = before
 

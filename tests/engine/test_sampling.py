@@ -191,6 +191,25 @@ def test_timesteps_that_diffusers_truncates_in_float32(change, steps, error):
     assert error(run_table(table, 3, SHAPE), expected) <= 1e-5
 
 
+@pytest.mark.parametrize("change", ["use_exponential_sigmas", "use_beta_sigmas", "use_karras_sigmas", "use_lu_lambdas"])
+def test_timesteps_of_unusual_betas_are_those_of_diffusers(change):
+    """Bit for bit: with some betas the highest σ is at the last timestep, with others at the one before."""
+    draw, first = np.random.RandomState(0), set()
+    for i in range(60):
+        start, end = (10 ** draw.uniform(*decades) for decades in ((-4.5, -2.5), (-2, -1.5)))
+        schedule = ("linear", "scaled_linear", "squaredcos_cap_v2")[i % 3]
+        config = {"beta_start": start, "beta_end": end, "beta_schedule": schedule, change: True}
+        config |= {"num_train_timesteps": int(draw.randint(100, 1200)), "rescale_betas_zero_snr": i % 5 == 4}
+        config |= {"timestep_spacing": "leading"} if i % 5 == 4 else {}
+        steps = int(draw.randint(1, 40))
+        scheduler = diffusers.DPMSolverMultistepScheduler.from_config(config)
+        scheduler.set_timesteps(steps)
+        table = sampler_table("dpmpp_2m", config, steps)
+        np.testing.assert_array_equal(table.timesteps, scheduler.timesteps.numpy(), err_msg=str((config, steps)))
+        first.add(config["num_train_timesteps"] - int(table.timesteps[0]))
+    assert first >= {1, 2} or change not in ("use_exponential_sigmas", "use_beta_sigmas")
+
+
 @pytest.mark.parametrize("spacing", ["linspace", "leading", "trailing"])
 @pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "euler"])
 @pytest.mark.parametrize("steps", [1, 100, 333, 900])

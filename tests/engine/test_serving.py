@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import AsyncEngine, Engine
@@ -25,9 +26,9 @@ class Watched(Engine):
         self.at_step = threading.Semaphore(0)
         self.may_go = threading.Semaphore(0)
 
-    def run(self, edits, settings, callback=None):
-        self.batches.append([edit.seed for edit in edits])
-        return Engine(Stepwise(self)).run(edits, settings, callback)
+    def run(self, requests, callback=None):
+        self.batches.append([edit.seed for request in requests for edit in request.edits])
+        return Engine(Stepwise(self)).run(requests, callback)
 
     def go(self, steps=10_000):
         self.may_go.release(steps)
@@ -136,6 +137,113 @@ def test_a_result_is_that_of_an_edit_alone(engine, photo, error):
     alone = engine.edit(photo, "snow", seed=5, reward_scores=(1, 2, 3), **LATENT)
     np.testing.assert_array_equal(result.images, alone.images)
     assert result.seed == 5 and result.timings.keys() == alone.timings.keys()
+
+
+def generators():
+    return [torch.Generator().manual_seed(seed) for seed in (5, 6)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        lambda: {"prompt": "snow", "num_images_per_prompt": 3, "seed": [5, 6, 7]},
+        lambda: {"prompt": "snow", "negative_prompt": "blurry", "generator": generators()[0], "scheduler": None},
+        lambda: {"prompt": "snow", "num_images_per_prompt": 2, "generator": generators()[0], "scheduler": None},
+        lambda: {"instruction": ["snow", "rain"], "generator": generators(), "scheduler": None},
+        lambda: {"prompt": "snow", "num_images_per_prompt": 2, "output_type": "pt", "seed": [1, 2]},
+        lambda: {"instruction": ["snow"], "output_type": "np", "seed": 3, "fit": "pad", "keep_size": True},
+    ],
+)
+def test_it_takes_what_an_engine_takes(engine, photo, error, options):
+    """In a batch with others; a generator is left where the engine leaves it."""
+    given, expected = LATENT | options(), LATENT | options()
+
+    async def serve():
+        async with AsyncEngine(engine) as serving:
+            other = given | {"prompt": "rain", "instruction": None, "generator": None, "seed": None}
+            results = await asyncio.gather(serving.edit(photo, **given), serving.edit(photo, **other))
+        return results[0]
+
+    found, alone = asyncio.run(serve()), engine.edit(photo, **expected)
+    assert type(found.images) is type(alone.images) and error(np.asarray(found.images), np.asarray(alone.images)) < 1e-5
+    assert (found.seed, found.boxes) == (alone.seed, alone.boxes)
+    for one, other in zip(*(np.atleast_1d(each.get("generator")) for each in (given, expected)), strict=True):
+        assert one is None or torch.equal(one.get_state(), other.get_state())
+
+
+def test_images_of_two_sizes_in_one_request(engine, photo, error):
+    images = [photo, photo[:64]]
+
+    async def serve():
+        async with AsyncEngine(engine) as serving:
+            return await asyncio.gather(*(serving.edit(images, "snow", seed=[s, 9], **LATENT) for s in (1, 2)))
+
+    for seed, result in zip((1, 2), asyncio.run(serve()), strict=True):
+        expected = engine.edit(images, "snow", seed=[seed, 9], **LATENT).images
+        for found, alone in zip(result.images, expected, strict=True):
+            assert error(found, alone) < 1e-5
+
+
+def test_requests_of_many_images_fill_a_batch_together(watched, photo):
+    async def serve():
+        async with AsyncEngine(watched, max_batch=4) as serving:
+            tasks = [await plugged(serving, watched, photo)]
+            for i, count in enumerate((2, 1, 3, 1), start=1):
+                seeds = [10 * i + j for j in range(count)]
+                tasks.append(start(serving, photo, seeds, num_images_per_prompt=count))
+                await settle(serving, i)
+            watched.go()
+            await asyncio.gather(*tasks)
+
+    asyncio.run(serve())
+    assert watched.batches == [[0], [10, 11, 20], [30, 31, 32, 40]]  # oldest first
+
+
+def test_a_generator_draws_for_one_request_at_a_time(watched, engine, photo, error):
+    """Two that ask with one generator get what they get one after the other, also where the first batch fails."""
+    options = LATENT | {"scheduler": "euler_ancestral"}
+    asked, plain = generators()[0], generators()[0]
+
+    async def serve():
+        async with AsyncEngine(watched) as serving:
+            plug = await plugged(serving, watched, photo)
+            tasks = []
+            for i in range(2):
+                tasks.append(start(serving, photo, None, generator=asked, scheduler="euler_ancestral"))
+                await settle(serving, i + 1)
+            watched.go()
+            return (await asyncio.gather(plug, *tasks))[1:]
+
+    for result in asyncio.run(serve()):
+        assert error(result.images, engine.edit(photo, "snow None", generator=plain, **options).images) < 1e-5
+    assert [len(batch) for batch in watched.batches] == [1, 1, 1]
+
+
+def test_a_batch_that_fails_does_not_advance_a_generator(watched, engine, photo, error, monkeypatch):
+    """Its requests are edited again one by one, and draw the same."""
+    asked, plain = generators()[0], generators()[0]
+    options = LATENT | {"output_type": "np", "scheduler": "euler_ancestral"}
+    expected = engine.edit(photo, "snow None", generator=plain, **options).images[0]
+    decode = engine.backend.vae_decoder
+
+    def refuse_two(*, latents):
+        if len(latents) == 2:
+            raise MRCError("two at once")
+        return decode(latents=latents)
+
+    monkeypatch.setattr(engine.backend, "vae_decoder", refuse_two)
+
+    async def serve():
+        async with AsyncEngine(watched) as serving:
+            tasks = [await plugged(serving, watched, photo)]
+            tasks += [start(serving, photo, None, **options, generator=asked), start(serving, photo, 1, **options)]
+            await settle(serving, 2)
+            watched.go()
+            return (await asyncio.gather(*tasks))[1]
+
+    assert error(asyncio.run(serve()).images[0], expected) < 1e-5
+    assert [len(batch) for batch in watched.batches] == [1, 2, 1, 1]
+    assert torch.equal(asked.get_state(), plain.get_state())
 
 
 @pytest.mark.parametrize("cancelled", [(1,), (3,), (1, 2, 4)])
@@ -431,7 +539,11 @@ def test_bad_limits(engine, name, value):
         ({"timeout": "1"}, MRCError, "timeout"),
         ({"timeout": float("nan")}, MRCError, "timeout"),
         ({"image": ["x", "y"]}, MRCError, "exist"),
-        ({"instruction": ["a", "b"]}, MRCError, "2 edits"),
+        ({"instruction": ["a", "b", "c"], "image": ["x"]}, MRCError, "exist"),
+        ({"num_images_per_prompt": 9}, MRCError, "9 edits in one request, and max_batch is 8"),
+        ({"instruction": ["a"] * 9}, MRCError, "9 edits"),
+        ({"prompt": "rain"}, MRCError, "both"),
+        ({"seed": 3, "generator": torch.Generator()}, MRCError, "both"),
         ({"callback_on_step_end": print}, TypeError, "callback"),
         ({"colour": 1}, TypeError, "colour"),
     ],

@@ -21,6 +21,7 @@ from mrc_edit.export import command, exporter
 from mrc_edit.export.exporter import export
 from mrc_edit.export.validate import TOLERANCE, differences
 from mrc_edit.model import load_checkpoint
+from mrc_edit.model.checkpoint import checkpoint_digest
 
 ROLES = set(GRAPHS)
 
@@ -122,6 +123,41 @@ def test_bad_options(tiny, tmp_path, options, word):
     with pytest.raises(MRCError, match=word):
         export(tiny, tmp_path / "out", **options)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("during", ["load", "trace"])
+def test_a_checkpoint_that_changes_under_the_export_is_an_error(tiny, tmp_path, monkeypatch, during):
+    """The manifest's digest is that of the bytes that were exported, or there is no export."""
+    source = shutil.copytree(tiny, tmp_path / "checkpoint")
+    options = exporter.Options(source, tmp_path / "out", "float32", None, "", (64, 64, 64), 1)
+
+    def work(folder):
+        (tmp_path / folder).mkdir()
+        work = exporter.Work(options, tmp_path / folder)
+        exporter.load(work)
+        return work
+
+    def another_run_writes(*_):
+        (source / "defaults.json").write_text('{"num_inference_steps": 7}')
+        return load_checkpoint(tiny)
+
+    whole = work("whole")
+    exporter.write_settings(whole)
+    assert whole.manifest.checkpoint == checkpoint_digest(tiny)
+    if during == "load":
+        monkeypatch.setattr(exporter, "load_checkpoint", another_run_writes)
+    changed = work("changed")
+    if during == "trace":
+        another_run_writes()
+    with pytest.raises(MRCError, match="changed while it was exported"):
+        exporter.write_settings(changed)
+    assert not (tmp_path / "changed" / "manifest.json").exists()
+
+
+def test_sizes_are_refused_before_the_checkpoint_is_read(tmp_path):
+    for options, word in (({"sizes": (512, 256, 768)}, "sizes"), ({"max_batch": 0}, "max_batch")):
+        with pytest.raises(MRCError, match=word):
+            export(tmp_path / "none", tmp_path / "out", **options)
 
 
 def test_only_export_folders_are_replaced(tiny, tmp_path):

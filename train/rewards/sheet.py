@@ -66,9 +66,9 @@ def write_sheet(first: Path, second: Path, out: Path, count: int | None = None, 
     if results[0]["run"]["data"] != results[1]["run"]["data"]:
         raise MRCError(f"{first} and {second} are runs over other data; give two runs over the same")
     runs = [{item["name"]: item for item in one["items"]} for one in results]
-    names = sorted(runs[0])
-    if runs[0].keys() != runs[1].keys():
-        raise MRCError(f"{first} and {second} have other items; give two runs over the same")
+    names = sorted(runs[0].keys() & runs[1].keys())  # a run leaves out what it could not edit
+    if not names:
+        raise MRCError(f"{first} and {second} have no item in common; give two runs over the same")
     if count is not None and not 1 <= count <= len(names):
         raise MRCError(f"--count is {count}; give a number from 1 to {len(names)}")
     chance = random.Random(seed)

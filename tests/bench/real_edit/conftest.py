@@ -56,4 +56,4 @@ def settings():
 def edited(data, tiny_export, tmp_path_factory):
     """A run with all its edits, to be copied; and its items."""
     out = tmp_path_factory.mktemp("run") / "edited"
-    return out, edit_items(data, str(tiny_export), out, SETTINGS)
+    return out, edit_items(data, str(tiny_export), out, SETTINGS)[0]

@@ -98,11 +98,16 @@ def test_a_comparison_takes_pictures_of_the_runs_alone(runs, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_runs_of_other_items_are_refused(runs, tmp_path):
+def test_items_of_one_run_alone_are_left_out_and_counted(runs, tmp_path):
     results = json.loads((runs[1] / "results.json").read_text())
     (runs[1] / "results.json").write_text(json.dumps(results | {"items": results["items"][1:]}))
-    with pytest.raises(MRCError, match="other items"):
-        compare(*runs, tmp_path / "out")
+    report = compare(*runs, tmp_path / "out")
+    assert (report["left_out"], report["proxies"]["overall"]["noise"]["n"]) == (1, 13)
+    assert "left out of all tables: 1" in tables(report)[-1].markdown()
+    renamed = [one | {"name": f"other {i}"} for i, one in enumerate(results["items"])]
+    (runs[1] / "results.json").write_text(json.dumps(results | {"items": renamed}))
+    with pytest.raises(MRCError, match="no item in common"):
+        compare(*runs, tmp_path / "none")
 
 
 def test_without_a_judge_the_proxies_are_compared(edited, tmp_path):

@@ -44,7 +44,7 @@ def test_types_and_overall():
 
 
 def test_published_figures_stand_marked_beside_ours():
-    results = {"tables": summary(ITEMS), "judge": {"model": "m", "prompts": 1}, "tokens": 7}
+    results = {"tables": summary(ITEMS), "judge": {"model": "m", "prompts": 1}, "tokens": 7, "left_out": []}
     judged, published, proxies = (table.markdown() for table in tables(results))
     assert "| this run | 50 % | 50 % | 100 % | measured here, 4 items |" in published
     assert "| SuperEdit | 67 % | 77 % | 65 % | published |" in published
@@ -56,6 +56,6 @@ def test_published_figures_stand_marked_beside_ours():
 
 @pytest.mark.parametrize("kind", ["local", "style"])
 def test_without_a_judge(kind):
-    results = {"tables": summary([item(kind, "a", None)]), "judge": None, "tokens": 0}
+    results = {"tables": summary([item(kind, "a", None)]), "judge": None, "tokens": 0, "left_out": []}
     (proxies,) = tables(results)
     assert "no judge" in proxies.title

@@ -13,7 +13,7 @@ from PIL import Image
 from mrc_edit.bench import quality
 from mrc_edit.bench.real_edit import run
 from mrc_edit.bench.real_edit.run import edit_items, judge_items, write_results
-from mrc_edit.core.errors import MRCError
+from mrc_edit.core.errors import MRCError, run_command
 from mrc_edit.judge.spending import Spending
 
 
@@ -140,6 +140,28 @@ def test_a_killed_run_ends_the_same(data, tiny_export, out, judge_server, settin
     assert content(killed) == content(out)
     everything = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(everything) > 100 and not any(b"sk-never-written" in path.read_bytes() for path in everything)
+
+
+def test_a_bad_item_ends_no_run(data, tmp_path, capsys):
+    """It is named, counted in the report, and the exit status tells."""
+    bad, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(data, bad)
+    (bad / "images" / "10.png").write_bytes(b"no image")
+    entries = {"10.png": ["1. Local: red"], "2.jpeg": ["1. Local: red", "2. Add: " + "a" * 10_001, "3. Nothing: x"]}
+    (bad / "instructions.json").write_text(json.dumps(entries))
+    options = quality.arguments().parse_args(["--real-edit", str(bad), "--out", str(out), "--steps", "1"])
+    for _ in range(2):  # the second time nothing but these is tried again
+        assert run_command(lambda: quality.run(options)) == 2
+        named, errors = capsys.readouterr()
+        assert "**Left out: 3**" in named and errors.endswith(
+            "error: 3 items were left out, 1 are in the report; mend those named above\n"
+        )
+        for word in ("left out: 10-1-local: ", "left out: 2-2-add: ", "left out: 2.jpeg: '3. Nothing: x' is no"):
+            assert errors.count(word) == 1
+        results = json.loads((out / "results.json").read_text())
+        assert (len(results["left_out"]), [one["name"] for one in results["items"]]) == (3, ["2-1-local"])
+    with pytest.raises(MRCError, match="guidance_scale"):  # of all items
+        edit_items(bad, "mini", tmp_path / "other", {"guidance_scale": 0.5})
 
 
 def test_what_the_command_refuses(data, monkeypatch, tmp_path):

@@ -224,8 +224,14 @@ def test_a_sheet_takes_pictures_of_the_run_alone_and_escapes_texts(runs, tmp_pat
     assert not (tmp_path / "other").exists()
 
 
-def test_runs_of_other_items_are_refused(runs, tmp_path):
+def test_items_that_one_run_left_out_are_not_asked_for(runs, tmp_path):
     results = json.loads((runs[1] / "results.json").read_text())
-    (runs[1] / "results.json").write_text(json.dumps(results | {"items": results["items"][1:]}))
-    with pytest.raises(MRCError, match="other items"):
-        write_sheet(*runs, tmp_path / "sheet")
+    items = results["items"]
+    (runs[1] / "results.json").write_text(json.dumps(results | {"items": items[1:]}))
+    write_sheet(*runs, tmp_path / "sheet")
+    rows = json.loads((tmp_path / "sheet" / "key.json").read_text())["rows"]
+    assert sorted(row["name"] for row in rows) == sorted(item["name"] for item in items[1:])
+    renamed = [item | {"name": f"other {i}"} for i, item in enumerate(items)]
+    (runs[1] / "results.json").write_text(json.dumps(results | {"items": renamed}))
+    with pytest.raises(MRCError, match="no item in common"):
+        write_sheet(*runs, tmp_path / "none")

@@ -1,0 +1,61 @@
+"""Do the graphs of an export fit its manifest and each other? Told when it is opened, without a runtime."""
+
+from pathlib import Path
+
+from ..core.errors import MRCError
+from .graphs import DYNAMIC, Dims, shapes
+from .manifest import NAME, REMEDY, Artifact, Geometry
+from .onnx_graph import Shape, ports
+
+Sizes = dict[str, tuple[int, str]]  # of the constant dimensions in `engine.graphs`: the number, and where it is from
+
+
+def sizes_of(geometry: Geometry) -> Sizes:
+    """Those that the manifest gives.
+
+    Raises:
+        MRCError: sides of images that cannot be whole latents.
+    """
+    if geometry.multiple % geometry.vae_scale:
+        raise MRCError(
+            f"{NAME} has the multiple {geometry.multiple} and the vae_scale {geometry.vae_scale}, which does not "
+            f"divide it; {REMEDY}"
+        )
+    channels, length = geometry.latent_channels, geometry.text_length
+    return {"latent_channels": (channels, NAME), "sample_channels": (2 * channels, NAME), "length": (length, NAME)}
+
+
+def check_shapes(model: bytes, artifact: Artifact, rewards: bool, sizes: Sizes, path: Path) -> None:
+    """Check the inputs and outputs of a graph.
+
+    Args:
+        rewards: whether the manifest says that the model has rewards.
+        sizes: what is known; dimensions that this graph is the first to have are added.
+
+    Raises:
+        MRCError: other names, or dimensions that differ from those of the manifest or of another graph.
+    """
+    listed, expected = (artifact.inputs, artifact.outputs), shapes(artifact.role, rewards)
+    for found, wanted, of_manifest in zip(ports(model, path), expected, listed, strict=True):
+        for names, where in (
+            (wanted, "a model " + ("with" if rewards else "without") + " rewards"),
+            (of_manifest, NAME),
+        ):
+            if list(names) != list(found):
+                raise MRCError(f"{path} has {', '.join(found)}, and {where} {', '.join(names)}; {REMEDY}")
+        for name, dims in wanted.items():
+            check_dimensions(f"{path}: {name}", found[name], dims, of_manifest[name][1:], sizes)
+
+
+def check_dimensions(name: str, found: Shape, dims: Dims, of_manifest: list, sizes: Sizes) -> None:
+    if not len(found) == len(dims) == len(of_manifest):
+        raise MRCError(f"{name} has {len(found)} dimensions, and {NAME} {len(of_manifest)}; {REMEDY}")
+    for number, dim, stated in zip(found, dims, of_manifest, strict=True):
+        if number is None:  # open
+            continue
+        if dim in DYNAMIC:
+            raise MRCError(f"{name} is fixed at {number} {dim}, which change from edit to edit; {REMEDY}")
+        known, where = (dim, "any model") if isinstance(dim, int) else sizes.setdefault(dim, (number, name))
+        for other, source in ((known, where), (stated, f"{NAME} for it")):
+            if number != other:
+                raise MRCError(f"{name} has {number} {dim}, {source} {other!r:.40}; {REMEDY}")
