@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mrc_edit.core.errors import MRCError
@@ -115,6 +116,7 @@ def quick(monkeypatch):
 
 @needs_rtx
 def test_the_report_says_what_was_built(quick, tmp_path):
+    np.ones(1 << 30, dtype=np.uint8)  # memory of this process, which is not the build's
     quick(tmp_path / "out")
     folder, manifest = tmp_path / "out", read_manifest(tmp_path / "out")
     report = json.loads(read_checked(folder, manifest, "tensorrt/report.json"))
@@ -122,7 +124,7 @@ def test_the_report_says_what_was_built(quick, tmp_path):
     assert report["targets"] == ["sm86"] and report["versions"]["tensorrt_rtx"] == report["version"]
     assert engine["engine_bytes"] == (folder / engine["path"]).stat().st_size
     assert engine["layers"]["matrix_multiply"] > 5 and engine["build_seconds"] > 0
-    assert 1e8 < engine["peak_memory_bytes"] < 1e11
+    assert 1e8 < engine["peak_memory_bytes"] < 1 << 30
     assert engine["profiles"][0]["timesteps"] == {"min": [1], "opt": [30], "max": [1000]}
     page = read_checked(folder, manifest, "tensorrt/report.html").decode()
     assert "sm86" in page and "conditioner" in page and "1 … 30 … 1000" in page
