@@ -78,15 +78,15 @@ class TorchBackend(GraphBackend[Tensor]):
             }
             for part in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder):
                 nn.Module.to(part, dtype)  # not module.to: see model.checkpoint.fill
+        compiled = EACH_STEP if compile else ()
         for name in GRAPHS.keys() - self.modules.keys():
-            self.modules[name] = graph_module(GRAPHS[name].module, parts[name], fused=not compile)
+            self.modules[name] = graph_module(GRAPHS[name].module, parts[name], fused=name not in compiled)
         self.wide: dict[str, nn.Module] = {}
         self.calls: dict[str, Callable[..., tuple[Tensor, ...]]] = dict(self.modules)
         if on_card:
             memory = DeviceMemory(device)
             for name, module in self.modules.items():
-                compiled = compiled_step(module) if compile and name in EACH_STEP else module
-                self.calls[name] = Recorded(compiled, dtype, memory)
+                self.calls[name] = Recorded(compiled_step(module) if name in compiled else module, dtype, memory)
 
     def to_device(self, array: np.ndarray | Tensor) -> Tensor:
         if isinstance(array, Tensor):
