@@ -31,7 +31,7 @@ def test_a_report_tells_speed_and_fidelity(tiny, tiny_export, tmp_path, capsys):
     read = json.loads(files["json"].read_text())
     assert read["settings"] == {
         "size": 64, "steps": 2, "batch": 1, "scheduler": "euler_ancestral", "guidance": 7.5, "image_guidance": 1.5,
-        "threads": None, "provider": "", "warmup": 2, "rounds": 3,
+        "threads": None, "device": "", "provider": "", "warmup": 2, "rounds": 3,
     }  # fmt: skip
     eager, onnx = read["variants"]["eager"], read["variants"]["onnxruntime"]
     assert read["baseline"] == "eager"
@@ -75,6 +75,7 @@ def test_a_report_tells_speed_and_fidelity(tiny, tiny_export, tmp_path, capsys):
         (("--size", 8), "--size"),
         (("--threads", 10_000, "--variants", "eager"), "--threads"),
         (("--provider", "CPUExecutionProvider", "--variants", "eager"), "--provider"),
+        (("--device", "cpu", "--variants", "onnxruntime"), "PyTorch computes no variant"),
         (("--check", "missing.json"), "--check"),
     ],
 )

@@ -8,6 +8,7 @@ from PIL import Image
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
+from mrc_edit.engine.backends.torch import TorchLoop
 from mrc_edit.model.pipeline import decode_latents, edit_latents
 
 STEPS = {"num_inference_steps": 4, "resolution": 0}
@@ -139,7 +140,8 @@ def test_the_callback_sees_every_step_and_may_replace_latents(engine, photo):
 @pytest.mark.parametrize("loop", [False, True])
 def test_latents_that_a_callback_keeps_stay_those_of_their_step(photo, loop):
     """And changing them without returning them changes nothing."""
-    engine = Engine.from_pretrained("mini", "torch", loop=True) if loop else Engine.from_pretrained("mini")
+    engine = Engine.from_pretrained("mini", "torch", precision="float32")
+    engine.backend.device_loop = TorchLoop(engine.backend.device) if loop else None
     kept, copies = [], []
 
     def keep(engine, step, timestep, tensors):

@@ -129,7 +129,7 @@ def test_an_export_keeps_to_its_report(tmp_path, monkeypatch):
 
     monkeypatch.setattr(precision, "precision_report", measured)
     options = exporter.Options(tmp_path, tmp_path, "float16", None, "", (64, 64, 64), 1, True)
-    work = exporter.Work(options, tmp_path, seeded_checkpoint())
+    work = exporter.Work(options, tmp_path, checkpoint=seeded_checkpoint())
     exporter.add_precision_report(work)
     assert asked == [precision.PHOTOGRAPHS] and work.wider == {LOUD}
     assert (
