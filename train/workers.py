@@ -1,6 +1,7 @@
 """Items that worker processes load. An exception of a worker arrives with its traceback as its message: ours do not."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from torch.utils.data import DataLoader, Dataset
@@ -30,7 +31,8 @@ def load(items: Dataset[Item], numbers: Sequence[int], workers: int) -> Iterator
         MRCError: an item raised it, or a worker was killed.
     """
     # at once: this draws from torch's generator, which a training step seeds before it takes its first item
-    stream = iter(DataLoader(Reported(items), batch_size=None, sampler=numbers, num_workers=workers))
+    with killed_worker():
+        stream = iter(DataLoader(Reported(items), batch_size=None, sampler=numbers, num_workers=workers))
     return raised(from_workers(stream))
 
 
@@ -42,9 +44,18 @@ def raised(items: Iterator[Item | MRCError]) -> Iterator[Item]:
 
 
 def from_workers(loader: Iterable[Item]) -> Iterator[Item]:
-    """What a `DataLoader` gives, with an MRCError for a worker that was killed, mostly for want of memory."""
-    try:
+    """What a `DataLoader` gives, with an MRCError for a worker that was killed."""
+    with killed_worker():
         yield from loader
+
+
+@contextmanager
+def killed_worker() -> Iterator[None]:
+    """Make one MRCError of a worker that was killed, mostly for want of memory. PyTorch's signal handler tells of it
+    wherever this process then is.
+    """
+    try:
+        yield
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise

@@ -2,7 +2,7 @@ import os
 import signal
 
 import pytest
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.train.workers import load
@@ -27,6 +27,14 @@ def test_items_come_in_order_and_an_error_as_it_was_raised(workers):
 
 
 def test_a_killed_worker_is_said():
-    items = load(Numbers(), range(4, 9), 1)
     with pytest.raises(MRCError, match="process that loads data was killed"):
-        list(items)
+        list(load(Numbers(), range(4, 9), 1))
+
+
+def test_a_worker_that_is_killed_at_once_is_said(monkeypatch):
+    def killed(loader):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    monkeypatch.setattr(DataLoader, "__iter__", killed)
+    with pytest.raises(MRCError, match="process that loads data was killed"):
+        load(Numbers(), range(4, 9), 1)
