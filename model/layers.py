@@ -112,7 +112,7 @@ def transformer(
     for layer in block.transformer_blocks:
         x = x + attend(layer.attn1, *self_projections(layer.attn1, layer.norm1(x)))
         if branch is not None:
-            x, residual, branch = x.index_select(0, branch), residual.index_select(0, branch), None
+            x, residual, branch = x[branch], residual[branch], None  # index_select would lose channels last
         x = x + attend(layer.attn2, layer.attn2.to_q(layer.norm2(x)), next(keys_values), next(keys_values))
         x = x + feed_forward(layer.ff, layer.norm3(x))
     if block.use_linear_projection:

@@ -79,12 +79,13 @@ class UNetStep(nn.Module):
         skips = [hidden]
         for block in self.unet.down_blocks:
             for i, layer in enumerate(block.resnets):
-                hidden = resnet(layer, hidden, next(biases)[branched], self.fused)
+                of_inputs, of_branches = next(biases)
+                hidden = resnet(layer, hidden, of_branches if branched else of_inputs, self.fused)
                 if hasattr(block, "attentions"):
                     start = None if branched else branch
                     hidden = transformer(block.attentions[i], hidden, keys_values, start, self.fused)
                     if not branched:
-                        skips, branched = [skip.index_select(0, branch) for skip in skips], True
+                        skips, branched = [skip[branch] for skip in skips], True
                 skips.append(hidden)
             for downsampler in block.downsamplers or ():
                 hidden = downsampler(hidden)
@@ -172,7 +173,7 @@ class UNetShallow(UNetStep):
         update: Tensor | None = None,
     ) -> tuple[Tensor]:  # fmt: skip
         """As `UNetStep`, with its features `deep` `[N, F, h, w]` of an earlier step → noise `[G, 4, h, w]`."""
-        skip = self.begin(sample, (gate, gate_bias, base, update)).index_select(0, branch)
+        skip = self.begin(sample, (gate, gate_bias, base, update))[branch]
         bias = list(self.biases(time_bias, branch))[-1][1]
         last = self.unet.up_blocks[-1]
         hidden = resnet(last.resnets[-1], torch.cat([deep.to(skip.dtype), skip], dim=1), bias, self.fused)
