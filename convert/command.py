@@ -1,10 +1,10 @@
 """`mrc-convert`: one module a subcommand, imported when it is used."""
 
-import argparse
 import importlib
 import sys
 from types import ModuleType
 
+from ..core.console import command_parser
 from ..core.errors import MRCError, run_command
 
 SUBCOMMANDS = {
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def convert(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="mrc-convert", description="Write weights of another layout as a folder.")
+    parser = command_parser("mrc-convert", "Write weights of another layout as a folder.")
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, purpose in SUBCOMMANDS.items():
         subparser = subparsers.add_parser(name, help=purpose, description=purpose)
