@@ -9,6 +9,7 @@ from ..core.errors import MRCError, run_command
 
 SUBCOMMANDS = {
     "checkpoint": "write pickled weights (.bin) as a checkpoint folder of safetensors",
+    "smartedit": "write a released SmartEdit and the models that it needs as one folder",
 }
 
 

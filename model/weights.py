@@ -17,6 +17,7 @@ WEIGHTS = {
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
 }
+OTHER_WEIGHTS = "model.safetensors"  # of parts that only some models have
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 SHARD = re.compile(r"-\d+-of-\d+")
 DAMAGED = "it is truncated or damaged, copy it again"
@@ -30,7 +31,7 @@ def read_weights(checkpoint: Path, part: str, dtype: torch.dtype) -> dict[str, t
         MRCError: no weights, pickled or damaged ones, or values that are not finite as `dtype`.
     """
     state = {}
-    for path, keys in weight_files(checkpoint / part, WEIGHTS[part]):
+    for path, keys in weight_files(checkpoint / part, WEIGHTS.get(part, OTHER_WEIGHTS)):
         try:
             tensors = safetensors.torch.load_file(path)
         except Exception as error:  # safetensors' own, and many of torch for types that it does not know
