@@ -202,7 +202,9 @@ class Engine:
         if self.backend.device_loop is None or self.tier != EXACT:
             predict = predictor(self.backend, conditions, plan, self.tier, steps)
             return denoise(predict, plan, table, source, generators, on_step)
-        unet = self.backend.guided_unet(conditions, branch=plan.branch, text=plan.text, reward=plan.reward)
+        unet = self.backend.guided_unet(
+            conditions, branch=plan.branch, text=plan.text, reward=plan.reward, image=plan.image
+        )
         final = self.backend.device_loop.denoise(unet, plan, table, source, generators, on_step if callback else None)
         check_finite(final, "the device loop")
         if not callback:

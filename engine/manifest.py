@@ -34,6 +34,7 @@ class Geometry:
     text_length: Annotated[int, Between(2, 65_536)]
     eos_token_id: Token
     pad_token_id: Token
+    feature_channels: Annotated[int, Between(0, 65_536)] = 0  # of the feature bias that SmartEdit adds; 0: none
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def schedule(tier: Tier, groups: int, steps: int) -> list[Step]:
 def predictor(backend: Backend, conditions: Conditions, plan: Plan, tier: Tier, steps: int) -> Predict:
     """The function that predicts the guided noise of each step, by tier."""
     if tier == EXACT:
-        unet = backend.guided_unet(conditions, branch=plan.branch, text=plan.text, reward=plan.reward)
+        unet = backend.guided_unet(conditions, branch=plan.branch, text=plan.text, reward=plan.reward, image=plan.image)
         return lambda step, sample: unet.full(step, sample, plan.guidance)
     return LossyPredictor(backend, conditions, plan, tier, steps)
 
@@ -139,9 +139,9 @@ class LossyPredictor:
         self.inputs, self.unets = [], []
         for branches in self.groups:
             inputs, branch = np.unique(plan.branch[branches], return_inverse=True)
-            text, reward = plan.text[branches], plan.reward[inputs]
+            rows = {"text": plan.text[branches], "reward": plan.reward[inputs], "image": plan.image[inputs]}
             self.inputs.append(inputs)
-            self.unets.append(backend.guided_unet(conditions, branch=branch.astype(np.int64), text=text, reward=reward))
+            self.unets.append(backend.guided_unet(conditions, branch=branch.astype(np.int64), **rows))
 
     def __call__(self, step: int, sample: np.ndarray) -> np.ndarray:
         now = self.order[step]
