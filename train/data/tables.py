@@ -1,7 +1,6 @@
 """Hugging Face `datasets`: parquet, saved data sets, image folders with metadata.jsonl. Local only.
 
-Columns: original_image, edit_prompt, edited_image; with rewards also reward_scores (three numbers) and
-reward_text.
+Columns as `columns.py` says; with rewards also reward_scores (three numbers) and reward_text.
 """
 
 from pathlib import Path
@@ -10,24 +9,14 @@ from PIL import Image
 
 from ...core.errors import MRCError
 from ...core.paths import file_inside
+from .columns import REWARDS, choose_columns
 from .triplet import Triplet, make_triplet, named, read_record
-
-NEEDED = {"original_image", "edit_prompt", "edited_image"}
-OPTIONAL = {"reward_scores", "reward_text"}
-
-
-def check_columns(columns: set[str], where: Path) -> None:
-    if columns - NEEDED - OPTIONAL or NEEDED - columns:
-        raise MRCError(
-            f"{where} has unknown columns {sorted(columns - NEEDED - OPTIONAL)} and lacks {sorted(NEEDED - columns)}; "
-            f"expected {sorted(NEEDED)} and perhaps {sorted(OPTIONAL)}"
-        )
 
 
 class Table:
     """A parquet file, a folder of them, or a `save_to_disk` folder; see `Triplets`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: dict[str, str]) -> None:
         import datasets
 
         self.path = path
@@ -41,10 +30,12 @@ class Table:
                 rows = datasets.Dataset.from_parquet([str(file) for file in files], cache_dir=None)
         except Exception as error:  # datasets and pyarrow raise many types for damaged files
             raise MRCError(f"{path} cannot be read as a table ({type(error).__name__}: {error})") from None
-        check_columns(set(rows.column_names), path)
+        names = set(rows.column_names)
+        self.columns = choose_columns(names, path, columns)
+        rows = rows.select_columns(self.columns.names() + sorted(REWARDS & names))  # others would be decoded
         if not len(rows):
             raise MRCError(f"{path} has no rows")
-        for column in ("original_image", "edited_image"):
+        for column in (self.columns.source, self.columns.edited):
             try:
                 rows = rows.cast_column(column, datasets.Image(decode=False))
             except (TypeError, ValueError, NotImplementedError) as error:  # pyarrow's errors are such
@@ -59,11 +50,10 @@ class Table:
 
     @named
     def __getitem__(self, index: int) -> Triplet:
-        row = self.rows[index]
-        source, edited = (embedded_image(row[column]) for column in ("original_image", "edited_image"))
-        return make_triplet(
-            self.name(index), source, edited, row["edit_prompt"], row.get("reward_scores"), row.get("reward_text")
-        )
+        row, columns = self.rows[index], self.columns
+        source, edited = (embedded_image(row[column]) for column in (columns.source, columns.edited))
+        instruction, scores, text = (row.get(name) for name in (columns.instruction, "reward_scores", "reward_text"))
+        return make_triplet(self.name(index), source, edited, instruction, scores, text)
 
 
 def embedded_image(value: object) -> Image.Image:
@@ -81,7 +71,7 @@ class ImageFolder:
     """`metadata.jsonl` with the columns above, images as file names inside the folder (`original_image` or
     Hugging Face's `original_image_file_name`); see `Triplets`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, columns: dict[str, str]) -> None:
         self.folder = folder.resolve()
         path = file_inside(folder, "metadata.jsonl")
         # lines end at \n alone: str.splitlines would also cut at U+2028, which JSON may hold
@@ -89,7 +79,8 @@ class ImageFolder:
         self.rows = [(number, read_row(line)) for number, line in lines if line.strip()]
         if not any(isinstance(row, dict) for _, row in self.rows):
             raise MRCError(f"{path} is empty or holds no JSON objects in lines")
-        check_columns(set().union(*(row for _, row in self.rows if isinstance(row, dict))), folder)
+        names = set[str]().union(*(row for _, row in self.rows if isinstance(row, dict)))
+        self.columns = choose_columns(names, path, columns)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,10 +93,10 @@ class ImageFolder:
         row = self.rows[index][1]
         if not isinstance(row, dict):
             raise MRCError(row)
-        source, edited = (file_inside(self.folder, row.get(column)) for column in ("original_image", "edited_image"))
-        return make_triplet(
-            self.name(index), source, edited, row.get("edit_prompt"), row.get("reward_scores"), row.get("reward_text")
-        )
+        columns = self.columns
+        source, edited = (file_inside(self.folder, row.get(column)) for column in (columns.source, columns.edited))
+        instruction, scores, text = (row.get(name) for name in (columns.instruction, "reward_scores", "reward_text"))
+        return make_triplet(self.name(index), source, edited, instruction, scores, text)
 
 
 def read_row(line: bytes) -> dict | str:
