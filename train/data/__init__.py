@@ -6,6 +6,8 @@ from pathlib import Path
 from ...core.errors import MRCError
 from .triplet import Triplet, Triplets, make_triplet
 
+HUB_FOLDERS = ("data", "train", "data/train")  # where data sets on the hub have their files
+
 __all__ = ["Triplet", "Triplets", "make_triplet", "open_data", "open_triplets"]
 
 
@@ -48,29 +50,34 @@ def open_triplets(path: str | Path, rewards: str | Path | None = None, columns: 
     """
     from .columns import parse_columns
     from .reward_edit import RewardEdit
-    from .shards import Shards
-    from .tables import ImageFolder, Table
 
-    path = Path(path)
+    path, given = Path(path), parse_columns(columns)
     if not path.exists():
         raise MRCError(f"{path} does not exist; give a data set")
-    given = parse_columns(columns)
-    readers: list[tuple[Callable[[Path, dict[str, str]], Triplets], bool]] = [
-        (Table, path.suffix == ".parquet" or any(path.glob("*.parquet")) or (path / "dataset_info.json").is_file()),
-        (ImageFolder, (path / "metadata.jsonl").is_file()),
-        (Shards, path.suffix == ".tar" or any(path.glob("*.tar"))),
-    ]
-    for reader, fits in readers:
-        if fits:
+    for place in (path, *(path / folder for folder in HUB_FOLDERS)):
+        if reader := reader_of(place):
             if rewards is not None:
                 raise MRCError(f"{path} carries its own rewards; {rewards} goes with InstructPix2Pix folders")
-            return reader(path, given)
+            return reader(place, given)
     if not any(path.glob("*/prompt.json")):
         raise MRCError(
-            f"{path} holds no data set: looked for *.parquet, dataset_info.json, metadata.jsonl, *.tar, */prompt.json"
+            f"{path} holds no data set: looked for *.parquet, dataset_info.json, metadata.jsonl, *.tar, */prompt.json, "
+            f"also in {', '.join(HUB_FOLDERS)}"
         )
     if given:
         raise MRCError(f"{path} has triplet folders, --columns goes with tables and tar shards; leave it out")
     if rewards is None and (path / "RewardEdit.json").is_file():
         rewards = path / "RewardEdit.json"
     return RewardEdit(path, None if rewards is None else Path(rewards))
+
+
+def reader_of(path: Path) -> Callable[[Path, dict[str, str]], Triplets] | None:
+    """The reader of a table, image folder or tar shards; None for anything else."""
+    from .shards import Shards
+    from .tables import ImageFolder, Table
+
+    if path.suffix == ".parquet" or any(path.glob("*.parquet")) or (path / "dataset_info.json").is_file():
+        return Table
+    if (path / "metadata.jsonl").is_file():
+        return ImageFolder
+    return Shards if path.suffix == ".tar" or any(path.glob("*.tar")) else None

@@ -3,31 +3,36 @@
 Columns as `columns.py` says; with rewards also reward_scores (three numbers) and reward_text.
 """
 
+import re
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
-
-from PIL import Image
 
 from ...core.errors import MRCError
 from ...core.paths import file_inside
 from .columns import REWARDS, choose_columns
 from .triplet import Triplet, make_triplet, named, read_record
 
+HELD_OUT = ("dev", "eval", "test", "val", "valid", "validation")  # names of splits that are not for training
+
 
 class Table:
-    """A parquet file, a folder of them, or a `save_to_disk` folder; see `Triplets`."""
+    """A parquet file, a folder of them, or a `save_to_disk` folder; see `Triplets`. Images are bytes or paths."""
 
     def __init__(self, path: Path, columns: dict[str, str]) -> None:
         import datasets
 
-        self.path = path
+        self.path, self.folder = path, path if path.is_dir() else path.parent
         try:
             if (path / "dataset_info.json").is_file():
                 rows = datasets.load_from_disk(str(path))
                 for file in rows.cache_files:  # which state.json names
                     file_inside(path, file["filename"])
             else:
-                files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+                files = training_files(path) if path.is_dir() else [path]
                 rows = datasets.Dataset.from_parquet([str(file) for file in files], cache_dir=None)
+        except MRCError:
+            raise
         except Exception as error:  # datasets and pyarrow raise many types for damaged files
             raise MRCError(f"{path} cannot be read as a table ({type(error).__name__}: {error})") from None
         names = set(rows.column_names)
@@ -51,20 +56,56 @@ class Table:
     @named
     def __getitem__(self, index: int) -> Triplet:
         row, columns = self.rows[index], self.columns
-        source, edited = (embedded_image(row[column]) for column in (columns.source, columns.edited))
+        source, edited = (self.image(row[column]) for column in (columns.source, columns.edited))
         instruction, scores, text = (row.get(name) for name in (columns.instruction, "reward_scores", "reward_text"))
         return make_triplet(self.name(index), source, edited, instruction, scores, text)
 
+    def image(self, value: object) -> bytes | Path:
+        """An image from the bytes in the table, or from the file that it names beside the table.
 
-def embedded_image(value: object) -> Image.Image:
-    """An image from the bytes in the table; paths are not followed.
+        Raises:
+            MRCError: neither, or a file outside the table's folder.
+        """
+        if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
+            raise MRCError("it has no image; give its bytes or the path of a file in the table's folder")
+        return value.get("bytes") or file_inside(self.folder, value["path"])
+
+
+def training_files(folder: Path) -> list[Path]:
+    """The parquet files of a folder: those of the split train, or all but those held out for tests.
+
+    Warns of those that are left out.
 
     Raises:
-        MRCError: no bytes.
+        MRCError: all are held out.
     """
-    if not isinstance(value, dict) or not value.get("bytes"):
-        raise MRCError("the image is not in the table; embed its bytes")
-    return value["bytes"]
+    splits: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("*.parquet")):
+        splits.setdefault(split_of(file.name), []).append(file)
+    chosen = training_splits(splits.keys(), folder)
+    return [file for split in chosen for file in splits[split]]
+
+
+def split_of(name: str) -> str:
+    """The split that a file's name begins with, as in train-00000-of-00051.parquet."""
+    return re.split(r"[-._\d]", name, maxsplit=1)[0]
+
+
+def training_splits(splits: Iterable[str], where: object) -> list[str]:
+    """Of the names of splits `train`, or all but those held out for tests; warns of the others.
+
+    Raises:
+        MRCError: all are held out.
+    """
+    names = sorted(splits)
+    chosen = [name for name in names if name == "train"] or [name for name in names if name not in HELD_OUT]
+    if not chosen:
+        raise MRCError(
+            f"{where} has only {', '.join(names)}, which are for tests; give a file by its name to train on it"
+        )
+    if left_out := [name for name in names if name not in chosen]:
+        warnings.warn(f"{where}: not used: the splits {', '.join(left_out)}", stacklevel=2)
+    return chosen
 
 
 class ImageFolder:

@@ -30,6 +30,13 @@ TYPES = {
         "mask_image": "null",
     },
 }  # fmt: skip
+# Source, edited image, instruction
+ROLES = {
+    "timbrooks/instructpix2pix-clip-filtered": ("original_image", "edited_image", "edit_prompt"),
+    "osunlp/MagicBrush": ("source_img", "target_img", "instruction"),
+    "fusing/instructpix2pix-1000-samples": ("input_image", "edited_image", "edit_prompt"),
+    "BleachNick/UltraEdit": ("source_image", "edited_image", "edit_prompt"),
+}
 ROWS = 8
 
 
@@ -49,26 +56,26 @@ def table(types):
     return datasets.Dataset.from_list(rows, features=datasets.Features(features))
 
 
-def check(found, columns):
+def check(found, source, edited, instruction):
     assert len(found) == ROWS
     for row in range(ROWS):
         triplet = found[row]
-        assert triplet.instruction == f"{columns.instruction} {row}"
-        assert np.array_equal(triplet.source, value("image", columns.source, row))
-        assert np.array_equal(triplet.edited, value("image", columns.edited, row))
+        assert triplet.instruction == f"{instruction} {row}"
+        assert np.array_equal(triplet.source, value("image", source, row))
+        assert np.array_equal(triplet.edited, value("image", edited, row))
         assert triplet.scores is None
 
 
 def test_types_are_those_of_all_known_sets():
-    assert TYPES.keys() == KNOWN.keys()
+    assert TYPES.keys() == ROLES.keys() == KNOWN.keys()
 
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_known_data_sets(name, tmp_path, recwarn):
-    types, columns = TYPES[name], KNOWN[name]
+    types = TYPES[name]
     table(types).to_parquet(str(tmp_path / "train.parquet"))
-    check(open_triplets(tmp_path), columns)
-    unused = sorted(types.keys() - {columns.source, columns.edited, columns.instruction})
+    check(open_triplets(tmp_path), *ROLES[name])
+    unused = sorted(types.keys() - {*ROLES[name]})
     said = [str(warning.message) for warning in recwarn if "not used" in str(warning.message)]
     assert said == ([f"{tmp_path}: not used: {', '.join(unused)}"] if unused else [])
 
@@ -77,8 +84,8 @@ def test_known_data_sets(name, tmp_path, recwarn):
 def test_columns_that_are_not_used_are_not_decoded(tmp_path):
     rows = table(TYPES["osunlp/MagicBrush"]).cast_column("mask_img", datasets.Image(decode=False))
     rows = rows.map(lambda row: {"mask_img": {"bytes": b"no picture", "path": None}})
-    rows.to_parquet(str(tmp_path / "t.parquet"))
-    check(open_triplets(tmp_path), KNOWN["osunlp/MagicBrush"])
+    rows.cast_column("mask_img", datasets.Image()).to_parquet(str(tmp_path / "t.parquet"))
+    check(open_triplets(tmp_path), *ROLES["osunlp/MagicBrush"])
 
 
 GIVEN = "source=before,edited=after,instruction=text"
