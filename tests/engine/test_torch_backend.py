@@ -217,7 +217,8 @@ def test_no_graph_waits_for_the_host():
         torch.nn.Module.to(part, "meta")
     for name, graph in GRAPHS.items():
         module = graph_module(graph.module, getattr(checkpoint, graph.part), fused=True)
-        inputs = {key: example_input(key, dims, sizes).to("meta") for key, dims in shapes(name, rewards=True)[0].items()}
+        wanted = shapes(name, rewards=True)[0]
+        inputs = {key: example_input(key, dims, sizes).to("meta") for key, dims in wanted.items()}
         with torch.inference_mode(), OnDevice():
             module(**inputs)
 
