@@ -141,11 +141,16 @@ def load_scheduler(folder: Path) -> diffusers.SchedulerMixin:
         raise MRCError(f"{path} describes no scheduler ({reason(error)}); restore the original file") from None
 
 
-def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, check: Check = nothing) -> None:
+def save_checkpoint(
+    checkpoint: Checkpoint, folder: str | Path, check: Check = nothing, more: Callable[[Path], None] = lambda out: None
+) -> None:
     """Write `checkpoint` in the released layout; the folder appears whole or not at all.
 
     As in the release, `unet/config.json` says nothing of the rewards and text-encoder keys start
     with `text_model.`, so a plain diffusers pipeline reads the folder too.
+
+    Args:
+        more: writes what else the folder is to hold.
 
     Raises:
         MRCError: a full disk, or a `folder` that `check` does not let go; by default one that holds anything.
@@ -180,6 +185,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, check: Check = n
         }
         (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         write_defaults(out, checkpoint.defaults)
+        more(out)
 
 
 def write_weights(state: dict[str, torch.Tensor], path: Path) -> None:

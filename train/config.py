@@ -81,6 +81,8 @@ class TrainConfig:
     gradient_checkpointing: Annotated[bool, "recompute activations in the backward pass, for less memory"] = False
     shard: Annotated[bool, "share weights, gradients and moments out over the processes (FSDP)"] = False
     train_text_encoder: Annotated[bool, "train the text encoder too, at a tenth of the learning rate"] = False
+    train_qformer: Annotated[bool, "SmartEdit: train the Q-Former too"] = False
+    train_bim: Annotated[bool, "SmartEdit: train the bidirectional interaction module too"] = False
     lora_rank: Annotated[
         int | None, "train only the reward modules and low-rank updates of the attention, merged at the end", Between(1)
     ] = None
