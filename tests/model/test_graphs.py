@@ -138,7 +138,7 @@ def test_layers_are_found_in_the_order_of_the_forward_pass():
 def test_each_branch_takes_the_reward_of_its_input_in_every_layer(fused):
     """Changing one reward layer's tensors of one input changes that input's branches alone."""
     step = UNetStep(seeded(add_reward_blocks(seeded_checkpoint().unet)), fused)
-    sample, branch, guidance, time_bias, text_kv, *folded = inputs_of(step.unet)
+    sample, branch, _, time_bias, text_kv, *folded = inputs_of(step.unet)
     before = step(sample, branch, torch.eye(4), time_bias, text_kv, *folded)[0]
     start = 0
     for layer in step.unet.reward_layers():
