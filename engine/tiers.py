@@ -66,6 +66,19 @@ def make_tier(name: str, settings: Mapping[str, object] | None = None) -> Tier:
     return Tier(**every, guidance_interval=check_interval((own | given)["guidance_interval"]))
 
 
+def check_tier(name: str, tier: Tier, backend: Backend) -> Tier:
+    """The tier, for a backend that can compute it.
+
+    Raises:
+        MRCError: it reuses deep features and the backend cannot.
+    """
+    if tier.reuses_features and not backend.reuses_features:
+        raise MRCError(
+            f"tier {name} reuses deep features, which this backend cannot; use tier='exact'", argument="tier"
+        )
+    return tier
+
+
 def check_every(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise MRCError(f"{name} is {value!r}; give a whole number of steps from 1 (exact)")

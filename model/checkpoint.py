@@ -28,6 +28,7 @@ from .configs import read_config
 from .rewards import BLOCK_KEYS, REWARD_KEYS
 from .scheduler import write_scheduler
 from .settings import check_vae_settings
+from .smartedit import CONFIG as SMARTEDIT
 from .tokenizer import load_tokenizer
 from .unet import MRCUNet
 from .weights import WEIGHTS, Module, fill, modern_vae_keys, read_weights
@@ -71,6 +72,7 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> C
     check_is_checkpoint(folder)
     with tqdm(total=3, desc="load checkpoint", leave=False, disable=None) as progress:
         unet = load_unet(folder / "unet", dtype)
+        unet.feature_bias = (folder / SMARTEDIT).is_file()
         progress.update()
         vae = built(folder / "vae", AutoencoderKL.from_config)
         check_vae_settings(vae.config)

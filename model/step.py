@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core.errors import MRCError
 from ..kernels import ops
-from .layers import cross_attentions, fused_norm_silu, norm_silu, resnet, resnets, transformer, upsamplers
+from .layers import cross_attentions, fused_norm_silu, norm_silu, resnet, resnets, select, transformer, upsamplers
 from .rewards import RewardLayer
 from .unet import MRCUNet
 
@@ -85,7 +85,7 @@ class UNetStep(nn.Module):
                     start = None if branched else branch
                     hidden = transformer(block.attentions[i], hidden, keys_values, start, self.fused)
                     if not branched:
-                        skips, branched = [skip[branch] for skip in skips], True
+                        skips, branched = [select(skip, branch) for skip in skips], True
                 skips.append(hidden)
             for downsampler in block.downsamplers or ():
                 hidden = downsampler(hidden)
@@ -202,7 +202,7 @@ class UNetShallow(UNetStep):
     ) -> tuple[Tensor]:  # fmt: skip
         """As `UNetStep`, with its features `deep` `[N, F, h, w]` of an earlier step → noise `[G, 4, h, w]`."""
         rewards = list(self.rewards(branch, gate, gate_bias, base, update))
-        skip = self.begin(sample, feature_bias, iter(rewards))[branch]
+        skip = select(self.begin(sample, feature_bias, iter(rewards)), branch)
         bias = list(self.biases(time_bias, branch))[-1][1]
         last = self.unet.up_blocks[-1]
         hidden = resnet(last.resnets[-1], torch.cat([deep.to(skip.dtype), skip], dim=1), bias, self.fused)

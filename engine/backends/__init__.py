@@ -30,9 +30,10 @@ def lazy(module: str) -> Callable[..., Backend]:
 
 
 TORCH = ("torch", "diffusers", "transformers")
+READING = ("decode", "template", "llm_precision")  # of SmartEdit
 BACKENDS = {
-    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device",)),
-    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile")),
+    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", *READING)),
+    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", *READING)),
     "onnxruntime": Entry(
         "export",
         ("onnxruntime",),

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from ..manifest import Geometry
 from ..text import whole_texts
 from .base import Backend, Conditions, GuidedUNet, feature_condition
 from .devices import float32_products, torch_device
+from .reading import load_reader
 
 CPU = torch.device("cpu")
 
@@ -68,10 +70,13 @@ def latent_side(size: object) -> int:
     return max(sides)
 
 
-def load(folder: Path, precision: str | None = None, device: str | None = None) -> "EagerBackend":
+def load(folder: Path, precision: str | None = None, device: str | None = None, **reading: Any) -> "EagerBackend":
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
-    return EagerBackend(load_checkpoint(folder), torch_device(device))
+    place = torch_device(device)
+    backend = EagerBackend(load_checkpoint(folder), place)
+    backend.reader = load_reader(folder, place, **reading)
+    return backend
 
 
 class EagerBackend(Backend):

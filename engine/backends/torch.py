@@ -26,11 +26,16 @@ from .base import Conditions, DeviceLoop, GuidedUNet, feature_condition
 from .devices import float32_products, torch_device
 from .eager import geometry
 from .graphs import Feeds, GraphBackend, GraphUNet, Runner
+from .reading import load_reader
 from .recordings import DeviceMemory, Recorded
 
 
 def load(
-    folder: Path, precision: str | None = None, device: str | None = None, compile: bool = False
+    folder: Path,
+    precision: str | None = None,
+    device: str | None = None,
+    compile: bool = False,
+    **reading: Any,
 ) -> "TorchBackend":
     """Open a checkpoint.
 
@@ -49,7 +54,9 @@ def load(
     if compile and place.type == "cpu":
         raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
     own = "float32" if place.type == "cpu" else "bfloat16"
-    return TorchBackend(load_checkpoint(folder), place, precision or own, compile)
+    backend = TorchBackend(load_checkpoint(folder), place, precision or own, compile)
+    backend.reader = load_reader(folder, place, **reading)
+    return backend
 
 
 class TorchBackend(GraphBackend[Tensor]):
