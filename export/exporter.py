@@ -20,7 +20,6 @@ from ..engine.sampling import sampler_of
 from ..model import load_checkpoint
 from ..model.checkpoint import Checkpoint, checkpoint_digest
 from ..model.scheduler import scheduler_config, write_scheduler
-from ..model.step import check_injection
 from .calibration import check_int8
 from .target import check_export, check_target
 from .tensorrt import Sizes, Toolkit, build_engine, engine_profiles, engine_sides, toolkit, with_targets
@@ -98,7 +97,7 @@ def export(
         overwrite: replace `out` whatever it holds; otherwise only an export whose manifest lists all its files.
 
     Raises:
-        MRCError: an unusable checkpoint or argument, rewards after every block, a graph that differs
+        MRCError: an unusable checkpoint or argument, a graph that differs
             from eager, no TensorRT, an `out` that is something else or that another export is writing.
     """
     source, out = Path(checkpoint_folder), Path(out)
@@ -176,7 +175,6 @@ def check_sizes(sizes: Sizes, max_batch: int) -> None:
 def load(work: Work) -> None:
     work.digest = checkpoint_digest(work.options.source)
     work.checkpoint = load_checkpoint(work.options.source)
-    check_injection(work.checkpoint.unet)
     work.geometry = geometry(work.checkpoint)
     engine_sides(work.geometry, work.options.sizes, work.options.max_batch)
 

@@ -140,7 +140,7 @@ class TorchBackend(GraphBackend[Tensor]):
 
 def copy_of_own(module: Any) -> nn.Module:
     """A copy of a graph's module that shares the parameters which it does not compute with."""
-    own = {id(parameter) for layer in module.layers() for parameter in layer.parameters()}
+    own = {id(parameter) for parameter in module.own()}
     shared = {id(parameter): parameter for parameter in module.parameters() if id(parameter) not in own}
     return copy.deepcopy(module, shared)
 
