@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...core.errors import MRCError
+from ...core.layout import LAYOUT
+from ...core.paths import snapshot
 from ..manifest import NAME as MANIFEST
 from .base import Backend
 
@@ -31,8 +33,8 @@ def lazy(module: str) -> Callable[..., Backend]:
 
 TORCH = ("torch", "diffusers", "transformers")
 BACKENDS = {
-    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device",)),
-    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile")),
+    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", *LAYOUT)),
+    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", *LAYOUT)),
     "onnxruntime": Entry(
         "export",
         ("onnxruntime",),
@@ -69,9 +71,10 @@ def load_backend(folder: Path, name: str, precision: str | None = None, **option
     Raises:
         MRCError: neither kind of folder, an unknown or unavailable backend, or one for the other kind.
     """
+    folder = snapshot(folder)
     if (folder / MANIFEST).is_file():
         kind = "export"
-    elif (folder / "model_index.json").is_file():
+    elif (folder / "model_index.json").is_file() or folder.is_file():
         kind = "checkpoint"
     else:
         raise MRCError(

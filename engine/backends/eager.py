@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,9 +47,10 @@ def check_parts(checkpoint: Checkpoint) -> None:
     unet, vae, text = (part.config for part in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder))
     latents = vae.latent_channels
     if (unet.in_channels, unet.out_channels) != (2 * latents, latents):
+        kind = "it makes images from texts; " if unet.in_channels == unet.out_channels else ""
         raise MRCError(
             f"the U-Net has {unet.in_channels} input and {unet.out_channels} output channels, an InstructPix2Pix one "
-            f"{2 * latents} and {latents}; give such a checkpoint, or train one (mrc-train --stage 1)"
+            f"{2 * latents} and {latents}; {kind}give such a checkpoint, or train one (mrc-train --stage 1)"
         )
     if unet.cross_attention_dim != text.hidden_size:
         raise MRCError(
@@ -68,10 +70,11 @@ def latent_side(size: object) -> int:
     return max(sides)
 
 
-def load(folder: Path, precision: str | None = None, device: str | None = None) -> "EagerBackend":
+def load(folder: Path, precision: str | None = None, device: str | None = None, **layout: Any) -> "EagerBackend":
+    """Open a checkpoint; `layout` are keywords of `load_checkpoint`."""
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
-    return EagerBackend(load_checkpoint(folder), torch_device(device))
+    return EagerBackend(load_checkpoint(folder, **layout), torch_device(device))
 
 
 class EagerBackend(Backend):

@@ -30,7 +30,11 @@ from .recordings import DeviceMemory, Recorded
 
 
 def load(
-    folder: Path, precision: str | None = None, device: str | None = None, compile: bool = False
+    folder: Path,
+    precision: str | None = None,
+    device: str | None = None,
+    compile: bool = False,
+    **layout: Any,
 ) -> "TorchBackend":
     """Open a checkpoint.
 
@@ -39,6 +43,7 @@ def load(
             bfloat16 on a card and float32 on a CPU.
         device: by default the card, where there is one.
         compile: compile the step graphs with `torch.compile`, anew for each set of shapes.
+        layout: keywords of `load_checkpoint`.
     """
     place = torch_device(device)
     names = PRECISIONS if place.type == "cpu" else (*PRECISIONS, TF32)
@@ -49,7 +54,7 @@ def load(
     if compile and place.type == "cpu":
         raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
     own = "float32" if place.type == "cpu" else "bfloat16"
-    return TorchBackend(load_checkpoint(folder), place, precision or own, compile)
+    return TorchBackend(load_checkpoint(folder, **layout), place, precision or own, compile)
 
 
 class TorchBackend(GraphBackend[Tensor]):
