@@ -9,6 +9,7 @@ from ..core.errors import MRCError, run_command
 
 SUBCOMMANDS = {
     "checkpoint": "write a checkpoint in any layout, pickled ones too, as a folder of safetensors",
+    "smartedit": "write a released SmartEdit and the models that it needs as one folder",
 }
 
 

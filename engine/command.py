@@ -65,7 +65,10 @@ def arguments() -> argparse.ArgumentParser:
         "--resolution", type=int, help="pixels of the longer side (default: the model's own); 0 keeps the size"
     )
     sampling.add_argument(
-        "--fit", choices=FITS, default="crop", help="crop the image, pad or stretch it to that size (default: crop)"
+        "--fit",
+        choices=FITS,
+        default="crop",
+        help="crop the image, pad or stretch it to that size, or to a square (default: crop)",
     )
     sampling.add_argument(
         "--keep-size", action="store_true", help="scale the edit back to the image's size (default: no)"

@@ -101,6 +101,7 @@ def load_source(source: Source, dtype: torch.dtype) -> Checkpoint:
     """As `load_checkpoint`."""
     with tqdm(total=3, desc="load checkpoint", leave=False, disable=None) as progress:
         unet = load_unet(source, dtype)
+        unet.feature_bias = source.feature_bias
         progress.update()
         vae = made(source, "vae", AutoencoderKL.from_config)
         check_vae_settings(vae.config)

@@ -13,6 +13,7 @@ from ..core.paths import check_links
 from ..core.schema import JsonObject
 from .configs import REMEDY, read_config
 from .family import check_pipeline
+from .smartedit import CONFIG as SMARTEDIT
 from .weights import State, read_weights
 
 
@@ -27,6 +28,7 @@ class Source:
         tokenizer: folder of the tokenizer's files.
         scheduler: its settings, and the file that has them.
         files: all files that the checkpoint is made of, for its digest.
+        feature_bias: SmartEdit's, which is added after the U-Net's first layer.
     """
 
     config: Callable[[str], JsonObject]
@@ -36,6 +38,7 @@ class Source:
     scheduler: Callable[[], tuple[JsonObject, Path]]
     files: Callable[[], list[Path]]
     defaults: Defaults = field(default_factory=Defaults)
+    feature_bias: bool = False
 
 
 def folder_source(folder: Path, variant: str | None = None) -> Source:
@@ -56,6 +59,7 @@ def folder_source(folder: Path, variant: str | None = None) -> Source:
         scheduler=lambda: (read_config(scheduler), scheduler),
         files=lambda: files_below(folder),
         defaults=read_defaults(folder),
+        feature_bias=(folder / SMARTEDIT).is_file(),
     )
 
 

@@ -18,6 +18,7 @@ WEIGHTS = {
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
 }
+OTHER_WEIGHTS = "model.safetensors"  # of parts that only some models have
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 SHARD = re.compile(r"-\d+-of-\d+")
 DAMAGED = "it is truncated or damaged, copy it again"
@@ -26,7 +27,7 @@ VAE_OLD_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "t
 
 def read_weights(checkpoint: Path, part: str, dtype: torch.dtype, variant: str | None = None) -> State:
     """Tensors of `checkpoint/part`, floating point ones as `dtype`; as `read_folder`."""
-    return read_folder(checkpoint / part, WEIGHTS[part], dtype, variant)
+    return read_folder(checkpoint / part, WEIGHTS.get(part, OTHER_WEIGHTS), dtype, variant)
 
 
 def read_folder(folder: Path, name: str, dtype: torch.dtype, variant: str | None = None) -> State:

@@ -32,9 +32,10 @@ def lazy(module: str) -> Callable[..., Backend]:
 
 
 TORCH = ("torch", "diffusers", "transformers")
+READING = ("decode", "template", "llm_precision")  # of SmartEdit
 BACKENDS = {
-    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", *LAYOUT)),
-    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", *LAYOUT)),
+    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", *LAYOUT, *READING)),
+    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", *LAYOUT, *READING)),
     "onnxruntime": Entry(
         "export",
         ("onnxruntime",),

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ...core.errors import MRCError
+from ...core.layout import LAYOUT
 from ...model import Checkpoint, load_checkpoint
 from ...model.pipeline import decode_latents, encode_image
 from ...model.scheduler import scheduler_config
@@ -17,6 +18,7 @@ from ..manifest import Geometry
 from ..text import whole_texts
 from .base import Backend, Conditions, GuidedUNet, feature_condition
 from .devices import float32_products, torch_device
+from .reading import load_reader
 
 CPU = torch.device("cpu")
 
@@ -70,11 +72,15 @@ def latent_side(size: object) -> int:
     return max(sides)
 
 
-def load(folder: Path, precision: str | None = None, device: str | None = None, **layout: Any) -> "EagerBackend":
-    """Open a checkpoint; `layout` are keywords of `load_checkpoint`."""
+def load(folder: Path, precision: str | None = None, device: str | None = None, **options: Any) -> "EagerBackend":
+    """Open a checkpoint; `options` are keywords of `load_checkpoint` and of `load_reader`."""
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
-    return EagerBackend(load_checkpoint(folder, **layout), torch_device(device))
+    place = torch_device(device)
+    layout = {name: options.pop(name) for name in LAYOUT if name in options}
+    backend = EagerBackend(load_checkpoint(folder, **layout), place)
+    backend.reader = load_reader(folder, place, **options)
+    return backend
 
 
 class EagerBackend(Backend):
