@@ -8,7 +8,7 @@ from ..core.paths import check_links, snapshot
 from .configs import read_config
 from .single_file import file_source, read_vae_file
 from .source import Source, files_below, folder_source
-from .weights import WEIGHTS, read_folder, variants
+from .weights import WEIGHTS, read_folder, variant_or_plain
 
 
 def open_source(
@@ -65,7 +65,7 @@ def vae_folder(source: Source, path: Path, variant: str | None) -> Source:
         raise MRCError(f"vae is {str(path)!r}, which is no VAE; give its folder, with config.json, or its .safetensors")
     check_links(folder)
     name = WEIGHTS["vae"]
-    own = variant if variant in variants(folder, name) else None  # few VAEs of their own have variants
+    own = variant_or_plain(folder, name, variant)
     return replace(
         source,
         config=lambda _: read_config(folder / "config.json"),

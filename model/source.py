@@ -14,7 +14,7 @@ from ..core.schema import JsonObject
 from .configs import REMEDY, read_config
 from .family import check_pipeline
 from .smartedit import CONFIG as SMARTEDIT
-from .weights import State, read_weights
+from .weights import WEIGHTS, State, read_weights, variant_or_plain
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Source:
 def folder_source(folder: Path, variant: str | None = None) -> Source:
     """A checkpoint folder.
 
+    Args:
+        variant: of the weights; the U-Net must have it, other parts may have plain weights instead.
+
     Raises:
         MRCError: it is none, has links that leave it, or is of another family.
     """
@@ -51,9 +54,14 @@ def folder_source(folder: Path, variant: str | None = None) -> Source:
     check_links(folder)
     check_pipeline(read_json(folder / "model_index.json", REMEDY), folder)
     scheduler = folder / "scheduler" / "scheduler_config.json"
+
+    def weights(part: str, dtype: torch.dtype) -> State:
+        own = variant if part == "unet" else variant_or_plain(folder / part, WEIGHTS[part], variant)
+        return read_weights(folder, part, dtype, own)
+
     return Source(
         config=lambda part: read_config(folder / part / "config.json"),
-        weights=lambda part, dtype: read_weights(folder, part, dtype, variant),
+        weights=weights,
         place=lambda part: folder / part,
         tokenizer=folder / "tokenizer",
         scheduler=lambda: (read_config(scheduler), scheduler),

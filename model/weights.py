@@ -1,6 +1,7 @@
 """The weights of a checkpoint's parts: safetensors only, whole, in shards or of one variant; strict on every tensor."""
 
 import re
+import warnings
 from pathlib import Path
 from typing import NoReturn, TypeVar
 
@@ -93,6 +94,14 @@ def weight_files(folder: Path, name: str, variant: str | None = None) -> list[tu
         refuse_missing(folder, name)
     path = found[variant if variant is not None else "" if "" in found else next(iter(found))]
     return shards(path, Path(name).suffix) if path.suffix == ".json" else [(path, None)]
+
+
+def variant_or_plain(folder: Path, name: str, variant: str | None) -> str | None:
+    """`variant` where the folder has it, else None with a warning where it has plain weights, as in diffusers."""
+    if variant is None or variant in (found := variants(folder, name)) or "" not in found:
+        return variant
+    warnings.warn(f"{folder} has no variant {variant!r} of {name}; its plain weights are used", stacklevel=2)
+    return None
 
 
 def variants(folder: Path, name: str) -> dict[str, Path]:

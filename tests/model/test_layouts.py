@@ -63,7 +63,9 @@ def folder_row(saved, tmp_path):
 
 def variant_row(saved, tmp_path):
     opened(saved).to(torch.float16).save_pretrained(tmp_path / "m", variant="fp16")
-    opened(saved).save_pretrained(tmp_path / "m")  # both are there
+    plain = opened(saved)  # lies beside it, and is another model
+    torch.nn.init.ones_(plain.unet.conv_out.bias)
+    plain.save_pretrained(tmp_path / "m")
     return tmp_path / "m", {"variant": "fp16"}, opened(tmp_path / "m", variant="fp16")
 
 
@@ -274,6 +276,14 @@ def test_a_file_of_stable_diffusion_2_needs_more_of_its_base(saved2, tmp_path):
 def test_the_options_of_a_checkpoint_are_not_those_of_an_export():
     with pytest.raises(MRCError, match="onnxruntime has no option variant"):
         Engine.from_pretrained("mini", "onnxruntime", variant="fp16")
+
+
+def test_a_part_without_the_variant_has_its_plain_weights_with_a_warning(saved, tmp_path):
+    opened(saved).to(torch.float16).save_pretrained(tmp_path / "m", variant="fp16")
+    shutil.rmtree(tmp_path / "m" / "vae")
+    shutil.copytree(saved / "vae", tmp_path / "m" / "vae")
+    with pytest.warns(UserWarning, match=r"m/vae has no variant 'fp16'.*plain weights are used"):
+        same_weights(load_checkpoint(tmp_path / "m", variant="fp16"), load_checkpoint(saved))
 
 
 def extra_tensors(folder):
