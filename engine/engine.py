@@ -73,7 +73,7 @@ class Engine:
         tier_settings: Mapping[str, object] | None = None,
         **options: object,
     ) -> "Engine":
-        """Open a checkpoint folder (PyTorch) or an export folder (no PyTorch needed).
+        """Open a checkpoint (PyTorch) or an export folder (no PyTorch needed).
 
         Args:
             folder: where the model is, or "mini" for the small one that is part of this package.
@@ -84,7 +84,7 @@ class Engine:
                 precision "int8" unless another is given.
             tier_settings: values of `engine.tiers.Tier` in place of the tier's.
             options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `device` and
-                `compile` of torch.
+                `compile` of torch; for a checkpoint also `variant`, `vae` and `base` (docs/checkpoints.md).
 
         Raises:
             MRCError: not such a folder, damaged or changed files, a backend that is not installed, or

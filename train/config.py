@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, get_type_hints
 
 from ..core.errors import MRCError
+from ..core.layout import LAYOUT
 from ..core.schema import Between, fit
 
 CHOICES: dict[str, tuple[int | str, ...]] = {
@@ -36,6 +37,9 @@ class TrainConfig:
         "train only on triplets whose three scores are all at least this, 0 to 5; needs --cache",
         Between(0, 5),
     ] = None
+    variant: Annotated[str | None, LAYOUT["variant"]] = None
+    vae: Annotated[str | None, LAYOUT["vae"]] = None
+    base: Annotated[str | None, LAYOUT["base"]] = None
     photographs: Annotated[str | None, "folder of photographs as backgrounds of the miniature world"] = None
     stage: Annotated[int, "1 trains an editor without rewards, 2 one with rewards"] = 2
     reward_injection: Annotated[

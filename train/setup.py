@@ -76,7 +76,7 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
 
 def starting_point(config: TrainConfig) -> Checkpoint:
     """The checkpoint to start from, with the input channels and reward modules that the stage needs."""
-    checkpoint = load_checkpoint(config.init)
+    checkpoint = load_checkpoint(config.init, variant=config.variant, vae=config.vae, base=config.base)
     unet = checkpoint.unet
     if unet.config.in_channels == unet.config.out_channels:
         unet = widen_input(unet)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import MRCError
+from ...core.layout import LAYOUT
 from ...core.precision import PRECISIONS, TF32
 from ...kernels import ops
 from ...model import Checkpoint, load_checkpoint
@@ -35,7 +36,7 @@ def load(
     precision: str | None = None,
     device: str | None = None,
     compile: bool = False,
-    **reading: Any,
+    **options: Any,
 ) -> "TorchBackend":
     """Open a checkpoint.
 
@@ -44,6 +45,7 @@ def load(
             bfloat16 on a card and float32 on a CPU.
         device: by default the card, where there is one.
         compile: compile the step graphs with `torch.compile`, anew for each set of shapes.
+        options: keywords of `load_checkpoint` and of `load_reader`.
     """
     place = torch_device(device)
     names = PRECISIONS if place.type == "cpu" else (*PRECISIONS, TF32)
@@ -54,8 +56,9 @@ def load(
     if compile and place.type == "cpu":
         raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
     own = "float32" if place.type == "cpu" else "bfloat16"
-    backend = TorchBackend(load_checkpoint(folder), place, precision or own, compile)
-    backend.reader = load_reader(folder, place, **reading)
+    layout = {name: options.pop(name) for name in LAYOUT if name in options}
+    backend = TorchBackend(load_checkpoint(folder, **layout), place, precision or own, compile)
+    backend.reader = load_reader(folder, place, **options)
     return backend
 
 
