@@ -29,10 +29,11 @@ def lazy(module: str) -> Callable[..., Backend]:
     return lambda folder, **options: import_module(f".{module}", __name__).load(folder, **options)
 
 
+ADAPTERS = ("lora",)  # what is added to a checkpoint's weights at load
 TORCH = ("torch", "diffusers", "transformers")
 BACKENDS = {
-    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device",)),
-    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile")),
+    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", *ADAPTERS)),
+    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", *ADAPTERS)),
     "onnxruntime": Entry(
         "export",
         ("onnxruntime",),
@@ -88,6 +89,11 @@ def load_backend(folder: Path, name: str, precision: str | None = None, **option
     if entry.reads != kind:
         advice = "run mrc-export first" if kind == "checkpoint" else "give the checkpoint it was exported from"
         raise MRCError(f"backend {name} reads a {entry.reads} folder and {folder} is a {kind} folder; {advice}")
+    if kind == "export" and (added := [name for name in ADAPTERS if name in options]):
+        raise MRCError(
+            f"{folder} is an export, whose graphs hold derived weights: {' and '.join(added)} cannot be added; export "
+            "the checkpoint again with mrc-export --lora FILE:SCALE, or open the checkpoint"
+        )
     if unknown := set(options) - set(entry.options):
         own = ", ".join(entry.options) or "none"
         raise MRCError(f"backend {name} has no option {', '.join(sorted(unknown))}; its own are: {own}")

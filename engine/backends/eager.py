@@ -1,6 +1,6 @@
 """PyTorch, one plain module call a graph: the ground truth."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ...core.errors import MRCError
-from ...model import Checkpoint, load_checkpoint
+from ...model import Checkpoint
+from ...model.adapters import load_adapted
 from ...model.pipeline import decode_latents, encode_image
 from ...model.scheduler import scheduler_config
 from ..manifest import Geometry
@@ -67,10 +68,15 @@ def latent_side(size: object) -> int:
     return max(sides)
 
 
-def load(folder: Path, precision: str | None = None, device: str | None = None) -> "EagerBackend":
+def load(
+    folder: Path,
+    precision: str | None = None,
+    device: str | None = None,
+    lora: Mapping[str | Path, float] | None = None,
+) -> "EagerBackend":
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
-    return EagerBackend(load_checkpoint(folder), torch_device(device))
+    return EagerBackend(load_adapted(folder, lora)[0], torch_device(device))
 
 
 class EagerBackend(Backend):

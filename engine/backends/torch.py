@@ -1,7 +1,7 @@
 """PyTorch made fast: the step graph over the kernels, channels last, on a card recorded and replayed."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ...core.errors import MRCError
 from ...core.precision import PRECISIONS, TF32
 from ...kernels import ops
-from ...model import Checkpoint, load_checkpoint
+from ...model import Checkpoint
+from ...model.adapters import load_adapted
 from ...model.graphs import graph_module
 from ...model.layers import merge_projections
 from ...model.scheduler import scheduler_config
@@ -30,7 +31,11 @@ from .recordings import DeviceMemory, Recorded
 
 
 def load(
-    folder: Path, precision: str | None = None, device: str | None = None, compile: bool = False
+    folder: Path,
+    precision: str | None = None,
+    device: str | None = None,
+    compile: bool = False,
+    lora: Mapping[str | Path, float] | None = None,
 ) -> "TorchBackend":
     """Open a checkpoint.
 
@@ -39,6 +44,7 @@ def load(
             bfloat16 on a card and float32 on a CPU.
         device: by default the card, where there is one.
         compile: compile the step graphs with `torch.compile`, anew for each set of shapes.
+        lora: as in `Engine.from_pretrained`.
     """
     place = torch_device(device)
     names = PRECISIONS if place.type == "cpu" else (*PRECISIONS, TF32)
@@ -49,7 +55,7 @@ def load(
     if compile and place.type == "cpu":
         raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
     own = "float32" if place.type == "cpu" else "bfloat16"
-    return TorchBackend(load_checkpoint(folder), place, precision or own, compile)
+    return TorchBackend(load_adapted(folder, lora)[0], place, precision or own, compile)
 
 
 class TorchBackend(GraphBackend[Tensor]):
