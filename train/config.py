@@ -79,7 +79,10 @@ class TrainConfig:
     shard: Annotated[bool, "share weights, gradients and moments out over the processes (FSDP)"] = False
     train_text_encoder: Annotated[bool, "train the text encoder too, at a tenth of the learning rate"] = False
     lora_rank: Annotated[
-        int | None, "train only the reward modules and low-rank updates of the attention, merged at the end", Between(1)
+        int | None,
+        "train only the reward modules and low-rank updates of the attention, merged at the end and saved "
+        "as a LoRA file too",
+        Between(1),
     ] = None
     cache: Annotated[str | None, "folder for latents and text states, computed once; needs --no-augment"] = None
     workers: Annotated[int, "processes that load data; 0 loads in the training process", Between(0)] = 1

@@ -10,7 +10,7 @@ import transformers
 
 from ..core.files import anything, write_json
 from ..model.checkpoint import save_checkpoint
-from .lora import merge_lora
+from .lora import LORA_FILE, merge_lora, save_lora
 from .report import write_report
 from .run_folder import check_own
 from .setup import Run, starting_point, trainable_editor, trained_parameters
@@ -22,6 +22,8 @@ RECORD_EVERY = 50  # steps that one number of the recorded loss curve averages
 
 def write_checkpoint(run: Run, state: TrainState, overwrite: bool) -> None:
     """Write `training.json`, `report.html` and last `checkpoint`: averaged weights in the released layout.
+
+    With low-rank updates they are in a LoRA file, too.
 
     All processes must call it; the first one writes. With `overwrite` any folder `checkpoint` is replaced.
     """
@@ -37,8 +39,12 @@ def write_checkpoint(run: Run, state: TrainState, overwrite: bool) -> None:
     with torch.no_grad():
         for parameter, tensor in zip(trained, averages, strict=True):
             parameter.copy_(tensor)
-    merge_lora(checkpoint.unet, config.lora_rank)
     out = Path(config.out)
+    if config.lora_rank:
+        save_lora(checkpoint.unet, out / LORA_FILE)
+        merge_lora(checkpoint.unet)
+    elif overwrite:
+        (out / LORA_FILE).unlink(missing_ok=True)  # of the run that this one replaces
     write_json(out / "training.json", training_record(run, state))
     write_report(out)
     finished = dataclasses.replace(checkpoint, unet=checkpoint.unet.eval(), text_encoder=checkpoint.text_encoder.eval())
