@@ -88,7 +88,10 @@ class TrainConfig:
     train_qformer: Annotated[bool, "SmartEdit: train the Q-Former too"] = False
     train_bim: Annotated[bool, "SmartEdit: train the bidirectional interaction module too"] = False
     lora_rank: Annotated[
-        int | None, "train only the reward modules and low-rank updates of the attention, merged at the end", Between(1)
+        int | None,
+        "train only the reward modules and low-rank updates of the attention, merged at the end and saved "
+        "as a LoRA file too",
+        Between(1),
     ] = None
     cache: Annotated[str | None, "folder for latents and text states, computed once; needs --no-augment"] = None
     workers: Annotated[int, "processes that load data; 0 loads in the training process", Between(0)] = 1
