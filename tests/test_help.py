@@ -10,6 +10,7 @@ COMMANDS = {
     "mrc-edit": ("mrc_edit.engine.command", ()),
     "mrc-export": ("mrc_edit.export.command", ()),
     "mrc-train": ("mrc_edit.train.command", ()),
+    "mrc-serve": ("mrc_edit.serve.command", ()),
     "mrc-rewards build": ("mrc_edit.train.rewards.command", ("build",)),
     "mrc-rewards stats": ("mrc_edit.train.rewards.command", ("stats",)),
     "mrc-rewards sheet": ("mrc_edit.train.rewards.command", ("sheet",)),
