@@ -84,7 +84,7 @@ class Engine:
                 precision "int8" unless another is given.
             tier_settings: values of `engine.tiers.Tier` in place of the tier's.
             options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `device` and
-                `compile` of torch.
+                `compile` of torch, and `decode`, `template`, `llm_precision` of SmartEdit (docs/smartedit.md).
 
         Raises:
             MRCError: not such a folder, damaged or changed files, a backend that is not installed, or
