@@ -35,6 +35,7 @@ from ..model.smartedit.folder import (
 )
 from ..model.smartedit.tokens import OWN, Wording, build_tokenizer, check_wording
 from ..model.weights import WEIGHTS
+from .checkpoint import copy
 from .pickles import read_pickle
 from .smartedit_sizes import bim_sizes, llm_config, qformer_sizes, unet_config
 
@@ -126,8 +127,7 @@ def write_base(source: Path, out: Path, unet: dict[str, Tensor], path: Path) -> 
     """The checkpoint folder: the release's U-Net and InstructPix2Pix's other parts."""
     for name in CHECKPOINT_FILES:
         if name.split("/")[0] not in ("unet", "defaults.json") and (source / name).is_file():
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / name).write_bytes((source / name).read_bytes())
+            copy(source / name, out / name)
     missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not (out / part).is_dir()]
     if missing or not (out / "model_index.json").is_file():
         raise MRCError(f"{source} lacks {', '.join(missing) or 'model_index.json'}; put instruct-pix2pix there")
