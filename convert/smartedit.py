@@ -30,6 +30,7 @@ from ..model.smartedit.folder import (
     BIMSizes,
     QFormerSizes,
     check_sizes,
+    plain_attention,
     read_tokenizer,
     write_settings,
 )
@@ -149,7 +150,8 @@ def write_vision(source: Path, out: Path) -> CLIPVisionConfig:
     kept = {key: value for key, value in state.items() if key.startswith(start) and not key.endswith("position_ids")}
     with init_empty_weights():
         expected = {
-            start + key.removeprefix(start): value for key, value in CLIPVisionModel(config).state_dict().items()
+            start + key.removeprefix(start): value
+            for key, value in CLIPVisionModel(plain_attention(config)).state_dict().items()
         }
     check_tensors(expected, {key: value.shape for key, value in kept.items()}, source / "model.safetensors")
     write_tensors(out, {key: given(value) for key, value in kept.items()})
