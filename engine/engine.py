@@ -87,7 +87,8 @@ class Engine:
             lora: scales by LoRA file, merged into the weights of a checkpoint (docs/lora.md). An export takes none:
                 it is made with them.
             options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `device` and
-                `compile` of torch; for a checkpoint also `variant`, `vae` and `base` (docs/checkpoints.md).
+                `compile` of torch; for a checkpoint also `variant`, `vae` and `base` (docs/checkpoints.md), and
+                `decode`, `template` and `llm_precision` of SmartEdit (docs/smartedit.md).
 
         Raises:
             MRCError: not such a folder, damaged or changed files, a backend that is not installed, or
