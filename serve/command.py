@@ -6,6 +6,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from ..core.console import command_parser
 from ..core.errors import MRCError, run_command
 from ..core.precision import PRECISIONS
 from ..engine.tiers import TIERS
@@ -14,9 +15,9 @@ PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mrc-serve",
-        description="Serve a model over HTTP: OpenAI's image edits, and a page at /.",
+    parser = command_parser(
+        "mrc-serve",
+        "Serve a model over HTTP: OpenAI's image edits, and a page at /.",
         epilog="Keys come from MRC_API_KEYS (separated by commas), or from the file that MRC_API_KEYS_FILE names (one "
         "a line). Without keys only this machine is answered.",
     )
@@ -31,7 +32,7 @@ def arguments() -> argparse.ArgumentParser:
     runtime.add_argument(
         "--tier", choices=list(TIERS), default="exact", help="of requests that name none (default: exact)"
     )
-    runtime.add_argument("--provider", metavar="NAME", help="ONNX Runtime's execution provider")
+    runtime.add_argument("--provider", metavar="NAME", help="ONNX Runtime's execution provider (default: CPU)")
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-batch", type=int, default=8, help="images edited together, at most (default: 8)")
     limits.add_argument("--max-waiting", type=int, default=64, help="edits that wait, at most (default: 64)")
