@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..core.adapters import add_adapter_flags, parse_embeddings, parse_loras
 from ..core.defaults import Defaults, read_defaults
 from ..core.errors import MRCError, run_command
 from ..core.files import write_file
@@ -73,6 +74,7 @@ def arguments() -> argparse.ArgumentParser:
         "--tier", choices=list(TIERS), default="exact", help="fast and turbo compute less at a price (docs/runtime.md)"
     )
     runtime.add_argument("--provider", metavar="NAME", help="ONNX Runtime's execution provider")
+    add_adapter_flags(runtime)
     runtime.add_argument("--json", action="store_true", help="print seed, size and timings as JSON")
     return parser
 
@@ -101,12 +103,21 @@ def edit(args: argparse.Namespace) -> None:
         "fit": args.fit,
         "keep_size": args.keep_size,
     }
+    lora, embeddings = parse_loras(args.lora), parse_embeddings(args.embedding)
     picture = load_image(args.image)
     check_arguments(EditRequest(picture, args.instruction, **options))  # before the model, which takes long to load
     if args.resolution == 0:
         make_frame(*picture.size, 0, 1)  # refuses what is too large for any model
     provider = {"provider": args.provider} if args.provider else {}
-    engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **provider)
+    engine = Engine.from_pretrained(
+        args.model,
+        args.backend,
+        precision=args.precision,
+        tier=args.tier,
+        lora=lora,
+        embeddings=embeddings,
+        **provider,
+    )
     result = engine.edit(picture, args.instruction, **options)
     image = result.images[0]
     save(image, output)

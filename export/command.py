@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from ..core.adapters import parse_embeddings, parse_loras
 from ..core.errors import MRCError, run_command
 from ..core.precision import PRECISIONS
 from ..engine.manifest import Manifest, files_of
@@ -51,6 +52,8 @@ def export(args: argparse.Namespace) -> None:
         precision_report=args.precision_report,
         sizes=(args.min_size, args.opt_size, args.max_size),
         max_batch=args.max_batch,
+        lora=parse_loras(args.lora),
+        embeddings=parse_embeddings(args.embedding),
         overwrite=args.overwrite,
     )
     for warning in manifest.warnings:

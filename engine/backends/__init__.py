@@ -29,7 +29,7 @@ def lazy(module: str) -> Callable[..., Backend]:
     return lambda folder, **options: import_module(f".{module}", __name__).load(folder, **options)
 
 
-ADAPTERS = ("lora",)  # what is added to a checkpoint's weights at load
+ADAPTERS = ("lora", "embeddings")  # what is added to a checkpoint at load
 TORCH = ("torch", "diffusers", "transformers")
 BACKENDS = {
     "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", *ADAPTERS)),
@@ -92,7 +92,7 @@ def load_backend(folder: Path, name: str, precision: str | None = None, **option
     if kind == "export" and (added := [name for name in ADAPTERS if name in options]):
         raise MRCError(
             f"{folder} is an export, whose graphs hold derived weights: {' and '.join(added)} cannot be added; export "
-            "the checkpoint again with mrc-export --lora FILE:SCALE, or open the checkpoint"
+            "the checkpoint again with mrc-export --lora FILE:SCALE or --embedding TOKEN=FILE, or open the checkpoint"
         )
     if unknown := set(options) - set(entry.options):
         own = ", ".join(entry.options) or "none"

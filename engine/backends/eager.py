@@ -73,10 +73,11 @@ def load(
     precision: str | None = None,
     device: str | None = None,
     lora: Mapping[str | Path, float] | None = None,
+    embeddings: Mapping[str, str | Path] | None = None,
 ) -> "EagerBackend":
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
-    return EagerBackend(load_adapted(folder, lora)[0], torch_device(device))
+    return EagerBackend(load_adapted(folder, lora, embeddings)[0], torch_device(device))
 
 
 class EagerBackend(Backend):

@@ -36,6 +36,7 @@ def load(
     device: str | None = None,
     compile: bool = False,
     lora: Mapping[str | Path, float] | None = None,
+    embeddings: Mapping[str, str | Path] | None = None,
 ) -> "TorchBackend":
     """Open a checkpoint.
 
@@ -44,7 +45,7 @@ def load(
             bfloat16 on a card and float32 on a CPU.
         device: by default the card, where there is one.
         compile: compile the step graphs with `torch.compile`, anew for each set of shapes.
-        lora: as in `Engine.from_pretrained`.
+        lora, embeddings: as in `Engine.from_pretrained`.
     """
     place = torch_device(device)
     names = PRECISIONS if place.type == "cpu" else (*PRECISIONS, TF32)
@@ -55,7 +56,7 @@ def load(
     if compile and place.type == "cpu":
         raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
     own = "float32" if place.type == "cpu" else "bfloat16"
-    return TorchBackend(load_adapted(folder, lora)[0], place, precision or own, compile)
+    return TorchBackend(load_adapted(folder, lora, embeddings)[0], place, precision or own, compile)
 
 
 class TorchBackend(GraphBackend[Tensor]):
