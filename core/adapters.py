@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from .errors import MRCError
 
+ADAPTERS = ("lora", "embeddings")  # arguments of whatever loads a checkpoint
+
 
 @dataclass(frozen=True)
 class MergedLora:
@@ -32,17 +34,21 @@ class Adapters:
     embeddings: list[AddedToken] = field(default_factory=list)
 
 
-def add_adapter_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+def add_adapter_flags(parser: argparse._ActionsContainer) -> None:
     """Add `--lora` and `--embedding`, each of which may be given several times."""
     parser.add_argument(
-        "--lora", action="append", default=[], metavar="FILE:SCALE", help="merge a LoRA file at this scale; repeatable"
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE:SCALE",
+        help="merge a LoRA file at this scale; repeatable (default: none)",
     )
     parser.add_argument(
         "--embedding",
         action="append",
         default=[],
         metavar="TOKEN=FILE",
-        help="add a token of textual inversion; repeatable",
+        help="add a token of textual inversion; repeatable (default: none)",
     )
 
 

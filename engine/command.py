@@ -10,9 +10,11 @@ from pathlib import Path
 from PIL import Image
 
 from ..core.adapters import add_adapter_flags, parse_embeddings, parse_loras
+from ..core.console import command_parser
 from ..core.defaults import Defaults, read_defaults
 from ..core.errors import MRCError, run_command
 from ..core.files import write_file
+from ..core.layout import add_layout_options, layout_options
 from ..core.precision import PRECISIONS
 from .backends import BACKENDS, state_of
 from .engine import Engine
@@ -27,13 +29,13 @@ from .tiers import TIERS
 def arguments() -> argparse.ArgumentParser:
     states = "\n".join(f"  {name:13}{state_of(name)}" for name in BACKENDS)
     released, mini = (describe(defaults) for defaults in (Defaults(), read_defaults(MODELS["mini"] / "checkpoint")))
-    parser = argparse.ArgumentParser(
-        prog="mrc-edit",
-        description="Edit an image by an instruction.",
+    parser = command_parser(
+        "mrc-edit",
+        "Edit an image by an instruction.",
         epilog=f"the model's own defaults:\n  as released  {released}\n  mini         {mini}\n\nbackends:\n{states}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", type=Path, help="checkpoint or export folder, or mini: the small one inside")
+    parser.add_argument("model", type=Path, help="checkpoint, export folder, or mini: the small one inside")
     parser.add_argument("image", type=Path, help="image file to edit")
     parser.add_argument("instruction", help="what to change")
     parser.add_argument(
@@ -45,7 +47,9 @@ def arguments() -> argparse.ArgumentParser:
     )
     reward.add_argument("--reward-text", metavar="TEXT", help="what may go wrong (default: nothing)")
     reward.add_argument("--reward-guidance", metavar="F,P,Q", help="scores to steer away from (default: --reward)")
-    reward.add_argument("--reward-guidance-text", metavar="TEXT", help="faults to steer away from")
+    reward.add_argument(
+        "--reward-guidance-text", metavar="TEXT", help="faults to steer away from (default: --reward-text)"
+    )
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--steps", type=int, help="denoising steps, 1 to 1000 (default: the model's own)")
     sampling.add_argument(
@@ -62,20 +66,33 @@ def arguments() -> argparse.ArgumentParser:
         "--resolution", type=int, help="pixels of the longer side (default: the model's own); 0 keeps the size"
     )
     sampling.add_argument(
-        "--fit", choices=FITS, default="crop", help="crop the image, pad or stretch it to that size (default: crop)"
+        "--fit",
+        choices=FITS,
+        default="crop",
+        help="crop the image, pad or stretch it to that size, or to a square (default: crop)",
     )
-    sampling.add_argument("--keep-size", action="store_true", help="scale the edit back to the image's size")
+    sampling.add_argument(
+        "--keep-size", action="store_true", help="scale the edit back to the image's size (default: no)"
+    )
     runtime = parser.add_argument_group("runtime")
     runtime.add_argument("--backend", default="auto", metavar="NAME", help="one of those below (default: auto)")
     runtime.add_argument(
         "--precision", choices=(*PRECISIONS, "int8"), help="of the arithmetic (default: the backend's choice)"
     )
     runtime.add_argument(
-        "--tier", choices=list(TIERS), default="exact", help="fast and turbo compute less at a price (docs/runtime.md)"
+        "--tier",
+        choices=list(TIERS),
+        default="exact",
+        help="fast and turbo compute less at a price, docs/runtime.md (default: exact)",
     )
-    runtime.add_argument("--provider", metavar="NAME", help="ONNX Runtime's execution provider")
+    runtime.add_argument(
+        "--provider",
+        metavar="NAME",
+        help="ONNX Runtime's execution provider (default: CUDA where it has that, else the CPU)",
+    )
+    add_layout_options(runtime)
     add_adapter_flags(runtime)
-    runtime.add_argument("--json", action="store_true", help="print seed, size and timings as JSON")
+    runtime.add_argument("--json", action="store_true", help="print seed, size and timings as JSON (default: no)")
     return parser
 
 
@@ -108,7 +125,7 @@ def edit(args: argparse.Namespace) -> None:
     check_arguments(EditRequest(picture, args.instruction, **options))  # before the model, which takes long to load
     if args.resolution == 0:
         make_frame(*picture.size, 0, 1)  # refuses what is too large for any model
-    provider = {"provider": args.provider} if args.provider else {}
+    given = layout_options(args) | ({"provider": args.provider} if args.provider else {})
     engine = Engine.from_pretrained(
         args.model,
         args.backend,
@@ -116,7 +133,7 @@ def edit(args: argparse.Namespace) -> None:
         tier=args.tier,
         lora=lora,
         embeddings=embeddings,
-        **provider,
+        **given,
     )
     result = engine.edit(picture, args.instruction, **options)
     image = result.images[0]

@@ -7,21 +7,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ..core.adapters import parse_embeddings, parse_loras
+from ..core.console import command_parser
 from ..core.errors import MRCError, run_command
+from ..core.layout import add_layout_options, layout_options
 from ..core.precision import PRECISIONS
 from ..engine.manifest import Manifest, files_of
 from .options import add_options
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mrc-export", description="Export a checkpoint to ONNX graphs and, with --trt, to TensorRT engines."
-    )
-    parser.add_argument("checkpoint", type=Path, help="MRC or InstructPix2Pix checkpoint folder")
+    parser = command_parser("mrc-export", "Export a checkpoint to ONNX graphs and, with --trt, to TensorRT engines.")
+    parser.add_argument("checkpoint", type=Path, help="MRC or InstructPix2Pix checkpoint: folder or file")
     parser.add_argument("out", type=Path, help="export folder to write; an older export there is replaced at the end")
     parser.add_argument(
         "--dtype", choices=PRECISIONS, default="float32", help="precision inside the graphs (default: float32)"
     )
+    add_layout_options(parser)
     add_options(parser)
     return parser
 
@@ -55,6 +56,7 @@ def export(args: argparse.Namespace) -> None:
         lora=parse_loras(args.lora),
         embeddings=parse_embeddings(args.embedding),
         overwrite=args.overwrite,
+        **layout_options(args),
     )
     for warning in manifest.warnings:
         print(f"warning: {warning}", file=sys.stderr)

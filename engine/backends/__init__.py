@@ -9,7 +9,10 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from ...core.adapters import ADAPTERS
 from ...core.errors import MRCError
+from ...core.layout import LAYOUT
+from ...core.paths import snapshot
 from ..manifest import NAME as MANIFEST
 from .base import Backend
 
@@ -29,11 +32,11 @@ def lazy(module: str) -> Callable[..., Backend]:
     return lambda folder, **options: import_module(f".{module}", __name__).load(folder, **options)
 
 
-ADAPTERS = ("lora", "embeddings")  # what is added to a checkpoint at load
 TORCH = ("torch", "diffusers", "transformers")
+READING = ("decode", "template", "llm_precision")  # of SmartEdit
 BACKENDS = {
-    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", *ADAPTERS)),
-    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", *ADAPTERS)),
+    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", *LAYOUT, *ADAPTERS, *READING)),
+    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", *LAYOUT, *ADAPTERS, *READING)),
     "onnxruntime": Entry(
         "export",
         ("onnxruntime",),
@@ -70,9 +73,10 @@ def load_backend(folder: Path, name: str, precision: str | None = None, **option
     Raises:
         MRCError: neither kind of folder, an unknown or unavailable backend, or one for the other kind.
     """
+    folder = snapshot(folder)
     if (folder / MANIFEST).is_file():
         kind = "export"
-    elif (folder / "model_index.json").is_file():
+    elif (folder / "model_index.json").is_file() or folder.is_file():
         kind = "checkpoint"
     else:
         raise MRCError(
