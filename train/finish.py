@@ -67,7 +67,7 @@ def save_more(config: TrainConfig, editor: Editor, folder: Path) -> None:
 
 
 def training_record(run: Run, state: TrainState) -> dict[str, object]:
-    """Settings, versions, losses, seconds, broken samples."""
+    """Settings, versions, losses, seconds, broken samples, number of resized ones."""
     libraries = (torch, diffusers, transformers, accelerate)
     return {
         "config": run.config.record(),
@@ -75,4 +75,5 @@ def training_record(run: Run, state: TrainState) -> dict[str, object]:
         "seconds": round(sum(seconds for _, _, seconds in state.curve)),
         "loss_every_50_steps": state.mean_losses(RECORD_EVERY),
         "broken": sorted(state.broken),
+        "resized": state.resized,
     }
