@@ -12,7 +12,9 @@ from mrc_edit.engine.backends.eager import EagerBackend
 from mrc_edit.engine.shipped import MODELS
 from mrc_edit.engine.text import tokenize
 from mrc_edit.model import load_checkpoint, save_checkpoint
+from mrc_edit.model.adapters import load_adapted
 from mrc_edit.model.embeddings import add_embeddings
+from mrc_edit.model.smartedit import CONFIG
 
 TEXTS = ["a <cat> in the snow", "<cat>,<cat>.", "as <style>, not a cat_1", "nothing"]
 
@@ -121,6 +123,12 @@ def test_tokens_that_cannot_be_added(plain, files, tokens, message):
 def test_embeddings_are_a_mapping(plain):
     with pytest.raises(MRCError, match="give files by token"):
         add_embeddings(load_checkpoint(plain), ["x.safetensors"])
+
+
+def test_smartedit_takes_none_since_another_model_reads_its_instructions(files, tmp_path):
+    (tmp_path / CONFIG).write_text("{}")
+    with pytest.raises(MRCError, match="is a SmartEdit model"):
+        load_adapted(tmp_path, embeddings=files)
 
 
 def test_exports_say_what_to_do(files):
