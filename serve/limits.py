@@ -53,7 +53,10 @@ def check_caller(service: Service, path: str, headers: dict[str, str]) -> None:
         if path not in OPEN and not (scheme.lower() == "bearer" and service.knows(key.strip())):
             raise Refused("invalid_api_key", "the API key is missing or wrong; send Authorization: Bearer KEY")
         return
-    host, origin = urlsplit(f"//{headers.get('host', '')}"), urlsplit(headers.get("origin", ""))
+    try:
+        host, origin = urlsplit(f"//{headers.get('host', '')}"), urlsplit(headers.get("origin", ""))
+    except ValueError:
+        raise Refused("forbidden", "Host or Origin is no address; send what the address bar shows") from None
     if host.hostname not in LOOPBACK:
         raise Refused("forbidden", "this server has no keys and answers to 127.0.0.1, localhost and ::1 alone")
     if origin.scheme and origin.netloc != host.netloc:

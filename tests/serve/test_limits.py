@@ -97,6 +97,7 @@ def test_without_keys_pages_of_other_hosts_are_refused():
         {"host": "localhost:8000", "origin": "https://example.org"},
         {"host": "localhost:8000", "origin": "http://localhost:9000"},
         {"host": "example.org:8000", "origin": "http://example.org:8000"},
+        {"host": "[::1"},
         {},
     ):
         with pytest.raises(Refused) as error:
