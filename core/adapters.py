@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .errors import MRCError
 
@@ -52,13 +53,13 @@ def add_adapter_flags(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def parse_loras(values: list[str]) -> dict[str, float]:
+def parse_loras(values: list[str]) -> dict[str | Path, float]:
     """Scales by file of `--lora FILE:SCALE`.
 
     Raises:
         MRCError: a value of another form, or a file given twice.
     """
-    scales: dict[str, float] = {}
+    scales: dict[str | Path, float] = {}
     for value in values:
         file, _, text = value.rpartition(":")
         try:
