@@ -2,10 +2,11 @@
 
 import argparse
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from .errors import MRCError
 
-ADAPTERS = ("lora",)  # arguments of `Engine.from_pretrained`
+ADAPTERS = ("lora", "embeddings")  # arguments of whatever loads a checkpoint
 
 
 @dataclass(frozen=True)
@@ -34,27 +35,31 @@ class Adapters:
     embeddings: list[AddedToken] = field(default_factory=list)
 
 
-def add_adapter_flags(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+def add_adapter_flags(parser: argparse._ActionsContainer) -> None:
     """Add `--lora` and `--embedding`, each of which may be given several times."""
     parser.add_argument(
-        "--lora", action="append", default=[], metavar="FILE:SCALE", help="merge a LoRA file at this scale; repeatable"
+        "--lora",
+        action="append",
+        default=[],
+        metavar="FILE:SCALE",
+        help="merge a LoRA file at this scale; repeatable (default: none)",
     )
     parser.add_argument(
         "--embedding",
         action="append",
         default=[],
         metavar="TOKEN=FILE",
-        help="add a token of textual inversion; repeatable",
+        help="add a token of textual inversion; repeatable (default: none)",
     )
 
 
-def parse_loras(values: list[str]) -> dict[str, float]:
+def parse_loras(values: list[str]) -> dict[str | Path, float]:
     """Scales by file of `--lora FILE:SCALE`.
 
     Raises:
         MRCError: a value of another form, or a file given twice.
     """
-    scales: dict[str, float] = {}
+    scales: dict[str | Path, float] = {}
     for value in values:
         file, _, text = value.rpartition(":")
         try:

@@ -96,7 +96,7 @@ def load_backend(folder: Path, name: str, precision: str | None = None, **option
     if kind == "export" and (added := [name for name in ADAPTERS if name in options]):
         raise MRCError(
             f"{folder} is an export, whose graphs hold derived weights: {' and '.join(added)} cannot be added; export "
-            "the checkpoint again with mrc-export --lora FILE:SCALE, or open the checkpoint"
+            "the checkpoint again with mrc-export --lora FILE:SCALE or --embedding TOKEN=FILE, or open the checkpoint"
         )
     if unknown := set(options) - set(entry.options):
         own = ", ".join(entry.options) or "none"

@@ -79,8 +79,8 @@ def load(folder: Path, precision: str | None = None, device: str | None = None, 
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
     place = torch_device(device)
-    adapted = {name: options.pop(name) for name in (*LAYOUT, *ADAPTERS) if name in options}
-    backend = EagerBackend(load_adapted(folder, **adapted)[0], place)
+    loading = {name: options.pop(name) for name in (*LAYOUT, *ADAPTERS) if name in options}
+    backend = EagerBackend(load_adapted(folder, **loading)[0], place)
     backend.reader = load_reader(folder, place, **options)
     return backend
 

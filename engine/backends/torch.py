@@ -58,8 +58,8 @@ def load(
     if compile and place.type == "cpu":
         raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
     own = "float32" if place.type == "cpu" else "bfloat16"
-    adapted = {name: options.pop(name) for name in (*LAYOUT, *ADAPTERS) if name in options}
-    backend = TorchBackend(load_adapted(folder, **adapted)[0], place, precision or own, compile)
+    loading = {name: options.pop(name) for name in (*LAYOUT, *ADAPTERS) if name in options}
+    backend = TorchBackend(load_adapted(folder, **loading)[0], place, precision or own, compile)
     backend.reader = load_reader(folder, place, **options)
     return backend
 
