@@ -71,9 +71,10 @@ class Engine:
         precision: str | None = None,
         tier: str = "exact",
         tier_settings: Mapping[str, object] | None = None,
+        lora: Mapping[str | Path, float] | None = None,
         **options: object,
     ) -> "Engine":
-        """Open a checkpoint folder (PyTorch) or an export folder (no PyTorch needed).
+        """Open a checkpoint (PyTorch) or an export folder (no PyTorch needed).
 
         Args:
             folder: where the model is, or "mini" for the small one that is part of this package.
@@ -83,8 +84,11 @@ class Engine:
             tier: "exact", or "fast" or "turbo" to compute less at a price (docs/runtime.md); turbo takes
                 precision "int8" unless another is given.
             tier_settings: values of `engine.tiers.Tier` in place of the tier's.
+            lora: scales by LoRA file, merged into the weights of a checkpoint (docs/lora.md). An export takes none:
+                it is made with them.
             options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `device` and
-                `compile` of torch, and `decode`, `template`, `llm_precision` of SmartEdit (docs/smartedit.md).
+                `compile` of torch; for a checkpoint also `variant`, `vae` and `base` (docs/checkpoints.md), and
+                `decode`, `template` and `llm_precision` of SmartEdit (docs/smartedit.md).
 
         Raises:
             MRCError: not such a folder, damaged or changed files, a backend that is not installed, or
@@ -93,7 +97,9 @@ class Engine:
         chosen = make_tier(tier, tier_settings)
         if precision is None and tier == "turbo":
             precision = "int8"
-        loaded = load_backend(shipped(folder, backend), backend, precision=precision, **options)
+        adapters = {"lora": lora} if lora else {}
+        reads = "eager" if adapters and backend == "auto" else backend  # of a shipped model the checkpoint
+        loaded = load_backend(shipped(folder, reads), backend, precision=precision, **adapters, **options)
         return cls(loaded, check_tier(tier, chosen, loaded))
 
     def edit(

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, get_type_hints
 
 from ..core.errors import MRCError
+from ..core.layout import LAYOUT
 from ..core.schema import Between, fit
 
 CHOICES: dict[str, tuple[int | str, ...]] = {
@@ -36,6 +37,9 @@ class TrainConfig:
         "train only on triplets whose three scores are all at least this, 0 to 5; needs --cache",
         Between(0, 5),
     ] = None
+    variant: Annotated[str | None, LAYOUT["variant"]] = None
+    vae: Annotated[str | None, LAYOUT["vae"]] = None
+    base: Annotated[str | None, LAYOUT["base"]] = None
     photographs: Annotated[str | None, "folder of photographs as backgrounds of the miniature world"] = None
     stage: Annotated[int, "1 trains an editor without rewards, 2 one with rewards"] = 2
     reward_injection: Annotated[
@@ -81,8 +85,13 @@ class TrainConfig:
     gradient_checkpointing: Annotated[bool, "recompute activations in the backward pass, for less memory"] = False
     shard: Annotated[bool, "share weights, gradients and moments out over the processes (FSDP)"] = False
     train_text_encoder: Annotated[bool, "train the text encoder too, at a tenth of the learning rate"] = False
+    train_qformer: Annotated[bool, "SmartEdit: train the Q-Former too"] = False
+    train_bim: Annotated[bool, "SmartEdit: train the bidirectional interaction module too"] = False
     lora_rank: Annotated[
-        int | None, "train only the reward modules and low-rank updates of the attention, merged at the end", Between(1)
+        int | None,
+        "train only the reward modules and low-rank updates of the attention, merged at the end and saved "
+        "as a LoRA file too",
+        Between(1),
     ] = None
     cache: Annotated[str | None, "folder for latents and text states, computed once; needs --no-augment"] = None
     workers: Annotated[int, "processes that load data; 0 loads in the training process", Between(0)] = 1
@@ -90,7 +99,9 @@ class TrainConfig:
     checkpoint_every: Annotated[int, "steps between two saved states", Between(1)] = 500
     checkpoints_total_limit: Annotated[int, "number of saved states that stay on the disk", Between(1)] = 3
     validate_every: Annotated[int, "steps between two pictures of edits; 0 for none", Between(0)] = 500
-    broken_limit: Annotated[int, "stop when more different samples than this cannot be read", Between(0)] = 100
+    broken_limit: Annotated[
+        int | None, "stop when more different samples than this cannot be read; none stops when all are", Between(0)
+    ] = None
     tracker: Annotated[str, "accelerate's experiment tracker; an empty text for none"] = "tensorboard"
 
     def __post_init__(self) -> None:

@@ -9,8 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...core.adapters import ADAPTERS
 from ...core.errors import MRCError
-from ...model import Checkpoint, load_checkpoint
+from ...core.layout import LAYOUT
+from ...model import Checkpoint
+from ...model.adapters import load_adapted
 from ...model.pipeline import decode_latents, encode_image
 from ...model.scheduler import scheduler_config
 from ..manifest import Geometry
@@ -48,9 +51,10 @@ def check_parts(checkpoint: Checkpoint) -> None:
     unet, vae, text = (part.config for part in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder))
     latents = vae.latent_channels
     if (unet.in_channels, unet.out_channels) != (2 * latents, latents):
+        kind = "it makes images from texts; " if unet.in_channels == unet.out_channels else ""
         raise MRCError(
             f"the U-Net has {unet.in_channels} input and {unet.out_channels} output channels, an InstructPix2Pix one "
-            f"{2 * latents} and {latents}; give such a checkpoint, or train one (mrc-train --stage 1)"
+            f"{2 * latents} and {latents}; {kind}give such a checkpoint, or train one (mrc-train --stage 1)"
         )
     if unet.cross_attention_dim != text.hidden_size:
         raise MRCError(
@@ -70,12 +74,14 @@ def latent_side(size: object) -> int:
     return max(sides)
 
 
-def load(folder: Path, precision: str | None = None, device: str | None = None, **reading: Any) -> "EagerBackend":
+def load(folder: Path, precision: str | None = None, device: str | None = None, **options: Any) -> "EagerBackend":
+    """Open a checkpoint; `options` are keywords of `load_adapted` and of `load_reader`."""
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
     place = torch_device(device)
-    backend = EagerBackend(load_checkpoint(folder), place)
-    backend.reader = load_reader(folder, place, **reading)
+    adapted = {name: options.pop(name) for name in (*LAYOUT, *ADAPTERS) if name in options}
+    backend = EagerBackend(load_adapted(folder, **adapted)[0], place)
+    backend.reader = load_reader(folder, place, **options)
     return backend
 
 

@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...core.adapters import ADAPTERS
 from ...core.errors import MRCError
+from ...core.layout import LAYOUT
 from ...core.precision import PRECISIONS, TF32
 from ...kernels import ops
-from ...model import Checkpoint, load_checkpoint
+from ...model import Checkpoint
+from ...model.adapters import load_adapted
 from ...model.graphs import graph_module
 from ...model.layers import merge_projections
 from ...model.scheduler import scheduler_config
@@ -35,7 +38,7 @@ def load(
     precision: str | None = None,
     device: str | None = None,
     compile: bool = False,
-    **reading: Any,
+    **options: Any,
 ) -> "TorchBackend":
     """Open a checkpoint.
 
@@ -44,6 +47,7 @@ def load(
             bfloat16 on a card and float32 on a CPU.
         device: by default the card, where there is one.
         compile: compile the step graphs with `torch.compile`, anew for each set of shapes.
+        options: keywords of `load_adapted` and of `load_reader`.
     """
     place = torch_device(device)
     names = PRECISIONS if place.type == "cpu" else (*PRECISIONS, TF32)
@@ -54,8 +58,9 @@ def load(
     if compile and place.type == "cpu":
         raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
     own = "float32" if place.type == "cpu" else "bfloat16"
-    backend = TorchBackend(load_checkpoint(folder), place, precision or own, compile)
-    backend.reader = load_reader(folder, place, **reading)
+    adapted = {name: options.pop(name) for name in (*LAYOUT, *ADAPTERS) if name in options}
+    backend = TorchBackend(load_adapted(folder, **adapted)[0], place, precision or own, compile)
+    backend.reader = load_reader(folder, place, **options)
     return backend
 
 
@@ -140,7 +145,7 @@ class TorchBackend(GraphBackend[Tensor]):
 
 def copy_of_own(module: Any) -> nn.Module:
     """A copy of a graph's module that shares the parameters which it does not compute with."""
-    own = {id(parameter) for layer in module.layers() for parameter in layer.parameters()}
+    own = {id(parameter) for parameter in module.own()}
     shared = {id(parameter): parameter for parameter in module.parameters() if id(parameter) not in own}
     return copy.deepcopy(module, shared)
 

@@ -106,19 +106,33 @@ def load_smartedit(folder: Path, llm_dtype: torch.dtype = torch.float32) -> Smar
     parameters = sum(parameter.numel() for parameter in llm.parameters())
     check_memory(parameters * llm_dtype.itemsize, f"the language model in {dtype_name(llm_dtype)}")
     projector = nn.Linear(vision.config.hidden_size, llm.config.hidden_size, device="meta")
-    with torch.device("meta"):
-        qformer, bim = QFormer(**asdict(sizes)), BIM(**asdict(bim_sizes))
     frequencies = llm.model.rotary_emb.inv_freq.clone()
-    with tqdm(total=5, desc="load SmartEdit", leave=False, disable=None) as progress:
-        for part, module in (("projector", projector), ("qformer", qformer), ("bim", bim)):
-            fill(module, read_weights(folder, part, torch.float32), torch.float32, folder / part)
-            progress.update()
+    with tqdm(total=4, desc="load SmartEdit", leave=False, disable=None) as progress:
+        qformer, bim = load_conditioning(folder)
+        progress.update()
+        fill(projector, read_weights(folder, "projector", torch.float32), torch.float32, folder / "projector")
+        progress.update()
         fill(vision, vision_state(vision, folder), torch.float32, folder / "vision")
         progress.update()
         fill(llm, read_weights(folder, "llm", llm_dtype), llm_dtype, folder / "llm")
         progress.update()
     llm.model.rotary_emb.inv_freq = frequencies  # in float32 whatever the precision of the weights
     return SmartEdit(vision, projector, llm, tokenizer, qformer, bim, settings.wording)
+
+
+def load_conditioning(folder: Path) -> tuple[QFormer, BIM]:
+    """Q-Former and BIM in float32, which turn the states of the image tokens into conditions of the U-Net.
+
+    Raises:
+        MRCError: a part that is missing or damaged.
+    """
+    sizes = read_record(folder / "qformer" / "config.json", QFormerSizes, REMEDY)
+    bim_sizes = read_record(folder / "bim" / "config.json", BIMSizes, REMEDY)
+    with torch.device("meta"):
+        qformer, bim = QFormer(**asdict(sizes)), BIM(**asdict(bim_sizes))
+    for part, module in (("qformer", qformer), ("bim", bim)):
+        fill(module, read_weights(folder, part, torch.float32), torch.float32, folder / part)
+    return qformer, bim
 
 
 def vision_model(config: JsonObject) -> CLIPVisionModel:
