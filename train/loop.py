@@ -27,7 +27,7 @@ from .data.batches import LoadedBatch
 from .data.notes import add_resized, check_broken, say_counts
 from .finish import write_checkpoint
 from .grid import save_grid
-from .inputs import load_batches, load_texts, open_data_set, to_device
+from .inputs import load_batches, load_texts, samples_to_show, to_device
 from .objective import sample_losses
 from .run_folder import run_folder
 from .setup import Run, arrange_weights, new_state, open_accelerator, start_run, starting_point, trainable_editor
@@ -81,7 +81,7 @@ def train_in_folder(config: TrainConfig, accelerator: Accelerator, resume: str |
     first, passes = state.step, config.accumulation
     numbers = range(first * passes, config.steps * passes)
     stream = load(batches, numbers, config.workers)
-    shown = open_data_set(config) if config.validate_every and (accelerator.is_main_process or config.shard) else None
+    shown = samples_to_show(config) if config.validate_every and (accelerator.is_main_process or config.shard) else None
     bar = tqdm(total=config.steps, initial=first, desc="train", disable=None if accelerator.is_main_process else True)
     run.model.train()
     for step in range(first, config.steps + 1):

@@ -5,6 +5,7 @@ So a resumed run reads the same samples as an undisturbed one, and two processes
 
 import functools
 import itertools
+from collections.abc import Iterator
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -41,10 +42,14 @@ def order(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, 0, epoch]).permutation(length)
 
 
+def index_at(position: int, length: int, seed: int) -> int:
+    """Sample number of a position in the run, in which epoch follows epoch."""
+    return int(order(length, seed, position // length)[position % length])
+
+
 def step_indices(step: int, batch_size: int, length: int, seed: int) -> list[int]:
     """Sample numbers of batch `step`; batches run on over the ends of epochs."""
-    positions = range(step * batch_size, (step + 1) * batch_size)
-    return [int(order(length, seed, p // length)[p % length]) for p in positions]
+    return [index_at(position, length, seed) for position in range(step * batch_size, (step + 1) * batch_size)]
 
 
 def fit_pair(
@@ -90,9 +95,8 @@ class StepBatches(Dataset[LoadedBatch]):
         share = self.batch_size // self.world_size
         mine = slice(self.rank * share, (self.rank + 1) * share)
         positions = range(step * self.batch_size, (step + 1) * self.batch_size)[mine]
-        indices = step_indices(step, self.batch_size, len(self.triplets), self.seed)[mine]
         broken: list[str] = []
-        samples = [self.readable(index, p, broken) for index, p in zip(indices, positions, strict=True)]
+        samples = [self.readable(position, broken) for position in positions]
         pairs = [self.fit(sample, p) for sample, p in zip(samples, positions, strict=True)]
         scores = [sample.scores for sample in samples if sample.scores is not None]
         texts = [sample.reward_text for sample in samples if sample.reward_text is not None]
@@ -116,13 +120,17 @@ class StepBatches(Dataset[LoadedBatch]):
             flip, crop = bool(rng.random() < 0.5), (rng.random(), rng.random())
         return fit_pair(sample.source, sample.edited, self.size, flip, crop)
 
-    def readable(self, index: int, position: int, broken: list[str]) -> Triplet:
-        """Sample `index`, or another if it does not open; messages of broken samples go to `broken`."""
+    def candidates(self, position: int) -> Iterator[int]:
+        """The number of the sample of this position in the run, then of those in its place should it be broken."""
         count = len(self.triplets)
         others = np.random.default_rng([self.seed, 3, position]).integers(count, size=REPLACEMENTS)
-        for number in itertools.chain([index], map(int, others), range(count)):
+        return itertools.chain([index_at(position, count, self.seed)], map(int, others), range(count))
+
+    def readable(self, position: int, broken: list[str]) -> Triplet:
+        """The sample of a position, or another if it does not open; messages of broken samples go to `broken`."""
+        for number in self.candidates(position):
             try:
                 return self.triplets[number]
             except MRCError as error:
                 broken.append(str(error))
-        raise MRCError(f"none of the {count} samples can be read; the last says: {broken[-1]}")
+        raise MRCError(f"none of {len(self.triplets)} samples can be read; the last says: {broken[-1]}")

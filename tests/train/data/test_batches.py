@@ -109,5 +109,5 @@ def test_broken_samples_are_replaced_and_reported():
     assert seen == {"sample 2 is broken", "sample 5 is broken"}
     with pytest.raises(MRCError, match="--broken-limit 1"):
         check_broken(seen, (), limit=1)
-    with pytest.raises(MRCError, match="none of the 3 samples"):
+    with pytest.raises(MRCError, match="none of 3 samples"):
         StepBatches(Numbers(3, broken=range(3)), 1, 16, seed=0)[0]
