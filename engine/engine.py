@@ -18,11 +18,11 @@ from .failures import computing, enough_memory
 from .framing import Box, without_padding
 from .images import ImageLike, to_array, to_pil, to_unit
 from .loop import check_finite, denoise
+from .models import model_folder
 from .noise import drawing
 from .plan import Plan, make_plan
 from .request import Checked, Edit, EditOptions, EditRequest, OutputType, Settings, check
 from .sampling import SamplerTable, sampler_table
-from .shipped import shipped
 from .text import tokenize
 from .tiers import EXACT, Tier, make_tier, predictor
 
@@ -72,7 +72,8 @@ class Engine:
         """Open a checkpoint folder (PyTorch) or an export folder (no PyTorch needed).
 
         Args:
-            folder: where the model is, or "mini" for the small one that is part of this package.
+            folder: where the model is; "mini" for the small one that is part of this package; or OWNER/NAME on the
+                Hugging Face hub, where @REVISION may follow. A folder goes before a name.
             backend: a name of `engine.backends.BACKENDS`, or "auto" for what fits the folder.
             precision: float32, tf32, bfloat16, float16 or int8, where backend and folder have it; None for the
                 backend's own choice.
@@ -83,13 +84,14 @@ class Engine:
                 `compile` of torch.
 
         Raises:
-            MRCError: not such a folder, damaged or changed files, a backend that is not installed, or
-                that does not have the precision, tier or option.
+            MRCError: not such a folder or name, damaged or changed files, a backend that is not installed, or
+                that does not have the precision, tier or option; a model that cannot be fetched.
         """
         chosen = make_tier(tier, tier_settings)
         if precision is None and tier == "turbo":
             precision = "int8"
-        loaded = load_backend(shipped(folder, backend), backend, precision=precision, **options)
+        found = model_folder(folder, backend, precision, options)
+        loaded = load_backend(found, backend, precision=precision, **options)
         if chosen.reuses_features and not loaded.reuses_features:
             raise MRCError(f"tier {tier} reuses deep features, which this backend cannot; use tier='exact'")
         return cls(loaded, chosen)

@@ -127,10 +127,12 @@ def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:
 def roots(folder: Path) -> list[Path]:
     """Where an export's files may lie: in its folder, or among the blobs of a Hugging Face cache.
 
-    There a folder `snapshots/REVISION` has links into `blobs` beside `snapshots`.
+    There a folder `models--…/snapshots/REVISION` has links into `models--…/blobs`, which may be links in turn into
+    `blobs` of the whole cache.
     """
     whole = folder.absolute()
-    blobs = [parent.parent / "blobs" for parent in whole.parents if parent.name == "snapshots"]
+    caches = [parent.parents[:2] for parent in whole.parents if parent.name == "snapshots"]
+    blobs = [place / "blobs" for places in caches for place in places]
     return [whole.resolve(), *(path.resolve() for path in blobs)]
 
 

@@ -16,7 +16,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mrc-export", description="Export a checkpoint to ONNX graphs and, with --trt, to TensorRT engines."
     )
-    parser.add_argument("checkpoint", type=Path, help="MRC or InstructPix2Pix checkpoint folder")
+    parser.add_argument("checkpoint", help="MRC or InstructPix2Pix checkpoint: folder, or OWNER/NAME of the hub")
     parser.add_argument("out", type=Path, help="export folder to write; an older export there is replaced at the end")
     parser.add_argument(
         "--dtype", choices=PRECISIONS, default="float32", help="precision inside the graphs (default: float32)"

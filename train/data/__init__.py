@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...core.errors import MRCError
+from .named import data_folder
 from .triplet import Triplet, Triplets, make_triplet
 
 __all__ = ["Triplet", "Triplets", "make_triplet", "open_data", "open_triplets"]
@@ -32,7 +33,7 @@ def open_triplets(path: str | Path, rewards: str | Path | None = None) -> Triple
 
     Args:
         path: parquet file or folder, `save_to_disk` folder, folder with metadata.jsonl, tar shards,
-            or InstructPix2Pix folders.
+            or InstructPix2Pix folders; or as text OWNER/NAME of such a data set on the Hugging Face hub.
         rewards: RewardEdit JSON, for InstructPix2Pix folders; `RewardEdit.json` in the folder is
             used by default.
 
@@ -43,9 +44,7 @@ def open_triplets(path: str | Path, rewards: str | Path | None = None) -> Triple
     from .shards import Shards
     from .tables import ImageFolder, Table
 
-    path = Path(path)
-    if not path.exists():
-        raise MRCError(f"{path} does not exist; give a data set")
+    path = data_folder(path)
     readers: list[tuple[Callable[[Path], Triplets], bool]] = [
         (Table, path.suffix == ".parquet" or any(path.glob("*.parquet")) or (path / "dataset_info.json").is_file()),
         (ImageFolder, (path / "metadata.jsonl").is_file()),
