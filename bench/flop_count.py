@@ -50,16 +50,16 @@ def count_operations(checkpoint: Checkpoint, size: int, plan: Plan) -> float:
         "inputs": len(plan.image), "branches": len(plan.branch), "guided": len(plan.guidance),
         "rows": latents, "columns": latents,
     }  # fmt: skip
-    inputs, _ = shapes("unet", checkpoint.unet.rewards)
+    inputs, _ = shapes("unet", checkpoint.unet.rewards, checkpoint.unet.feature_bias)
     with torch.device("meta"):
-        feeds = [
-            torch.zeros(shape, dtype=torch.int64) if name == "branch" else torch.zeros(shape)
+        feeds = {
+            name: torch.zeros(shape, dtype=torch.int64) if name == "branch" else torch.zeros(shape)
             for name, dims in inputs.items()
             for shape in [[sizes[dim] if isinstance(dim, str) else dim for dim in dims]]
-        ]
+        }
     step = UNetStep(checkpoint.unet)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        step(*feeds)
+        step(**feeds)
     return float(counter.get_total_flops())
 
 

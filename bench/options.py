@@ -2,12 +2,13 @@
 
 import argparse
 
+from mrc_edit.core import console
 from mrc_edit.core.errors import MRCError
 
 
 def command_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser described by the first line of a module's docstring."""
-    return argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    return console.command_parser(None, (description or "").splitlines()[0])
 
 
 def add_sampler_options(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..core.console import command_parser
 from ..core.defaults import Defaults, read_defaults
 from ..core.errors import MRCError, run_command
 from ..core.files import write_file
@@ -26,9 +27,9 @@ from .tiers import TIERS
 def arguments() -> argparse.ArgumentParser:
     states = "\n".join(f"  {name:13}{state_of(name)}" for name in BACKENDS)
     released, mini = (describe(defaults) for defaults in (Defaults(), read_defaults(MODELS["mini"] / "checkpoint")))
-    parser = argparse.ArgumentParser(
-        prog="mrc-edit",
-        description="Edit an image by an instruction.",
+    parser = command_parser(
+        "mrc-edit",
+        "Edit an image by an instruction.",
         epilog=f"the model's own defaults:\n  as released  {released}\n  mini         {mini}\n\nbackends:\n{states}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -44,7 +45,9 @@ def arguments() -> argparse.ArgumentParser:
     )
     reward.add_argument("--reward-text", metavar="TEXT", help="what may go wrong (default: nothing)")
     reward.add_argument("--reward-guidance", metavar="F,P,Q", help="scores to steer away from (default: --reward)")
-    reward.add_argument("--reward-guidance-text", metavar="TEXT", help="faults to steer away from")
+    reward.add_argument(
+        "--reward-guidance-text", metavar="TEXT", help="faults to steer away from (default: --reward-text)"
+    )
     sampling = parser.add_argument_group("sampling")
     sampling.add_argument("--steps", type=int, help="denoising steps, 1 to 1000 (default: the model's own)")
     sampling.add_argument(
@@ -63,17 +66,26 @@ def arguments() -> argparse.ArgumentParser:
     sampling.add_argument(
         "--fit", choices=FITS, default="crop", help="crop the image, pad or stretch it to that size (default: crop)"
     )
-    sampling.add_argument("--keep-size", action="store_true", help="scale the edit back to the image's size")
+    sampling.add_argument(
+        "--keep-size", action="store_true", help="scale the edit back to the image's size (default: no)"
+    )
     runtime = parser.add_argument_group("runtime")
     runtime.add_argument("--backend", default="auto", metavar="NAME", help="one of those below (default: auto)")
     runtime.add_argument(
         "--precision", choices=(*PRECISIONS, "int8"), help="of the arithmetic (default: the backend's choice)"
     )
     runtime.add_argument(
-        "--tier", choices=list(TIERS), default="exact", help="fast and turbo compute less at a price (docs/runtime.md)"
+        "--tier",
+        choices=list(TIERS),
+        default="exact",
+        help="fast and turbo compute less at a price, docs/runtime.md (default: exact)",
     )
-    runtime.add_argument("--provider", metavar="NAME", help="ONNX Runtime's execution provider")
-    runtime.add_argument("--json", action="store_true", help="print seed, size and timings as JSON")
+    runtime.add_argument(
+        "--provider",
+        metavar="NAME",
+        help="ONNX Runtime's execution provider (default: CUDA where it has that, else the CPU)",
+    )
+    runtime.add_argument("--json", action="store_true", help="print seed, size and timings as JSON (default: no)")
     return parser
 
 

@@ -24,7 +24,7 @@ from .plan import Plan, make_plan
 from .request import Checked, Edit, EditOptions, EditRequest, OutputType, Settings, check
 from .sampling import SamplerTable, sampler_table
 from .text import tokenize
-from .tiers import EXACT, Tier, make_tier, predictor
+from .tiers import EXACT, Tier, check_tier, make_tier, predictor
 
 Callback = Callable[["Engine", int, float, dict[str, np.ndarray]], dict[str, np.ndarray] | None]
 
@@ -42,6 +42,8 @@ class EditResult:
         seed: the seed, or the list of seeds of a batch; give it again for the same edit. None with a generator.
         timings: seconds by phase: text, encode, condition, denoise, decode.
         step_seconds: seconds of every denoising step; each is their mean where a device loop runs them.
+        batch_size: images that were edited together, those of this request among them.
+        waited: seconds from the request to its batch, in an `AsyncEngine`.
     """
 
     images: Any  # its type depends on `output_type`
@@ -49,6 +51,8 @@ class EditResult:
     boxes: list[Box] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
+    batch_size: int = 1
+    waited: float = 0.0
 
 
 class Engine:
@@ -92,9 +96,7 @@ class Engine:
             precision = "int8"
         found = model_folder(folder, backend, precision, options)
         loaded = load_backend(found, backend, precision=precision, **options)
-        if chosen.reuses_features and not loaded.reuses_features:
-            raise MRCError(f"tier {tier} reuses deep features, which this backend cannot; use tier='exact'")
-        return cls(loaded, chosen)
+        return cls(loaded, check_tier(tier, chosen, loaded))
 
     def edit(
         self,
@@ -129,13 +131,10 @@ class Engine:
         """
         settings = requests[0].settings
         edits = [edit for request in requests for edit in request.edits]
-        shared = EditResult([], None)
+        shared = EditResult([], None, batch_size=len(edits))
         outputs: list[np.ndarray] = [np.empty(0)] * len(edits)
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for i, edit in enumerate(edits):
-            by_size.setdefault(edit.image.size, []).append(i)
         with drawing([edit.seed for edit in edits], [edit.generator for edit in edits]) as random:
-            for rows in by_size.values():
+            for rows in passes(edits):
                 some, states = [edits[i] for i in rows], [random[i] for i in rows]
                 latents = self.edit_latents(some, states, settings, shared, callback)
                 decoded = latents if settings.output_type == "latent" else self.decode(latents, shared)
@@ -204,7 +203,9 @@ class Engine:
         if self.backend.device_loop is None or self.tier != EXACT:
             predict = predictor(self.backend, conditions, plan, self.tier, steps)
             return denoise(predict, plan, table, source, generators, on_step)
-        unet = self.backend.guided_unet(conditions, branch=plan.branch, text=plan.text, reward=plan.reward)
+        unet = self.backend.guided_unet(
+            conditions, branch=plan.branch, text=plan.text, reward=plan.reward, image=plan.image
+        )
         final = self.backend.device_loop.denoise(unet, plan, table, source, generators, on_step if callback else None)
         check_finite(final, "the device loop")
         if not callback:
@@ -216,6 +217,14 @@ class Engine:
             images = self.backend.vae_decoder(latents=latents)
             check_finite(images, "vae_decoder")
             return images
+
+
+def passes(edits: Sequence[Edit]) -> list[list[int]]:
+    """The rows of `edits` that each pass edits: one pass a size, in the order of their first edits."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for row, edit in enumerate(edits):
+        by_size.setdefault(edit.image.size, []).append(row)
+    return list(by_size.values())
 
 
 def shown(outputs: list[np.ndarray], edits: list[Edit], output_type: OutputType) -> Any:

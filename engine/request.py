@@ -70,7 +70,7 @@ class EditRequest:
         guidance_scale: weight of the instruction, from 1. At 1 there is no guidance at all, as in diffusers, whatever
             the other weight.
         image_guidance_scale: weight of the source image, from 1.
-        scheduler: euler, euler_ancestral, ddim or dpmpp_2m.
+        scheduler: euler, euler_ancestral, ddim, dpmpp_2m or lcm (for models that were distilled for it).
         seed: as for `torch.Generator("cpu").manual_seed`; None draws one and reports it.
         generator: a torch.Generator on the CPU for all images or a list of one an image, in place of a seed, and
             advanced as diffusers does.

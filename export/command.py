@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from ..core.console import command_parser
 from ..core.errors import MRCError, run_command
 from ..core.precision import PRECISIONS
 from ..engine.manifest import Manifest, files_of
@@ -13,9 +14,7 @@ from .options import add_options
 
 
 def arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mrc-export", description="Export a checkpoint to ONNX graphs and, with --trt, to TensorRT engines."
-    )
+    parser = command_parser("mrc-export", "Export a checkpoint to ONNX graphs and, with --trt, to TensorRT engines.")
     parser.add_argument("checkpoint", help="MRC or InstructPix2Pix checkpoint: folder, or OWNER/NAME of the hub")
     parser.add_argument("out", type=Path, help="export folder to write; an older export there is replaced at the end")
     parser.add_argument(

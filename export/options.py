@@ -6,17 +6,20 @@ from pathlib import Path
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags that both commands share."""
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT whatever it holds")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT whatever it holds (default: no)")
     parser.add_argument(
-        "--int8", type=Path, metavar="PICTURES", help="also write int8 step graphs, calibrated on edits of this folder"
+        "--int8",
+        type=Path,
+        metavar="PICTURES",
+        help="also write int8 step graphs, calibrated on edits of this folder (default: none)",
     )
     parser.add_argument(
         "--precision-report",
         action="store_true",
         help="also write precision.json and precision.html: what float16, bfloat16, int8 and fp8 cost in every graph, "
-        "on edits of the pictures of --int8 or else of the package's photograph; slow",
+        "on edits of the pictures of --int8 or else of the package's photograph; slow (default: no)",
     )
-    parser.add_argument("--trt", action="store_true", help="also build a TensorRT engine for every graph")
+    parser.add_argument("--trt", action="store_true", help="also build a TensorRT engine for every graph (default: no)")
     parser.add_argument(
         "--trt-target",
         type=lambda text: text.split(","),
@@ -25,5 +28,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     for name, size in (("min", "half of it"), ("opt", "the model's resolution"), ("max", "one and a half of it")):
         parser.add_argument(f"--{name}-size", type=int, help=f"pixels of a side, for --trt (default: {size})")
-    parser.add_argument("--max-batch", type=int, default=1, help="images a pass, for --trt")
-    parser.add_argument("--json", action="store_true", help="print the manifest instead of the table")
+    parser.add_argument("--max-batch", type=int, default=1, help="images a pass, for --trt (default: 1)")
+    parser.add_argument("--json", action="store_true", help="print the manifest instead of the table (default: no)")

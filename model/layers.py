@@ -16,6 +16,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 from ..kernels import ops
+from ..kernels.feature_maps import layout
 from .unet import MRCUNet
 
 
@@ -112,13 +113,18 @@ def transformer(
     for layer in block.transformer_blocks:
         x = x + attend(layer.attn1, *self_projections(layer.attn1, layer.norm1(x)))
         if branch is not None:
-            x, residual, branch = x[branch], residual[branch], None  # index_select would lose channels last
+            x, residual, branch = x.index_select(0, branch), select(residual, branch), None
         x = x + attend(layer.attn2, layer.attn2.to_q(layer.norm2(x)), next(keys_values), next(keys_values))
         x = x + feed_forward(layer.ff, layer.norm3(x))
     if block.use_linear_projection:
         x = block.proj_out(x)
     x = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
     return residual + (x if block.use_linear_projection else block.proj_out(x))
+
+
+def select(hidden: Tensor, rows: Tensor) -> Tensor:
+    """Feature maps `[N, C, h, w]` of the rows, which keep their memory layout; `index_select` gives channels first."""
+    return hidden[rows] if layout(hidden) is torch.channels_last else hidden.index_select(0, rows)
 
 
 def positions(hidden: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..core.errors import MRCError
 from ..kernels import ops
-from .layers import cross_attentions, fused_norm_silu, norm_silu, resnet, resnets, transformer, upsamplers
+from .layers import cross_attentions, fused_norm_silu, norm_silu, resnet, resnets, select, transformer, upsamplers
 from .unet import MRCUNet
 
 
@@ -46,7 +46,7 @@ class UNetStep(nn.Module):
     def forward(
         self, sample: Tensor, branch: Tensor, guidance: Tensor, time_bias: Tensor, text_kv: Tensor,
         gate: Tensor | None = None, gate_bias: Tensor | None = None, base: Tensor | None = None,
-        update: Tensor | None = None,
+        update: Tensor | None = None, feature_bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Predict the guided noise.
 
@@ -57,11 +57,12 @@ class UNetStep(nn.Module):
                 over several calls, the sum of their noises is the noise of the sum.
             time_bias: `[P, Σt]`, text_kv: `[N, L, Σk]`; gate, gate_bias, base, update: the folded reward attention.
                 All as from `Conditioner`, with P rows in place of R.
+            feature_bias: `[P, C, h, w]`, added to what `conv_in` gives.
 
         Returns:
             Guided noise `[G, 4, h, w]`, and the deep features `[N, F, h, w]` that `UNetShallow` continues from.
         """
-        hidden = self.begin(sample, (gate, gate_bias, base, update))
+        hidden = self.begin(sample, feature_bias, (gate, gate_bias, base, update))
         biases = self.biases(time_bias, branch)
         keys_values = self.keys_values(text_kv)
 
@@ -85,7 +86,7 @@ class UNetStep(nn.Module):
                     start = None if branched else branch
                     hidden = transformer(block.attentions[i], hidden, keys_values, start, self.fused)
                     if not branched:
-                        skips, branched = [skip[branch] for skip in skips], True
+                        skips, branched = [select(skip, branch) for skip in skips], True
                 skips.append(hidden)
             for downsampler in block.downsamplers or ():
                 hidden = downsampler(hidden)
@@ -117,10 +118,12 @@ class UNetStep(nn.Module):
                 hidden = next(upsamplers)(hidden)
         return hidden, deep
 
-    def begin(self, sample: Tensor, folded: tuple[Tensor | None, ...]) -> Tensor:
-        """`conv_in` and the reward block: `[P, 8, h, w]` → `[P, C, h, w]`."""
+    def begin(self, sample: Tensor, feature_bias: Tensor | None, folded: tuple[Tensor | None, ...]) -> Tensor:
+        """`conv_in`, the feature bias and the reward block: `[P, 8, h, w]` → `[P, C, h, w]`."""
         dtype = self.unet.conv_in.weight.dtype
         hidden = self.unet.conv_in(sample.to(dtype))
+        if feature_bias is not None:
+            hidden = hidden + feature_bias.to(dtype)
         if not self.unet.rewards:
             return hidden
         return self.reward_block(hidden, *(tensor.to(dtype) for tensor in folded if tensor is not None))
@@ -170,10 +173,10 @@ class UNetShallow(UNetStep):
     def forward(  # type: ignore[override]
         self, sample: Tensor, branch: Tensor, guidance: Tensor, time_bias: Tensor, text_kv: Tensor, deep: Tensor,
         gate: Tensor | None = None, gate_bias: Tensor | None = None, base: Tensor | None = None,
-        update: Tensor | None = None,
+        update: Tensor | None = None, feature_bias: Tensor | None = None,
     ) -> tuple[Tensor]:  # fmt: skip
         """As `UNetStep`, with its features `deep` `[N, F, h, w]` of an earlier step → noise `[G, 4, h, w]`."""
-        skip = self.begin(sample, (gate, gate_bias, base, update))[branch]
+        skip = select(self.begin(sample, feature_bias, (gate, gate_bias, base, update)), branch)
         bias = list(self.biases(time_bias, branch))[-1][1]
         last = self.unet.up_blocks[-1]
         hidden = resnet(last.resnets[-1], torch.cat([deep.to(skip.dtype), skip], dim=1), bias, self.fused)

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import safetensors.torch
 import torch
@@ -18,6 +18,7 @@ WEIGHTS = {
     "text_encoder": "model.safetensors",
 }
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+SHARD = re.compile(r"-\d+-of-\d+")
 DAMAGED = "it is truncated or damaged, copy it again"
 VAE_OLD_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -46,33 +47,49 @@ def read_weights(checkpoint: Path, part: str, dtype: torch.dtype) -> dict[str, t
     return state
 
 
-def weight_files(folder: Path, name: str) -> list[tuple[Path, set[str] | None]]:
+def weight_files(folder: Path, name: str, variant: str | None = None) -> list[tuple[Path, set[str] | None]]:
     """The files that hold a part's weights, and the tensors that an index promises of each.
 
-    `name` or else its shards; without these the only variant there is, such as fp16.
+    Args:
+        name: of the file where it is one; its shards have an index beside them.
+        variant: such as fp16, of `model.fp16.safetensors`. By default the plain weights, or else the only variant.
+
+    Raises:
+        MRCError: there are none, another variant, or pickled ones alone; an index that names no file beside it.
     """
-    if (folder / name).is_file():
-        return [(folder / name, None)]
-    if (index := folder / f"{name}.index.json").is_file():
-        return shards(index)
-    stem = name.removesuffix(".safetensors")
-    found = {path.name.removeprefix(f"{stem}.").removesuffix(".safetensors"): path
-             for path in folder.glob(f"{stem}.*.safetensors") if not re.search(r"-\d+-of-\d+", path.name)}  # fmt: skip
-    found |= {path.name.removeprefix(f"{name}.index.").removesuffix(".json"): path
-              for path in folder.glob(f"{name}.index.*.json")}  # fmt: skip
-    if len(found) > 1:
-        raise MRCError(f"{folder} has the variants {', '.join(sorted(found))} and no {name}; keep one of them")
-    for path in found.values():
-        return shards(path) if path.suffix == ".json" else [(path, None)]
+    found = variants(folder, name)
+    if variant is not None and variant not in found:
+        there = ", ".join(sorted(each or "the plain weights" for each in found)) or "no weights"
+        raise MRCError(f"{folder} has no variant {variant!r} of {name}, it has {there}; choose among these")
+    if variant is None and "" not in found and len(found) > 1:
+        raise MRCError(f"{folder} has the variants {', '.join(sorted(found))} and no {name}; choose one (--variant)")
+    if not found:
+        refuse_missing(folder, name)
+    path = found[variant if variant is not None else "" if "" in found else next(iter(found))]
+    return shards(path, Path(name).suffix) if path.suffix == ".json" else [(path, None)]
+
+
+def variants(folder: Path, name: str) -> dict[str, Path]:
+    """The file or the index of each variant of the weights `name`; "" is the plain one."""
+    stem, ending = Path(name).stem, Path(name).suffix
+    found = {}
+    for pattern in (rf"{name}\.index(?:\.([\w-]+))?\.json", rf"{stem}(?:\.([\w-]+))?{ending}"):  # a file goes first
+        for path in folder.glob(f"{stem}*"):
+            if (match := re.fullmatch(pattern, path.name)) and path.is_file() and not SHARD.search(path.name):
+                found[match[1] or ""] = path
+    return found
+
+
+def refuse_missing(folder: Path, name: str) -> NoReturn:
     if pickles := sorted(file.name for pattern in PICKLES for file in folder.glob(pattern)):
         raise MRCError(
             f"{folder} holds pickled weights {pickles}, which can run code and are never loaded; "
-            "convert them to safetensors"
+            f"convert them to safetensors: mrc-convert checkpoint {folder.parent} OUT"
         )
     raise MRCError(f"{folder / name} is missing; the checkpoint folder is incomplete")
 
 
-def shards(index: Path) -> list[tuple[Path, set[str] | None]]:
+def shards(index: Path, ending: str) -> list[tuple[Path, set[str] | None]]:
     """The files of an index, `{"weight_map": {tensor: file}}`."""
     remedy = "copy the index and all shards again"
     files: dict[str, set[str]] = {}
@@ -80,8 +97,8 @@ def shards(index: Path) -> list[tuple[Path, set[str] | None]]:
     if not isinstance(places, dict) or not places:
         raise MRCError(f"{index} has no weight_map; {remedy}")
     for key, file in places.items():
-        if not isinstance(file, str) or file != Path(file).name or not file.endswith(".safetensors"):
-            raise MRCError(f"{index} names {file!r}, which is no safetensors file beside it; {remedy}")
+        if not isinstance(file, str) or file != Path(file).name or not file.endswith(ending):
+            raise MRCError(f"{index} names {file!r}, which is no {ending} file beside it; {remedy}")
         files.setdefault(file, set()).add(key)
     if missing := sorted(file for file in files if not (index.parent / file).is_file()):
         raise MRCError(f"{index.parent / missing[0]} is missing, of {len(files)} shards; {remedy}")

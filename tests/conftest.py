@@ -70,6 +70,7 @@ def once(tmp_path_factory, request):
 @pytest.fixture(scope="session")
 def traced_once(once):
     """From here on each graph of a model is traced once a run: tracing is most of an export."""
+    from mrc_edit.engine.graphs import EACH_STEP
     from mrc_edit.engine.manifest import Artifact
     from mrc_edit.export import exporter
 
@@ -77,7 +78,10 @@ def traced_once(once):
 
     def trace_once(checkpoint, graph, precision, out, path, wider=()):
         parts = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
-        digest = hashlib.sha256("\n".join([*sorted(wider), *(str(part.config) for part in parts)]).encode())
+        settings = [*sorted(wider), *(str(part.config) for part in parts)]
+        if graph in EACH_STEP:
+            settings.append(f"feature_bias={checkpoint.unet.feature_bias}")
+        digest = hashlib.sha256("\n".join(settings).encode())
         for name, value in (item for part in parts for item in part.state_dict().items()):
             digest.update(f"{name} {value.dtype}".encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
 

@@ -8,14 +8,15 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from ..core.console import command_parser
 from ..core.errors import MRCError, reason, run_command
 from .config import PRESETS, TrainConfig, preset
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mrc-train",
-        description="Train an MRC checkpoint (stage 2) or the InstructPix2Pix editor under it (stage 1). "
+    parser = command_parser(
+        "mrc-train",
+        "Train an MRC checkpoint (stage 2) or the InstructPix2Pix editor under it (stage 1). "
         "Starts under `accelerate launch` or `torchrun` on more than one device.",
         epilog=f"presets: {', '.join(PRESETS)}; flags override them",
     )

@@ -28,6 +28,9 @@ class TrainConfig:
     data: Annotated[str, "data set, or miniature:N for N triplets of the miniature world"]
     out: Annotated[str, "folder of the run; the trained checkpoint is OUT/checkpoint"]
     rewards: Annotated[str | None, "RewardEdit JSON for a data set of InstructPix2Pix folders"] = None
+    columns: Annotated[
+        str | None, "columns of --data as source=NAME,edited=NAME,instruction=NAME, where it is no known data set"
+    ] = None
     least_score: Annotated[
         int | None,
         "train only on triplets whose three scores are all at least this, 0 to 5; needs --cache",

@@ -22,7 +22,7 @@ from .texts import TextStates, build_text_states
 
 def open_data_set(config: TrainConfig) -> Triplets:
     """The triplets that the settings name."""
-    return open_data(config.data, config.rewards, config.photographs, config.seed)
+    return open_data(config.data, config.rewards, config.photographs, config.seed, config.columns)
 
 
 def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accelerator) -> StepBatches | CachedBatches:
@@ -35,6 +35,8 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
     folder = Path(config.cache)
     drawn = (config.seed, config.photographs) if config.data.startswith("miniature:") else None
     key = cache_key(config.data, config.rewards, drawn, config.resolution, checkpoint.vae, config.mixed_precision)
+    if config.columns is not None:
+        key["columns"] = config.columns
 
     def build() -> None:
         limit = config.broken_limit

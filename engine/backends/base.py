@@ -7,12 +7,27 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ...core.defaults import Defaults
+from ...core.errors import MRCError
 from ..loop import OnStep
 from ..manifest import Geometry
 from ..plan import Plan
 from ..sampling import SamplerTable
 
 Conditions = dict[str, Any]  # by name: arrays, or the runtime's own; a backend reads only those that it wrote
+
+
+def feature_condition(geometry: Geometry, feature_bias: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The feature bias as a condition; none for a model that takes none.
+
+    Raises:
+        MRCError: one is missing, or given to a model that takes none.
+    """
+    if bool(geometry.feature_channels) != (feature_bias is not None):
+        need = (
+            "needs a feature_bias, and none was" if geometry.feature_channels else "takes no feature_bias, and one was"
+        )
+        raise MRCError(f"this model {need} given; SmartEdit models alone have one")
+    return {} if feature_bias is None else {"feature_bias": feature_bias}
 
 
 class GuidedUNet(ABC):
@@ -78,17 +93,22 @@ class Backend(ABC):
 
     @abstractmethod
     def conditioner(
-        self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray
-    ) -> Conditions:
-        """All that depends on timesteps `[S]`, texts `[T, L, D]`, scores `[R, 3]` and reward texts `[R, D]` alone."""
+        self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray,
+        feature_bias: np.ndarray | None = None,
+    ) -> Conditions:  # fmt: skip
+        """All that depends on timesteps `[S]`, texts `[T, L, D]`, scores `[R, 3]` and reward texts `[R, D]` alone.
+
+        Args:
+            feature_bias: `[B, C, h, w]`, of SmartEdit alone: what it adds to the U-Net's first features of each image.
+        """
 
     @abstractmethod
     def guided_unet(
-        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray, image: np.ndarray
     ) -> GuidedUNet:
         """The U-Net for N branches over P inputs.
 
         Args:
             branch: `[N]` int64, the input of each branch; text: `[N]`, its row of the conditions' T texts.
-            reward: `[P]`, the row of each input in the conditions' R rewards.
+            reward: `[P]`, the row of each input in the conditions' R rewards; image: `[P]`, in its B images.
         """

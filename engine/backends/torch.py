@@ -22,7 +22,7 @@ from ..loop import OnStep, check_latents, start, step_noise
 from ..plan import Plan
 from ..sampling import SamplerTable, clipping
 from ..text import whole_texts
-from .base import Conditions, DeviceLoop, GuidedUNet
+from .base import Conditions, DeviceLoop, GuidedUNet, feature_condition
 from .devices import float32_products, torch_device
 from .eager import geometry
 from .graphs import Feeds, GraphBackend, GraphUNet, Runner
@@ -118,15 +118,17 @@ class TorchBackend(GraphBackend[Tensor]):
 
         return run
 
-    def conditioner(self, **arrays: np.ndarray) -> Conditions:
+    def conditioner(self, *, feature_bias: np.ndarray | None = None, **arrays: np.ndarray) -> Conditions:
         """The conditions stay on the device."""
         names = [name for name in arrays if self.geometry.rewards or not name.startswith("reward_")]
-        return self.runner("conditioner")({name: self.to_device(arrays[name]) for name in names})
+        features = feature_condition(self.geometry, feature_bias)
+        conditions = self.runner("conditioner")({name: self.to_device(arrays[name]) for name in names})
+        return conditions | {name: self.to_device(array) for name, array in features.items()}
 
     def guided_unet(
-        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray, image: np.ndarray
     ) -> "TorchUNet":
-        return TorchUNet(self, conditions, branch, text, reward)
+        return TorchUNet(self, conditions, branch, text, reward, image)
 
 
 def copy_of_own(module: Any) -> nn.Module:
@@ -150,9 +152,11 @@ def compiled_step(module: nn.Module) -> Callable[..., tuple[Tensor, ...]]:
 class TorchUNet(GraphUNet[Tensor]):
     """The step graphs, with rows taken on the device: an index on the host would make it wait."""
 
-    def placed(self, conditions: Conditions, text: np.ndarray, row: np.ndarray) -> tuple[list[Tensor], Feeds]:
+    def placed(
+        self, conditions: Conditions, text: np.ndarray, row: np.ndarray, image: np.ndarray
+    ) -> tuple[list[Tensor], Feeds]:
         to_device: Any = self.backend.to_device
-        return super().placed(conditions, to_device(text), to_device(row))
+        return super().placed(conditions, to_device(text), to_device(row), to_device(image))
 
 
 class TorchLoop(DeviceLoop):

@@ -1,9 +1,9 @@
 """`mrc-rewards`: one module a subcommand, imported when it is used."""
 
-import argparse
 import importlib
 import sys
 
+from ...core.console import command_parser
 from ...core.errors import run_command
 
 SUBCOMMANDS = {
@@ -15,7 +15,7 @@ SUBCOMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="mrc-rewards", description="Build reward data with a judge, and look at it.")
+    parser = command_parser("mrc-rewards", "Build reward data with a judge, and look at it.")
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, purpose in SUBCOMMANDS.items():
         subparser = subparsers.add_parser(name, help=purpose, description=purpose)

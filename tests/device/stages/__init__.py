@@ -19,6 +19,7 @@ STAGES = {
     "truth": Stage("correct", 60),
     "torch_bfloat16": Stage("speed", 60),
     "torch_compiled": Stage("compiled", 150),
+    "compile_kernels": Stage("compiled", 150),
     "eager": Stage("speed", 60),
     "compile": Stage("compiled", 150),
     "kernels": Stage("operators", 60, dry=False),
@@ -30,6 +31,5 @@ STAGES = {
     "touch": Stage("correct", 60),
     "ideas": Stage("ideas", 60, dry=False),
     "torch_tf32": Stage("speed", 60, dry=False),
-    "compile_kernels": Stage("compiled", 150),
     "torch_packed": Stage("speed", 40, dry=False),
 }

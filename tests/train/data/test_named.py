@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from mrc_edit.core.errors import MRCError
+from mrc_edit.core.paths import file_inside
 from mrc_edit.train.data import open_triplets
 from mrc_edit.train.data.named import data_folder
 
@@ -45,3 +46,13 @@ def test_a_folder_goes_before_a_name(hub, pushed, tmp_path):
 def test_what_is_neither(hub, neither):
     with pytest.raises(MRCError, match=f"{neither} does not exist; give a data set, or its name OWNER/NAME"):
         open_triplets(neither)
+
+
+def test_names_in_a_copy_lead_to_no_other_blob(hub, pushed):
+    """The files of a copy are links into the cache's blobs; a name must not reach these by itself."""
+    hub.push(NAME, pushed, kind="datasets")
+    copy = data_folder(NAME)
+    blob = next((copy.parents[1] / "blobs").iterdir())
+    assert file_inside(copy, "metadata.jsonl").is_relative_to(copy.parents[1] / "blobs")
+    with pytest.raises(MRCError, match="leads out of"):
+        file_inside(copy, f"../../blobs/{blob.name}")

@@ -1,0 +1,1 @@
+"""`mrc`: every command under one name."""
