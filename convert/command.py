@@ -8,7 +8,8 @@ from ..core.console import command_parser
 from ..core.errors import MRCError, run_command
 
 SUBCOMMANDS = {
-    "checkpoint": "write pickled weights (.bin) as a checkpoint folder of safetensors",
+    "checkpoint": "write a checkpoint in any layout, pickled ones too, as a folder of safetensors",
+    "smartedit": "write a released SmartEdit and the models that it needs as one folder",
 }
 
 

@@ -6,6 +6,7 @@ PyTorch's `weights_only` builds tensors, numbers, texts and plain containers and
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ class Callback:
     """Stands for Lightning's class of that name, which the first Stable Diffusion files name beside their tensors."""
 
 
-INERT = [(Callback, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
+INERT: list[Any] = [(Callback, "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint")]
 
 
 def read_pickle(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -27,7 +28,8 @@ def read_pickle(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     Raises:
         MRCError: it is damaged, holds no tensors, or objects that could run code.
     """
-    content, dropped = load(path), []
+    content: object = load(path)
+    dropped: list[str] = []
     while isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         dropped += [str(name) for name in content if name != "state_dict"]
         content = content["state_dict"]

@@ -13,6 +13,7 @@ from ..core.console import command_parser
 from ..core.defaults import Defaults, read_defaults
 from ..core.errors import MRCError, run_command
 from ..core.files import write_file
+from ..core.layout import add_layout_options, layout_options
 from ..core.precision import PRECISIONS
 from .backends import BACKENDS, state_of
 from .engine import Engine
@@ -33,7 +34,7 @@ def arguments() -> argparse.ArgumentParser:
         epilog=f"the model's own defaults:\n  as released  {released}\n  mini         {mini}\n\nbackends:\n{states}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="checkpoint or export folder; mini, the small one inside; OWNER/NAME of the hub")
+    parser.add_argument("model", help="checkpoint, export folder, mini: the small one inside, or OWNER/NAME of the hub")
     parser.add_argument("image", type=Path, help="image file to edit")
     parser.add_argument("instruction", help="what to change")
     parser.add_argument(
@@ -64,7 +65,10 @@ def arguments() -> argparse.ArgumentParser:
         "--resolution", type=int, help="pixels of the longer side (default: the model's own); 0 keeps the size"
     )
     sampling.add_argument(
-        "--fit", choices=FITS, default="crop", help="crop the image, pad or stretch it to that size (default: crop)"
+        "--fit",
+        choices=FITS,
+        default="crop",
+        help="crop the image, pad or stretch it to that size, or to a square (default: crop)",
     )
     sampling.add_argument(
         "--keep-size", action="store_true", help="scale the edit back to the image's size (default: no)"
@@ -85,6 +89,7 @@ def arguments() -> argparse.ArgumentParser:
         metavar="NAME",
         help="ONNX Runtime's execution provider (default: CUDA where it has that, else the CPU)",
     )
+    add_layout_options(runtime)
     runtime.add_argument("--json", action="store_true", help="print seed, size and timings as JSON (default: no)")
     return parser
 
@@ -117,8 +122,8 @@ def edit(args: argparse.Namespace) -> None:
     check_arguments(EditRequest(picture, args.instruction, **options))  # before the model, which takes long to load
     if args.resolution == 0:
         make_frame(*picture.size, 0, 1)  # refuses what is too large for any model
-    provider = {"provider": args.provider} if args.provider else {}
-    engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **provider)
+    given = layout_options(args) | ({"provider": args.provider} if args.provider else {})
+    engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **given)
     result = engine.edit(picture, args.instruction, **options)
     image = result.images[0]
     save(image, output)

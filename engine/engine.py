@@ -13,14 +13,14 @@ import numpy as np
 from ..core.errors import MRCError
 from .aliases import to_tensors
 from .backends import Backend, load_backend
-from .backends.base import Conditions
+from .backends.base import Conditions, Reader
 from .failures import computing, enough_memory
 from .framing import Box, without_padding
 from .images import ImageLike, to_array, to_pil, to_unit
 from .loop import check_finite, denoise
 from .models import model_folder
 from .noise import drawing
-from .plan import Plan, make_plan
+from .plan import Plan, Read, make_plan
 from .request import Checked, Edit, EditOptions, EditRequest, OutputType, Settings, check
 from .sampling import SamplerTable, sampler_table
 from .text import tokenize
@@ -40,7 +40,7 @@ class EditResult:
         boxes: for each, the part of its input image that it shows: left, top, right, bottom in pixels of the upright
             image. Other than "crop" all of it.
         seed: the seed, or the list of seeds of a batch; give it again for the same edit. None with a generator.
-        timings: seconds by phase: text, encode, condition, denoise, decode.
+        timings: seconds by phase: read (SmartEdit), text, encode, condition, denoise, decode.
         step_seconds: seconds of every denoising step; each is their mean where a device loop runs them.
         batch_size: images that were edited together, those of this request among them.
         waited: seconds from the request to its batch, in an `AsyncEngine`.
@@ -73,7 +73,7 @@ class Engine:
         tier_settings: Mapping[str, object] | None = None,
         **options: object,
     ) -> "Engine":
-        """Open a checkpoint folder (PyTorch) or an export folder (no PyTorch needed).
+        """Open a checkpoint (PyTorch) or an export folder (no PyTorch needed).
 
         Args:
             folder: where the model is; "mini" for the small one that is part of this package; or OWNER/NAME on the
@@ -85,7 +85,7 @@ class Engine:
                 precision "int8" unless another is given.
             tier_settings: values of `engine.tiers.Tier` in place of the tier's.
             options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `device` and
-                `compile` of torch.
+                `compile` of torch; for a checkpoint also `variant`, `vae` and `base` (docs/checkpoints.md).
 
         Raises:
             MRCError: not such a folder or name, damaged or changed files, a backend that is not installed, or
@@ -158,9 +158,14 @@ class Engine:
         """B edits of one size → final latents `[B, 4, h, w]`."""
         table = sampler_table(settings.scheduler, self.backend.scheduler, settings.steps)
         instructions, rewards = [edit.instruction for edit in edits], [edit.rewards for edit in edits]
-        plan = make_plan(instructions, rewards, *settings.guidance, [edit.negative_prompt for edit in edits])
+        texts = [Read(*row) for row in enumerate(instructions)] if self.backend.reader else instructions
+        plan = make_plan(texts, rewards, *settings.guidance, [edit.negative_prompt for edit in edits])
+        read, features = np.empty(0), {}
+        if self.backend.reader:
+            with timed(result, "read"), computing("reader"):
+                read, features["feature_bias"] = self.read(self.backend.reader, edits)
         with timed(result, "text"), computing("text_encoder"):
-            states, reward_text = self.encode_texts(plan)
+            states, reward_text = self.encode_texts(plan, read)
         with timed(result, "encode"), computing("vae_encoder"):
             source = self.backend.vae_encoder(images=np.stack([to_array(edit.image) for edit in edits]))
             check_finite(source, "vae_encoder")
@@ -170,18 +175,38 @@ class Engine:
                 text_states=states,
                 reward_scores=np.array([scores for scores, _ in plan.rewards], dtype=np.float32),
                 reward_text=reward_text,
+                **features,
             )
         with timed(result, "denoise"):
             return self.denoise(conditions, plan, table, source, random, result, callback)
 
-    def encode_texts(self, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-        """States of the plan's T texts `[T, L, D]`, and pooled states of its R reward texts `[R, D]`."""
+    def read(self, reader: Reader, edits: list[Edit]) -> tuple[np.ndarray, np.ndarray]:
+        """What the reader makes of each image and its instruction: text states, feature bias."""
+        width, height = (side // self.backend.geometry.vae_scale for side in edits[0].image.size)
+        states, bias = reader.read(
+            pictures=[edit.seen for edit in edits if edit.seen],
+            instructions=[edit.instruction for edit in edits],
+            seeds=[edit.seed for edit in edits],
+            size=(height, width),
+        )
+        check_finite(states, "reader")
+        check_finite(bias, "reader")
+        return states, bias
+
+    def encode_texts(self, plan: Plan, read: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """States of the plan's T texts `[T, L, D]`, and pooled states of its R reward texts `[R, D]`.
+
+        Args:
+            read: states `[B, L, D]` that the reader gave, for the texts that it read.
+        """
         backend = self.backend
-        texts = list(dict.fromkeys([*plan.texts, *(text for _, text in plan.rewards)]))
+        plain = [text for text in plan.texts if isinstance(text, str)]
+        texts = list(dict.fromkeys([*plain, *(text for _, text in plan.rewards)]))
         states, pooled = backend.text_encoder(input_ids=tokenize(backend.tokenizer, texts, backend.geometry))
         check_finite(states, "text_encoder")
         check_finite(pooled, "text_encoder")
-        return states[: len(plan.texts)], pooled[[texts.index(text) for _, text in plan.rewards]]
+        rows = [read[text.image] if isinstance(text, Read) else states[texts.index(text)] for text in plan.texts]
+        return np.stack(rows), pooled[[texts.index(text) for _, text in plan.rewards]]
 
     def denoise(
         self, conditions: Conditions, plan: Plan, table: SamplerTable, source: np.ndarray,

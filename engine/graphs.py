@@ -20,12 +20,12 @@ LATENTS: Dims = ("batch", "latent_channels", "rows", "columns")
 IMAGES: Dims = ("batch", 3, "height", "width")
 NOISE: Dims = ("guided", "latent_channels", "rows", "columns")
 FEATURES: Dims = ("branches", "deep_channels", "rows", "columns")
-# The folded reward attention (docs/mathematics.md): dimensions after the first
+# The folded attention of the reward layers, beside each other (docs/mathematics.md): dimensions after the first
 FOLDED: dict[str, Dims] = {
-    "gate": ("heads", "channels"),
-    "gate_bias": ("heads", 1),
-    "base": ("channels", 1),
-    "update": ("channels", "heads"),
+    "gate": ("heads", "reward_channels"),
+    "gate_bias": ("heads", "reward_layers"),
+    "base": ("reward_channels", 1),
+    "update": ("reward_channels", "heads"),
 }
 STEP: dict[str, Dims] = {
     "sample": ("inputs", "sample_channels", "rows", "columns"),

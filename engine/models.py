@@ -75,9 +75,9 @@ def export_files(files: list[str], backend: str, precision: str | None) -> list[
 def checkpoint_files(model: str, files: list[str], variant: object) -> list[str]:
     """Of a checkpoint's files the settings and, as safetensors, one variant of the weights."""
     parts = {part: variants(part, files) for part in STEMS}
-    if variant is not None and not any(variant in found for found in parts.values()):
-        others = ", ".join(sorted({name for found in parts.values() for name in found if name})) or "none"
-        raise MRCError(f"{model} on the hub has no variant {variant}; its variants: {others}")
+    if variant is not None and variant not in parts["unet"]:
+        others = ", ".join(sorted(filter(None, parts["unet"]))) or "none"
+        raise MRCError(f"{model} on the hub has no variant {variant} of its U-Net; its variants: {others}")
     settings = [file for file in files if SETTINGS.fullmatch(file)]
     return settings + [file for part, found in parts.items() for file in weights(model, part, found, variant)]
 
@@ -108,8 +108,8 @@ def weights(model: str, part: str, found: dict[str, list[str]], variant: object)
     if not found:
         raise MRCError(
             f"{model} on the hub has no safetensors in {part}; pickled weights can run code and are never loaded: "
-            "download it yourself and run mrc-convert"
+            "download it and run mrc-convert checkpoint"
         )
     if len(found) > 1:
-        raise MRCError(f"{model} on the hub has the variants {', '.join(sorted(found))}; ask for one (variant)")
+        raise MRCError(f"{model} on the hub has the variants {', '.join(sorted(found))}; choose one (--variant)")
     return next(iter(found.values()))

@@ -26,6 +26,7 @@ OPSET = 23  # the first that keeps GroupNormalization and Attention whole in hal
 def constants(checkpoint: Checkpoint) -> dict[str, int]:
     """The dimensions of `engine.graphs` that are constants of the model."""
     unet = checkpoint.unet
+    layers = unet.reward_layers()
     return {
         "length": checkpoint.text_encoder.config.max_position_embeddings,
         "text_width": unet.config.cross_attention_dim,
@@ -33,6 +34,8 @@ def constants(checkpoint: Checkpoint) -> dict[str, int]:
         "sample_channels": unet.config.in_channels,
         "channels": unet.config.block_out_channels[0],
         "heads": HEADS,
+        "reward_channels": sum(layer.channels for layer in layers),
+        "reward_layers": len(layers),
         "time_channels": sum(resnet.out_channels for resnet in resnets(unet)),
         "deep_channels": unet.up_blocks[-1].resnets[-1].in_channels - unet.config.block_out_channels[0],
         "key_channels": 2 * sum(attention.inner_dim for attention in cross_attentions(unet)),

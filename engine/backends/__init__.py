@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...core.errors import MRCError
+from ...core.layout import LAYOUT
+from ...core.paths import snapshot
 from ..manifest import NAME as MANIFEST
 from .base import Backend
 
@@ -30,9 +32,10 @@ def lazy(module: str) -> Callable[..., Backend]:
 
 
 TORCH = ("torch", "diffusers", "transformers")
+READING = ("decode", "template", "llm_precision")  # of SmartEdit
 BACKENDS = {
-    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device",)),
-    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile")),
+    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", *LAYOUT, *READING)),
+    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", *LAYOUT, *READING)),
     "onnxruntime": Entry(
         "export",
         ("onnxruntime",),
@@ -95,9 +98,10 @@ def load_backend(folder: Path, name: str, precision: str | None = None, **option
     Raises:
         MRCError: neither kind of folder, or as `entry_for`.
     """
+    folder = snapshot(folder)
     if (folder / MANIFEST).is_file():
         kind = "export"
-    elif (folder / "model_index.json").is_file():
+    elif (folder / "model_index.json").is_file() or folder.is_file():
         kind = "checkpoint"
     else:
         raise MRCError(

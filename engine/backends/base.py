@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tokenizers import Tokenizer
 
 from ...core.defaults import Defaults
@@ -61,6 +62,34 @@ class DeviceLoop(ABC):
         """As `engine.loop.denoise`. Without `on_step` no step waits for the host."""
 
 
+class Reader(ABC):
+    """What reads image and instruction together, in SmartEdit a language model.
+
+    Attributes:
+        side: of the square picture that it looks at.
+    """
+
+    side: int
+
+    @abstractmethod
+    def check(self, instruction: str) -> None:
+        """Refuse an instruction that cannot be read.
+
+        Raises:
+            MRCError: it cannot.
+        """
+
+    @abstractmethod
+    def read(
+        self, *, pictures: list[Image.Image], instructions: list[str], seeds: list[int], size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """B square pictures, instructions and seeds → text states `[B, L, D]`, feature bias `[B, C, h, w]`, float32.
+
+        Args:
+            size: h and w, those of the latents.
+        """
+
+
 class Backend(ABC):
     """One method a graph; arrays are numpy, float32 or int64, with shapes as in `engine.graphs`.
 
@@ -69,6 +98,7 @@ class Backend(ABC):
         scheduler: content of `scheduler_config.json`, with the name of the diffusers class.
         reuses_features: whether `GuidedUNet.shallow` works, which lossy tiers need.
         device_loop: None where the host runs the loop.
+        reader: of SmartEdit alone; otherwise the text encoder reads the instruction.
     """
 
     geometry: Geometry
@@ -78,6 +108,7 @@ class Backend(ABC):
     precision: str
     reuses_features: bool = False
     device_loop: DeviceLoop | None = None
+    reader: Reader | None = None
 
     @abstractmethod
     def text_encoder(self, *, input_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

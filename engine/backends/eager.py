@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from ...core.errors import MRCError
+from ...core.layout import LAYOUT
 from ...model import Checkpoint, load_checkpoint
 from ...model.pipeline import decode_latents, encode_image
 from ...model.scheduler import scheduler_config
@@ -16,6 +18,7 @@ from ..manifest import Geometry
 from ..text import whole_texts
 from .base import Backend, Conditions, GuidedUNet, feature_condition
 from .devices import float32_products, torch_device
+from .reading import load_reader
 
 CPU = torch.device("cpu")
 
@@ -46,9 +49,10 @@ def check_parts(checkpoint: Checkpoint) -> None:
     unet, vae, text = (part.config for part in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder))
     latents = vae.latent_channels
     if (unet.in_channels, unet.out_channels) != (2 * latents, latents):
+        kind = "it makes images from texts; " if unet.in_channels == unet.out_channels else ""
         raise MRCError(
             f"the U-Net has {unet.in_channels} input and {unet.out_channels} output channels, an InstructPix2Pix one "
-            f"{2 * latents} and {latents}; give such a checkpoint, or train one (mrc-train --stage 1)"
+            f"{2 * latents} and {latents}; {kind}give such a checkpoint, or train one (mrc-train --stage 1)"
         )
     if unet.cross_attention_dim != text.hidden_size:
         raise MRCError(
@@ -68,10 +72,15 @@ def latent_side(size: object) -> int:
     return max(sides)
 
 
-def load(folder: Path, precision: str | None = None, device: str | None = None) -> "EagerBackend":
+def load(folder: Path, precision: str | None = None, device: str | None = None, **options: Any) -> "EagerBackend":
+    """Open a checkpoint; `options` are keywords of `load_checkpoint` and of `load_reader`."""
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
-    return EagerBackend(load_checkpoint(folder), torch_device(device))
+    place = torch_device(device)
+    layout = {name: options.pop(name) for name in LAYOUT if name in options}
+    backend = EagerBackend(load_checkpoint(folder, **layout), place)
+    backend.reader = load_reader(folder, place, **options)
+    return backend
 
 
 class EagerBackend(Backend):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import MRCError
+from ...core.layout import LAYOUT
 from ...core.precision import PRECISIONS, TF32
 from ...kernels import ops
 from ...model import Checkpoint, load_checkpoint
@@ -26,11 +27,16 @@ from .base import Conditions, DeviceLoop, GuidedUNet, feature_condition
 from .devices import float32_products, torch_device
 from .eager import geometry
 from .graphs import Feeds, GraphBackend, GraphUNet, Runner
+from .reading import load_reader
 from .recordings import DeviceMemory, Recorded
 
 
 def load(
-    folder: Path, precision: str | None = None, device: str | None = None, compile: bool = False
+    folder: Path,
+    precision: str | None = None,
+    device: str | None = None,
+    compile: bool = False,
+    **options: Any,
 ) -> "TorchBackend":
     """Open a checkpoint.
 
@@ -39,6 +45,7 @@ def load(
             bfloat16 on a card and float32 on a CPU.
         device: by default the card, where there is one.
         compile: compile the step graphs with `torch.compile`, anew for each set of shapes.
+        options: keywords of `load_checkpoint` and of `load_reader`.
     """
     place = torch_device(device)
     names = PRECISIONS if place.type == "cpu" else (*PRECISIONS, TF32)
@@ -49,7 +56,10 @@ def load(
     if compile and place.type == "cpu":
         raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
     own = "float32" if place.type == "cpu" else "bfloat16"
-    return TorchBackend(load_checkpoint(folder), place, precision or own, compile)
+    layout = {name: options.pop(name) for name in LAYOUT if name in options}
+    backend = TorchBackend(load_checkpoint(folder, **layout), place, precision or own, compile)
+    backend.reader = load_reader(folder, place, **options)
+    return backend
 
 
 class TorchBackend(GraphBackend[Tensor]):
@@ -133,7 +143,7 @@ class TorchBackend(GraphBackend[Tensor]):
 
 def copy_of_own(module: Any) -> nn.Module:
     """A copy of a graph's module that shares the parameters which it does not compute with."""
-    own = {id(parameter) for layer in module.layers() for parameter in layer.parameters()}
+    own = {id(parameter) for parameter in module.own()}
     shared = {id(parameter): parameter for parameter in module.parameters() if id(parameter) not in own}
     return copy.deepcopy(module, shared)
 

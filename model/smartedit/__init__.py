@@ -6,3 +6,5 @@
 
 B batch   N image patches (256)   W width of the language model (4096, 13B 5120)   L queries (77)   D text width (768)
 """
+
+CONFIG = "smartedit.json"  # the file that makes a checkpoint folder one of SmartEdit

@@ -1,10 +1,12 @@
 """`mrc-convert checkpoint`: what old libraries pickled loads afterwards, and nothing in it runs."""
 
+import importlib.util
 import json
 import pickle
 import shutil
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -16,6 +18,10 @@ from mrc_edit.convert.pickles import INERT, read_pickle
 from mrc_edit.core.errors import MRCError
 from mrc_edit.model import load_checkpoint
 from mrc_edit.model.weights import WEIGHTS
+
+SPEC = importlib.util.spec_from_file_location("layouts", Path(__file__).parents[1] / "model" / "layouts.py")
+layouts = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(layouts)
 
 
 def pickled(folder, zipped=True):
@@ -117,3 +123,22 @@ def test_what_lacks_a_tensor_is_named_and_leaves_nothing(old, tmp_path):
     with pytest.raises(MRCError, match=r"old/unet.*missing conv_in\.bias"):
         convert_checkpoint(old, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_single_pickled_file_becomes_a_folder(tmp_path):
+    pipeline = layouts.sd1()
+    pipeline.save_pretrained(tmp_path / "base")
+    averaged = layouts.sd1().unet
+    averaged.load_state_dict({key: (value / 2).half().float() for key, value in averaged.state_dict().items()})
+    state = layouts.original_state(pipeline, averaged)
+    state = {key: value.half() if value.is_floating_point() else value for key, value in state.items()}
+    torch.save({"state_dict": state, "epoch": 7, "optimizer_states": []}, tmp_path / "a.ckpt")
+    with pytest.warns(UserWarning, match="not used: model_ema"):
+        dropped = convert_checkpoint(tmp_path / "a.ckpt", tmp_path / "plain", base=tmp_path / "base")
+    assert dropped == ["epoch", "optimizer_states"]
+    stored = safetensors.torch.load_file(tmp_path / "plain" / "unet" / WEIGHTS["unet"])
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    same_weights(load_checkpoint(tmp_path / "plain"), load_checkpoint(tmp_path / "base"))
+    convert_checkpoint(tmp_path / "a.ckpt", tmp_path / "averaged", base=tmp_path / "base", ema=True)
+    found = load_checkpoint(tmp_path / "averaged").unet.state_dict()
+    assert all(torch.equal(found[key], value) for key, value in averaged.state_dict().items())

@@ -129,18 +129,18 @@ def test_one_variant_is_fetched_whole_or_in_shards(forms, variant, chosen):
 
 
 def test_variants_are_not_guessed():
-    with pytest.raises(MRCError, match="has the variants fp16, non_ema; ask for one"):
+    with pytest.raises(MRCError, match="has the variants fp16, non_ema; choose one"):
         checkpoint_files(NAME, repository("fp16", "non_ema"), None)
-    with pytest.raises(MRCError, match="has no variant bf16; its variants: fp16, non_ema"):
+    with pytest.raises(MRCError, match="has no variant bf16 of its U-Net; its variants: fp16, non_ema"):
         checkpoint_files(NAME, repository("fp16", "non_ema"), "bf16")
-    with pytest.raises(MRCError, match="has no variant fp16; its variants: none"):
+    with pytest.raises(MRCError, match="has no variant fp16 of its U-Net; its variants: none"):
         checkpoint_files(NAME, repository(""), "fp16")
 
 
 def test_pickles_are_refused_with_what_to_do(hub, pushed):
     (pushed / "text_encoder" / "model.safetensors").unlink()
     hub.push(NAME, pushed)
-    with pytest.raises(MRCError, match=r"no safetensors in text_encoder.*download it yourself and run mrc-convert"):
+    with pytest.raises(MRCError, match=r"no safetensors in text_encoder.*download it and run mrc-convert checkpoint"):
         Engine.from_pretrained(NAME)
     assert hub.fetched() == []
 

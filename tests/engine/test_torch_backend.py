@@ -134,7 +134,7 @@ def test_the_conditioner_keeps_its_own_weights_alone_in_float32(tiny):
     whole = load_checkpoint(tiny).unet.state_dict()
     backend = Engine.from_pretrained(tiny, "torch", precision="bfloat16", device="cpu").backend
     conditioner, step = backend.modules["conditioner"], backend.modules["unet"]
-    own = {id(parameter) for layer in conditioner.layers() for parameter in layer.parameters()}
+    own = {id(parameter) for parameter in conditioner.own()}
     shared = {id(parameter) for parameter in step.parameters()}
     for name, parameter in conditioner.unet.named_parameters():
         assert (id(parameter) in own) != (id(parameter) in shared), name
