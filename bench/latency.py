@@ -24,7 +24,7 @@ from mrc_edit.bench.workload import PEERS, Variant, Workload, check_names, parse
 from mrc_edit.core.errors import MRCError, run_command
 from mrc_edit.engine.backends import BACKENDS
 from mrc_edit.engine.manifest import NAME as MANIFEST
-from mrc_edit.engine.shipped import shipped
+from mrc_edit.engine.models import model_folder
 
 
 def columns(first: str) -> list[Column]:
@@ -142,7 +142,7 @@ def checked(args: argparse.Namespace) -> list[str]:
         MRCError: an option that cannot be used.
     """
     require_at_least(args, size=64, batch=1, steps=1, warmup=1, rounds=1)
-    exported = (shipped(args.model, "eager") / MANIFEST).is_file()
+    exported = (model_folder(args.model, "eager") / MANIFEST).is_file()
     names = (args.variants or ("onnxruntime" if exported else "eager,onnxruntime")).split(",")
     check_names(names)
     if len(set(names)) < len(names):
@@ -157,7 +157,7 @@ def checked(args: argparse.Namespace) -> list[str]:
 def prepare(args: argparse.Namespace, names: list[str], scratch: Path) -> list[Variant]:
     """The variants, after making the exports in `scratch` that they need and that were not given."""
     exported, graph = args.export, scratch / "plain.onnx"
-    checkpoint = shipped(args.model, "eager")
+    checkpoint = model_folder(args.model, "eager")
     variants = [parse_variant(name, args.model, exported, args.provider, graph, args.device) for name in names]
     if exported is None and any(
         BACKENDS[variant.backend].reads == "export" and not (variant.folder / MANIFEST).is_file()
@@ -181,7 +181,7 @@ def run(args: argparse.Namespace) -> None:
     own = ("threads", "device", "provider", "warmup", "rounds")
     settings = asdict(workload) | {key: getattr(args, key) for key in own}
     earlier = read_earlier(args.check, names, settings) if args.check else None
-    checkpoint = shipped(args.model, "eager")
+    checkpoint = model_folder(args.model, "eager")
     countable = checkpoint if (checkpoint / "model_index.json").is_file() else None
     with tempfile.TemporaryDirectory() as scratch, limited_threads(args.threads):
         variants = prepare(args, names, Path(scratch))

@@ -12,10 +12,10 @@ from mrc_edit.core.reward import BEST, NO_FAULTS
 from mrc_edit.core.schema import JsonObject
 from mrc_edit.engine import EditResult, Engine
 from mrc_edit.engine.backends import BACKENDS
+from mrc_edit.engine.models import model_folder
 from mrc_edit.engine.noise import generator
 from mrc_edit.engine.plan import Plan, make_plan
 from mrc_edit.engine.request import OutputType
-from mrc_edit.engine.shipped import shipped
 
 if TYPE_CHECKING:
     from mrc_edit.engine.engine import Callback
@@ -97,7 +97,7 @@ def parse_variant(
     check_names([name])
     backend, precision, tier = (*name.split(":"), "", "")[:3]
     backend = "eager" if name in PEERS else backend
-    folder = exported if exported and BACKENDS[backend].reads == "export" else shipped(model, backend)
+    folder = exported if exported and BACKENDS[backend].reads == "export" else model_folder(model, backend)
     return Variant(
         name, backend, precision, tier or "exact", folder, provider if backend == "onnxruntime" else "", graph, device
     )

@@ -35,7 +35,7 @@ def arguments() -> argparse.ArgumentParser:
         epilog=f"the model's own defaults:\n  as released  {released}\n  mini         {mini}\n\nbackends:\n{states}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", type=Path, help="checkpoint, export folder, or mini: the small one inside")
+    parser.add_argument("model", help="checkpoint, export folder, mini: the small one inside, or OWNER/NAME of the hub")
     parser.add_argument("image", type=Path, help="image file to edit")
     parser.add_argument("instruction", help="what to change")
     parser.add_argument(

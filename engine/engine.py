@@ -18,11 +18,11 @@ from .failures import computing, enough_memory
 from .framing import Box, without_padding
 from .images import ImageLike, to_array, to_pil, to_unit
 from .loop import check_finite, denoise
+from .models import model_folder
 from .noise import drawing
 from .plan import Plan, Read, make_plan
 from .request import Checked, Edit, EditOptions, EditRequest, OutputType, Settings, check
 from .sampling import SamplerTable, sampler_table
-from .shipped import shipped
 from .text import tokenize
 from .tiers import EXACT, Tier, check_tier, make_tier, predictor
 
@@ -78,7 +78,8 @@ class Engine:
         """Open a checkpoint (PyTorch) or an export folder (no PyTorch needed).
 
         Args:
-            folder: where the model is, or "mini" for the small one that is part of this package.
+            folder: where the model is; "mini" for the small one that is part of this package; or OWNER/NAME on the
+                Hugging Face hub, where @REVISION may follow. A folder goes before a name.
             backend: a name of `engine.backends.BACKENDS`, or "auto" for what fits the folder.
             precision: float32, tf32, bfloat16, float16 or int8, where backend and folder have it; None for the
                 backend's own choice.
@@ -93,8 +94,8 @@ class Engine:
                 `decode`, `template` and `llm_precision` of SmartEdit (docs/smartedit.md).
 
         Raises:
-            MRCError: not such a folder, damaged or changed files, a backend that is not installed, or
-                that does not have the precision, tier or option.
+            MRCError: not such a folder or name, damaged or changed files, a backend that is not installed, or
+                that does not have the precision, tier or option; a model that cannot be fetched.
         """
         chosen = make_tier(tier, tier_settings)
         if precision is None and tier == "turbo":
@@ -102,7 +103,8 @@ class Engine:
         given = {"lora": lora, "embeddings": embeddings}
         adapters = {name: value for name, value in given.items() if value}
         reads = "eager" if adapters and backend == "auto" else backend  # of a shipped model the checkpoint
-        loaded = load_backend(shipped(folder, reads), backend, precision=precision, **adapters, **options)
+        found = model_folder(folder, reads, precision, options)
+        loaded = load_backend(found, backend, precision=precision, **adapters, **options)
         return cls(loaded, check_tier(tier, chosen, loaded))
 
     def edit(

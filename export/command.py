@@ -17,7 +17,7 @@ from .options import add_options
 
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser("mrc-export", "Export a checkpoint to ONNX graphs and, with --trt, to TensorRT engines.")
-    parser.add_argument("checkpoint", type=Path, help="MRC or InstructPix2Pix checkpoint: folder or file")
+    parser.add_argument("checkpoint", help="MRC or InstructPix2Pix checkpoint: folder, file, or OWNER/NAME of the hub")
     parser.add_argument("out", type=Path, help="export folder to write; an older export there is replaced at the end")
     parser.add_argument(
         "--dtype", choices=PRECISIONS, default="float32", help="precision inside the graphs (default: float32)"

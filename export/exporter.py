@@ -17,6 +17,7 @@ from ..core.precision import PRECISIONS
 from ..engine.backends.eager import EagerBackend, geometry
 from ..engine.graphs import EACH_STEP, GRAPHS
 from ..engine.manifest import Artifact, Geometry, Manifest
+from ..engine.models import model_folder
 from ..engine.sampling import sampler_of
 from ..model.adapters import load_adapted
 from ..model.checkpoint import Checkpoint, checkpoint_digest
@@ -90,7 +91,7 @@ def export(
     """Export all graphs, check them against eager, and with `trt` build their engines.
 
     Args:
-        checkpoint_folder: MRC or plain InstructPix2Pix checkpoint.
+        checkpoint_folder: MRC or plain InstructPix2Pix checkpoint; a name as of `Engine.from_pretrained` may be given.
         out: the export folder; an old one stays until the new one is whole.
         dtype: float32, float16 or bfloat16, inside the graphs; all inputs and outputs are float32. The conditioner,
             which runs once an edit, stays in float32. A float16 export also holds a float32 VAE decoder, for images
@@ -113,9 +114,10 @@ def export(
         MRCError: an unusable checkpoint or argument, a graph that differs
             from eager, no TensorRT, an `out` that is something else or that another export is writing.
     """
-    source, out = Path(checkpoint_folder), Path(out)
+    out = Path(out)
     check_precision(dtype, int8)
     check_sizes(sizes, max_batch)
+    source = model_folder(checkpoint_folder, "eager", options={"variant": variant})
     check_target(source, out)
     if int8 is not None:
         check_int8(Path(int8))

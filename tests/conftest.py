@@ -229,11 +229,34 @@ def error():
 @pytest.fixture
 def judge_server():
     """An endpoint for judges that misbehaves as the model's name says; see tests/judge/server.py."""
-    path = ROOT / "tests" / "judge" / "server.py"
-    spec = importlib.util.spec_from_file_location("judge_server", path)
+    server = module_at(ROOT / "tests" / "judge" / "server.py").JudgeServer().start()
+    yield server
+    server.stop()
+
+
+def module_at(path: Path):
+    """The module in a file beside the tests, which are no package."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # where dataclasses look for it
     spec.loader.exec_module(module)
-    server = module.JudgeServer().start()
+    return module
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """An empty hub with an empty cache, in place of the one that `huggingface_hub` knows; see tests/hub_server.py."""
+    from huggingface_hub import constants
+
+    server = module_at(ROOT / "tests" / "hub_server.py").HubServer().start()
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, server.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.chdir(tmp_path)  # no folder here has the name of a repository
     yield server
     server.stop()
 

@@ -21,7 +21,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"presets: {', '.join(PRESETS)}; flags override them",
     )
     parser.add_argument(
-        "init", nargs="?", help="checkpoint folder to start from; leave it out to make `mini` from nothing"
+        "init",
+        nargs="?",
+        help="checkpoint to start from: folder, or OWNER/NAME of the hub; leave it out to make `mini` from nothing",
     )
     parser.add_argument("--preset", help=f"settings to start from: {', '.join(PRESETS)} (default: none)")
     parser.add_argument(

@@ -25,7 +25,7 @@ class TrainConfig:
         MRCError: a value out of range, or settings that exclude each other.
     """
 
-    init: Annotated[str, "checkpoint folder to start from"]
+    init: Annotated[str, "checkpoint to start from: folder, or OWNER/NAME of the Hugging Face hub"]
     data: Annotated[str, "data set, or miniature:N for N triplets of the miniature world"]
     out: Annotated[str, "folder of the run; the trained checkpoint is OUT/checkpoint"]
     rewards: Annotated[str | None, "RewardEdit JSON for a data set of InstructPix2Pix folders"] = None

@@ -14,6 +14,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from ..core.errors import MRCError
+from ..engine.models import model_folder
 from ..model.checkpoint import Checkpoint, load_checkpoint
 from ..model.extend import add_reward_blocks, add_rewards, widen_input
 from ..model.smartedit.folder import load_conditioning
@@ -76,7 +77,8 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
 
 def starting_point(config: TrainConfig) -> Checkpoint:
     """The checkpoint to start from, with the input channels and reward modules that the stage needs."""
-    checkpoint = load_checkpoint(config.init, variant=config.variant, vae=config.vae, base=config.base)
+    source = model_folder(config.init, "eager", options={"variant": config.variant})
+    checkpoint = load_checkpoint(source, variant=config.variant, vae=config.vae, base=config.base)
     unet = checkpoint.unet
     if unet.config.in_channels == unet.config.out_channels:
         unet = widen_input(unet)

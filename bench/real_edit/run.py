@@ -25,8 +25,8 @@ from ...engine.command import save
 from ...engine.framing import framed, make_frame
 from ...engine.images import load_image
 from ...engine.manifest import NAME as MANIFEST
+from ...engine.models import model_folder
 from ...engine.request import naming
-from ...engine.shipped import shipped
 from ...judge import Judge, Reward
 from ...judge.batch import judge_all
 from ...judge.spending import Spending
@@ -122,7 +122,7 @@ def write_results(
 
 def model_digest(model: str) -> str:
     """SHA-256 of an export's manifest, which has the digests of all its files, or of a checkpoint's files."""
-    folder = shipped(model, "auto")
+    folder = model_folder(model, "auto")
     if (folder / MANIFEST).is_file():
         return file_digest(folder / MANIFEST)
     from ...model.checkpoint import checkpoint_digest  # torch

@@ -3,7 +3,7 @@
 A backend is imported when it is chosen, so a missing package of one does not hinder the others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -67,11 +67,42 @@ def checkpoint_backend(device: object) -> str:
     return "torch" if torch.cuda.is_available() else "eager"
 
 
+def entry_for(model: str | Path, kind: str, name: str, options: Mapping[str, object]) -> Entry:
+    """The backend `name`, or what fits for "auto", which opens a `kind` of folder.
+
+    Args:
+        model: what to call the folder in messages.
+        options: the backend's own.
+
+    Raises:
+        MRCError: an unknown or unavailable backend, one for the other kind, or without such an option.
+    """
+    if name == "auto":
+        name = "onnxruntime" if kind == "export" else checkpoint_backend(options.get("device"))
+    if name not in BACKENDS:
+        raise MRCError(f"backend is {name!r}; choose auto, {', '.join(BACKENDS)}")
+    entry = BACKENDS[name]
+    if (state := state_of(name)) != "available":
+        raise MRCError(f"backend {name} cannot be used here: {state}")
+    if entry.reads != kind:
+        advice = "run mrc-export first" if kind == "checkpoint" else "give the checkpoint it was exported from"
+        raise MRCError(f"backend {name} reads a {entry.reads} folder and {model} is a {kind} folder; {advice}")
+    if kind == "export" and (added := [name for name in ADAPTERS if name in options]):
+        raise MRCError(
+            f"{model} is an export, whose graphs hold derived weights: {' and '.join(added)} cannot be added; export "
+            "the checkpoint again with mrc-export --lora FILE:SCALE or --embedding TOKEN=FILE, or open the checkpoint"
+        )
+    if unknown := set(options) - set(entry.options):
+        own = ", ".join(entry.options) or "none"
+        raise MRCError(f"backend {name} has no option {', '.join(sorted(unknown))}; its own are: {own}")
+    return entry
+
+
 def load_backend(folder: Path, name: str, precision: str | None = None, **options: object) -> Backend:
     """Open a checkpoint or export folder with backend `name`, or with what fits it for "auto".
 
     Raises:
-        MRCError: neither kind of folder, an unknown or unavailable backend, or one for the other kind.
+        MRCError: neither kind of folder, or as `entry_for`.
     """
     folder = snapshot(folder)
     if (folder / MANIFEST).is_file():
@@ -83,24 +114,7 @@ def load_backend(folder: Path, name: str, precision: str | None = None, **option
             f"{folder} is neither a checkpoint (model_index.json) nor an export ({MANIFEST}); "
             "give a checkpoint folder, or the folder that mrc-export wrote"
         )
-    if name == "auto":
-        name = "onnxruntime" if kind == "export" else checkpoint_backend(options.get("device"))
-    if name not in BACKENDS:
-        raise MRCError(f"backend is {name!r}; choose auto, {', '.join(BACKENDS)}")
-    entry = BACKENDS[name]
-    if (state := state_of(name)) != "available":
-        raise MRCError(f"backend {name} cannot be used here: {state}")
-    if entry.reads != kind:
-        advice = "run mrc-export first" if kind == "checkpoint" else "give the checkpoint it was exported from"
-        raise MRCError(f"backend {name} reads a {entry.reads} folder and {folder} is a {kind} folder; {advice}")
-    if kind == "export" and (added := [name for name in ADAPTERS if name in options]):
-        raise MRCError(
-            f"{folder} is an export, whose graphs hold derived weights: {' and '.join(added)} cannot be added; export "
-            "the checkpoint again with mrc-export --lora FILE:SCALE or --embedding TOKEN=FILE, or open the checkpoint"
-        )
-    if unknown := set(options) - set(entry.options):
-        own = ", ".join(entry.options) or "none"
-        raise MRCError(f"backend {name} has no option {', '.join(sorted(unknown))}; its own are: {own}")
+    entry = entry_for(folder, kind, name, options)
     if kind == "checkpoint":
         return entry.load(folder, precision=precision, **options)
     manifest = (folder / MANIFEST).read_bytes()

@@ -51,7 +51,7 @@ class MRCExportCommand(BaseOptimumCLICommand):
     def parse_args(parser: argparse.ArgumentParser) -> None:
         from mrc_edit.export.options import add_options
 
-        parser.add_argument("-m", "--model", type=Path, required=True, help="MRC or InstructPix2Pix checkpoint folder")
+        parser.add_argument("-m", "--model", required=True, help="checkpoint: folder, or OWNER/NAME of the hub")
         parser.add_argument("output", type=Path, help="export folder to write; an older export there is replaced")
         parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="precision inside the graphs")
         add_options(parser)

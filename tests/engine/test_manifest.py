@@ -127,17 +127,22 @@ def test_what_was_checked_is_what_edits(copy, tmp_path, backend, photo, monkeypa
     assert len(engine.edit(photo[:64], "snow", **small).images) == 1  # another size, for which OpenVINO compiles anew
 
 
+@pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_export_in_a_hugging_face_cache_opens(tiny_export, tmp_path, backend):
-    """Snapshots are folders of links into blobs, which are named by their SHA-256."""
+def test_an_export_in_a_hugging_face_cache_opens(tiny_export, tmp_path, backend, shared):
+    """Snapshots are folders of links into blobs, which may be links into those that all repositories share."""
     from mrc_edit.core.files import file_digest
 
-    (tmp_path / "blobs").mkdir()
-    snapshot = tmp_path / "snapshots" / "main"
+    blobs, store = tmp_path / "models--a--b" / "blobs", tmp_path / "blobs" / "ab"
+    blobs.mkdir(parents=True)
+    store.mkdir(parents=True)
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "main"
     for path in (path for path in tiny_export.rglob("*") if path.is_file()):
-        blob = tmp_path / "blobs" / file_digest(path)
+        blob = blobs / file_digest(path)
         link = snapshot / path.relative_to(tiny_export)
-        shutil.copy(path, blob)
+        shutil.copy(path, store / blob.name if shared else blob)
+        if shared and not blob.exists():
+            blob.symlink_to(os.path.relpath(store / blob.name, blobs))
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(os.path.relpath(blob, link.parent))
     Engine.from_pretrained(snapshot, backend)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ...core.errors import MRCError
+from .named import data_folder
 from .triplet import Triplet, Triplets, make_triplet
 
 HUB_FOLDERS = ("data", "train", "data/train")  # where data sets on the hub have their files
@@ -41,7 +42,7 @@ def open_triplets(path: str | Path, rewards: str | Path | None = None, columns: 
 
     Args:
         path: parquet file or folder, `save_to_disk` folder, folder with metadata.jsonl, tar shards, a pattern such as
-            a-{00..09}.tar, or InstructPix2Pix folders.
+            a-{00..09}.tar, or InstructPix2Pix folders; or as text the OWNER/NAME of one on the Hugging Face hub.
         rewards: RewardEdit JSON, for InstructPix2Pix folders; `RewardEdit.json` in the folder is
             used by default.
         columns: of a table, or members of tar shards: source=…,edited=…,instruction=…; by default as known.
@@ -52,9 +53,8 @@ def open_triplets(path: str | Path, rewards: str | Path | None = None, columns: 
     from .columns import parse_columns
     from .reward_edit import RewardEdit
 
-    path, given = Path(path), parse_columns(columns)
-    if not path.exists() and "{" not in str(path):
-        raise MRCError(f"{path} does not exist; give a data set")
+    given = parse_columns(columns)
+    path = Path(path) if "{" in str(path) else data_folder(path)
     for place in (path, *(path / folder for folder in HUB_FOLDERS)):
         if (found := open_files(place, given)) is not None:
             if rewards is not None:

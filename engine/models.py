@@ -1,0 +1,115 @@
+"""Models by name: a folder here, a model of this package, or a repository on the Hugging Face hub.
+
+Of a repository the files that the engine reads are fetched, no others: configurations, tokenizer, one variant of the
+weights as safetensors, or what an export's backend runs. Its code and pickles are never fetched.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..core import hub
+from ..core.errors import MRCError
+from .backends import entry_for
+from .manifest import NAME as MANIFEST
+from .shipped import MODELS, shipped
+
+INDEX = "model_index.json"
+STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}  # of weights
+SETTINGS = re.compile(
+    r"model_index\.json|defaults\.json|scheduler/scheduler_config\.json|(unet|vae|text_encoder)/config\.json"
+    r"|tokenizer/[\w-]+\.(json|txt)"
+)
+EMPTY: Mapping[str, object] = {}
+
+
+def model_folder(
+    model: str | Path, backend: str = "auto", precision: str | None = None, options: Mapping[str, object] = EMPTY
+) -> Path:
+    """The folder of a model.
+
+    Args:
+        model: a folder, which goes first; the name of a shipped model; or OWNER/NAME of the hub, where @REVISION may
+            follow. A `Path` is always a folder.
+        backend, precision, options: as of `Engine.from_pretrained`; what they do not need is not fetched.
+
+    Raises:
+        MRCError: neither folder nor name, or as `core.hub.snapshot`; a repository that holds no model that the engine
+            reads, no safetensors, or several variants and no plain one; or as `load_backend`.
+    """
+    if str(model) in MODELS or isinstance(model, Path) or Path(model).exists():
+        return shipped(model, backend)
+    if not hub.is_hub_name(model):
+        raise MRCError(
+            f"{model} is neither a folder nor a name such as {', '.join(MODELS)} or OWNER/NAME of the Hugging Face "
+            "hub; give the folder of a checkpoint or export, or a name"
+        )
+
+    def choose(files: list[str]) -> list[str]:
+        kind = kind_of(model, files)
+        entry_for(model, kind, backend, options)
+        variant = options.get("variant")
+        return export_files(files, backend, precision) if kind == "export" else checkpoint_files(model, files, variant)
+
+    return hub.snapshot(model, choose)
+
+
+def kind_of(model: str, files: list[str]) -> str:
+    if MANIFEST in files:
+        return "export"
+    if INDEX in files:
+        return "checkpoint"
+    raise MRCError(
+        f"{model} on the hub has neither {INDEX} nor {MANIFEST}, so it is no checkpoint in diffusers' layout and no "
+        "export; name another"
+    )
+
+
+def export_files(files: list[str], backend: str, precision: str | None) -> list[str]:
+    """Of an export's files those that a backend runs: engines and int8 graphs only where they are asked for."""
+    left = [r"tensorrt/"] * (backend != "tensorrt") + [r"\w+_int8/"] * (precision != "int8")
+    wanted = re.compile(rf"{MANIFEST}|{''.join(f'(?!{folder})' for folder in left)}[\w-]+/[\w.-]+")
+    return [file for file in files if wanted.fullmatch(file)]
+
+
+def checkpoint_files(model: str, files: list[str], variant: object) -> list[str]:
+    """Of a checkpoint's files the settings and, as safetensors, one variant of the weights."""
+    parts = {part: variants(part, files) for part in STEMS}
+    if variant is not None and variant not in parts["unet"]:
+        others = ", ".join(sorted(filter(None, parts["unet"]))) or "none"
+        raise MRCError(f"{model} on the hub has no variant {variant} of its U-Net; its variants: {others}")
+    settings = [file for file in files if SETTINGS.fullmatch(file)]
+    return settings + [file for part, found in parts.items() for file in weights(model, part, found, variant)]
+
+
+def variants(part: str, files: list[str]) -> dict[str, list[str]]:
+    """The safetensors files of a part's weights by variant; "" is the plain one. Of whole and in shards: the whole."""
+    stem = re.escape(STEMS[part])
+    found: dict[str, list[str]] = {}
+    whole: dict[str, list[str]] = {}
+    pattern = re.compile(
+        rf"{part}/{stem}(?:\.(?P<variant>[\w-]+?))?(?P<shard>-\d+-of-\d+)?\.safetensors"
+        rf"|{part}/{stem}\.safetensors\.index(?:\.(?P<of>[\w-]+))?\.json"
+    )
+    for file in files:
+        if match := pattern.fullmatch(file):
+            variant = match["variant"] or match["of"] or ""
+            found.setdefault(variant, []).append(file)
+            if file.endswith(".safetensors") and not match["shard"]:
+                whole[variant] = [file]
+    return found | whole
+
+
+def weights(model: str, part: str, found: dict[str, list[str]], variant: object) -> list[str]:
+    """The files of one variant of a part: a part that lacks the one asked for has the plain one, as in diffusers."""
+    for name in (variant, ""):
+        if isinstance(name, str) and name in found:
+            return found[name]
+    if not found:
+        raise MRCError(
+            f"{model} on the hub has no safetensors in {part}; pickled weights can run code and are never loaded: "
+            "download it and run mrc-convert checkpoint"
+        )
+    if len(found) > 1:
+        raise MRCError(f"{model} on the hub has the variants {', '.join(sorted(found))}; choose one (--variant)")
+    return next(iter(found.values()))
