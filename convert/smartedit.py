@@ -9,6 +9,7 @@ Tensors go from the old files to the new ones by and by: no more than one shard 
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +37,6 @@ from ..model.smartedit.folder import (
 )
 from ..model.smartedit.tokens import OWN, Wording, build_tokenizer, check_wording
 from ..model.weights import WEIGHTS
-from .checkpoint import copy
 from .pickles import read_pickle
 from .smartedit_sizes import bim_sizes, llm_config, qformer_sizes, unet_config
 
@@ -128,7 +128,8 @@ def write_base(source: Path, out: Path, unet: dict[str, Tensor], path: Path) -> 
     """The checkpoint folder: the release's U-Net and InstructPix2Pix's other parts."""
     for name in CHECKPOINT_FILES:
         if name.split("/")[0] not in ("unet", "defaults.json") and (source / name).is_file():
-            copy(source / name, out / name)
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source / name, out / name)
     missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not (out / part).is_dir()]
     if missing or not (out / "model_index.json").is_file():
         raise MRCError(f"{source} lacks {', '.join(missing) or 'model_index.json'}; put instruct-pix2pix there")
