@@ -91,7 +91,7 @@ class Engine:
             embeddings: files of textual inversion by the token that instructions use, such as "<cat>"; else as `lora`.
             options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `device` and
                 `compile` of torch; for a checkpoint also `variant`, `vae` and `base` (docs/checkpoints.md), and
-                `decode`, `template` and `llm_precision` of SmartEdit (docs/smartedit.md).
+                `decode`, `template` and `llm_precision` of SmartEdit, and `reader` of its exports (docs/smartedit.md).
 
         Raises:
             MRCError: not such a folder or name, damaged or changed files, a backend that is not installed, or

@@ -181,7 +181,8 @@ def check_readable(backend: Backend, request: EditRequest) -> None:
             backend.reader.check(instruction)
     elif backend.geometry.feature_channels:
         raise MRCError(
-            "this is a SmartEdit model without its language model; give the checkpoint folder, not an export"
+            "this is an export of SmartEdit, which has no language model; "
+            "give reader=FOLDER, the folder it was made from"
         )
 
 

@@ -34,6 +34,7 @@ def lazy(module: str) -> Callable[..., Backend]:
 
 TORCH = ("torch", "diffusers", "transformers")
 READING = ("decode", "template", "llm_precision")  # of SmartEdit
+EXPORT_READING = ("reader", *READING)  # of an export of it
 BACKENDS = {
     "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", *LAYOUT, *ADAPTERS, *READING)),
     "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", *LAYOUT, *ADAPTERS, *READING)),
@@ -42,10 +43,10 @@ BACKENDS = {
         ("onnxruntime",),
         "cpu or gpu",
         lazy("onnxruntime"),
-        ("provider", "provider_options", "sizes", "max_batch"),
+        ("provider", "provider_options", "sizes", "max_batch", *EXPORT_READING),
     ),
-    "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino"), ("shapes",)),
-    "tensorrt": Entry("export", ("cuda",), "trt-rtx or trt", lazy("tensorrt")),
+    "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino"), ("shapes", *EXPORT_READING)),
+    "tensorrt": Entry("export", ("cuda",), "trt-rtx or trt", lazy("tensorrt"), EXPORT_READING),
 }
 
 
@@ -117,10 +118,14 @@ def load_backend(folder: Path, name: str, precision: str | None = None, **option
     entry = entry_for(folder, kind, name, options)
     if kind == "checkpoint":
         return entry.load(folder, precision=precision, **options)
+    reading = {name: options.pop(name) for name in EXPORT_READING if name in options}
     manifest = (folder / MANIFEST).read_bytes()
     try:
-        return entry.load(folder, precision=precision, **options)
+        backend = entry.load(folder, precision=precision, **options)
     except MRCError:
         if (folder / MANIFEST).read_bytes() == manifest:
             raise
-    return entry.load(folder, precision=precision, **options)  # another export took its place meanwhile
+        backend = entry.load(folder, precision=precision, **options)  # another export took its place meanwhile
+    if reading:
+        backend.reader = import_module(".reading", __name__).export_reader(folder, **reading)
+    return backend

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,13 +11,15 @@ from torch import Tensor, nn
 
 from ...core.errors import MRCError
 from ...core.memory import check_memory
+from ...model.checkpoint import checkpoint_digest
 from ...model.smartedit.bim import text_states
 from ...model.smartedit.folder import SmartEdit, dtype_name, is_smartedit, load_smartedit
 from ...model.smartedit.language import DECODES, MOST_TOKENS, Decode, image_states
 from ...model.smartedit.tokens import check_instruction, encode
 from ...model.smartedit.vision import clip_features, pixel_values
+from ..manifest import read_manifest
 from .base import Reader
-from .devices import float32_products
+from .devices import float32_products, torch_device
 from .recent import Recent
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -48,6 +51,29 @@ def load_reader(
     if isinstance(template, bool) or not isinstance(template, int) or not 0 <= template < len(model.wording.templates):
         raise MRCError(f"template is {template!r}; {folder} has {len(model.wording.templates)}, from 0")
     return SmartEditReader(model, device, decode, template)
+
+
+def export_reader(export: Path, reader: str | Path | None = None, **options: Any) -> "SmartEditReader":
+    """The reader for an export of a SmartEdit folder.
+
+    Args:
+        reader: that folder.
+        options: as of `load_reader`.
+
+    Raises:
+        MRCError: no folder, another than the one that was exported, or as `load_reader`.
+    """
+    manifest = read_manifest(export)
+    if not manifest.geometry.feature_channels:
+        raise MRCError(f"{export} is no export of SmartEdit; leave out reader, decode, template and llm_precision")
+    if reader is None:
+        raise MRCError(f"{', '.join(options)} without reader; give reader=FOLDER, the folder that was exported")
+    folder = Path(reader)
+    if checkpoint_digest(folder) != manifest.checkpoint:
+        raise MRCError(f"{export} was exported from another checkpoint than {folder}; give that, or export this one")
+    found = load_reader(folder, torch_device(None), **options)
+    assert found is not None
+    return found
 
 
 class SmartEditReader(Reader):
