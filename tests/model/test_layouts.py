@@ -316,6 +316,7 @@ def same_weights(first, second):
 
 
 def test_the_digest_is_of_all_that_is_used(saved, tmp_path):
+    assert checkpoint_digest(layouts.as_hub_cache(saved, tmp_path / "cache")) == checkpoint_digest(saved)
     path, options = single(opened(saved), tmp_path)
     digests = {checkpoint_digest(saved), checkpoint_digest(path, **options)}
     rewritten(options["base"] / "unet" / "config.json", norm_eps=1e-4)
