@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core.errors import MRCError
 from .aliases import to_tensors
+from .arguments import check_threads
 from .backends import Backend, load_backend
 from .backends.base import Conditions
 from .failures import computing, enough_memory
@@ -67,6 +68,7 @@ class Engine:
         precision: str | None = None,
         tier: str = "exact",
         tier_settings: Mapping[str, object] | None = None,
+        threads: int | None = None,
         **options: object,
     ) -> "Engine":
         """Open a checkpoint folder (PyTorch) or an export folder (no PyTorch needed).
@@ -79,6 +81,8 @@ class Engine:
             tier: "exact", or "fast" or "turbo" to compute less at a price (docs/runtime.md); turbo takes
                 precision "int8" unless another is given.
             tier_settings: values of `engine.tiers.Tier` in place of the tier's.
+            threads: of the CPU; None for the backend's own choice. PyTorch's are the process's, so of two engines
+                the later one decides. `tensorrt` computes on the card and refuses them.
             options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `device` and
                 `compile` of torch.
 
@@ -89,6 +93,8 @@ class Engine:
         chosen = make_tier(tier, tier_settings)
         if precision is None and tier == "turbo":
             precision = "int8"
+        if threads is not None:
+            options["threads"] = check_threads(threads)
         loaded = load_backend(shipped(folder, backend), backend, precision=precision, **options)
         if chosen.reuses_features and not loaded.reuses_features:
             raise MRCError(f"tier {tier} reuses deep features, which this backend cannot; use tier='exact'")

@@ -31,16 +31,16 @@ def lazy(module: str) -> Callable[..., Backend]:
 
 TORCH = ("torch", "diffusers", "transformers")
 BACKENDS = {
-    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device",)),
-    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile")),
+    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", "threads")),
+    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", "threads")),
     "onnxruntime": Entry(
         "export",
         ("onnxruntime",),
         "cpu or gpu",
         lazy("onnxruntime"),
-        ("provider", "provider_options", "sizes", "max_batch"),
+        ("provider", "provider_options", "sizes", "max_batch", "threads"),
     ),
-    "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino"), ("shapes",)),
+    "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino"), ("shapes", "threads")),
     "tensorrt": Entry("export", ("cuda",), "trt-rtx or trt", lazy("tensorrt")),
 }
 

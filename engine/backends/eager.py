@@ -15,7 +15,7 @@ from ...model.scheduler import scheduler_config
 from ..manifest import Geometry
 from ..text import whole_texts
 from .base import Backend, Conditions, GuidedUNet
-from .devices import float32_products, torch_device
+from .devices import float32_products, torch_device, use_threads
 
 CPU = torch.device("cpu")
 
@@ -67,9 +67,12 @@ def latent_side(size: object) -> int:
     return max(sides)
 
 
-def load(folder: Path, precision: str | None = None, device: str | None = None) -> "EagerBackend":
+def load(
+    folder: Path, precision: str | None = None, device: str | None = None, threads: int | None = None
+) -> "EagerBackend":
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
+    use_threads(threads)
     return EagerBackend(load_checkpoint(folder), torch_device(device))
 
 

@@ -23,14 +23,18 @@ from ..plan import Plan
 from ..sampling import SamplerTable, clipping
 from ..text import whole_texts
 from .base import Conditions, DeviceLoop, GuidedUNet
-from .devices import float32_products, torch_device
+from .devices import float32_products, torch_device, use_threads
 from .eager import geometry
 from .graphs import Feeds, GraphBackend, GraphUNet, Runner
 from .recordings import DeviceMemory, Recorded
 
 
 def load(
-    folder: Path, precision: str | None = None, device: str | None = None, compile: bool = False
+    folder: Path,
+    precision: str | None = None,
+    device: str | None = None,
+    compile: bool = False,
+    threads: int | None = None,
 ) -> "TorchBackend":
     """Open a checkpoint.
 
@@ -39,6 +43,7 @@ def load(
             bfloat16 on a card and float32 on a CPU.
         device: by default the card, where there is one.
         compile: compile the step graphs with `torch.compile`, anew for each set of shapes.
+        threads: of the CPU, in the whole process.
     """
     place = torch_device(device)
     names = PRECISIONS if place.type == "cpu" else (*PRECISIONS, TF32)
@@ -48,6 +53,7 @@ def load(
         raise MRCError(f"precision is {precision!r}; the torch backend has {', '.join(names)} on {place.type}")
     if compile and place.type == "cpu":
         raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
+    use_threads(threads)
     own = "float32" if place.type == "cpu" else "bfloat16"
     return TorchBackend(load_checkpoint(folder), place, precision or own, compile)
 
