@@ -13,13 +13,11 @@ from mrc_edit.engine.plan import Plan
 from mrc_edit.export.trace import constants
 from mrc_edit.model import Checkpoint, MRCUNet
 from mrc_edit.model.checkpoint import built, load_scheduler, without_notes
+from mrc_edit.model.graphs import Conditioner
 from mrc_edit.model.rewards import BLOCK_KEYS, REWARD_KEYS
 from mrc_edit.model.step import UNetStep
 from mrc_edit.model.tokenizer import load_tokenizer
 from mrc_edit.model.weights import WEIGHTS, weight_files
-
-# weights that the conditioner uses, once an edit
-CONDITIONER = ("attn2.to_k.", "attn2.to_v.", "time_emb_proj.", "time_embedding.", "add_embedding", "text_linear")
 
 
 def empty_checkpoint(folder: Path) -> Checkpoint:
@@ -50,20 +48,20 @@ def count_operations(checkpoint: Checkpoint, size: int, plan: Plan) -> float:
         "inputs": len(plan.image), "branches": len(plan.branch), "guided": len(plan.guidance),
         "rows": latents, "columns": latents,
     }  # fmt: skip
-    inputs, _ = shapes("unet", checkpoint.unet.rewards)
+    inputs, _ = shapes("unet", checkpoint.unet.rewards, checkpoint.unet.feature_bias)
     with torch.device("meta"):
-        feeds = [
-            torch.zeros(shape, dtype=torch.int64) if name == "branch" else torch.zeros(shape)
+        feeds = {
+            name: torch.zeros(shape, dtype=torch.int64) if name == "branch" else torch.zeros(shape)
             for name, dims in inputs.items()
             for shape in [[sizes[dim] if isinstance(dim, str) else dim for dim in dims]]
-        ]
+        }
     step = UNetStep(checkpoint.unet)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        step(*feeds)
+        step(**feeds)
     return float(counter.get_total_flops())
 
 
 def step_parameters(unet: MRCUNet) -> int:
     """How many numbers the weights are that every step reads."""
-    named = unet.named_parameters()
-    return sum(weight.numel() for name, weight in named if not any(part in name for part in CONDITIONER))
+    every, once_an_edit = unet.parameters(), Conditioner(unet).own()
+    return sum(weight.numel() for weight in every) - sum(weight.numel() for weight in once_an_edit)

@@ -31,10 +31,11 @@ from mrc_edit.core.schema import JsonObject
 from mrc_edit.kernels import ops
 from mrc_edit.kernels.group_norm_silu import LARGE
 from mrc_edit.kernels.group_norm_silu.reference import group_norm_silu
+from mrc_edit.kernels.reward_block import WIDEST
 from mrc_edit.kernels.reward_block.reference import reward_block
 from mrc_edit.kernels.sampler_step.reference import sampler_step
 from mrc_edit.model.layers import cross_attentions, merge_projections, resnets
-from mrc_edit.model.rewards import RewardConditioning
+from mrc_edit.model.rewards import HEADS, RewardConditioning
 from mrc_edit.model.step import UNetStep
 from mrc_edit.model.unet import MRCUNet
 
@@ -193,6 +194,9 @@ class Launches(TorchDispatchMode):
         self, func: torch._ops.OpOverload, types: object, args: tuple = (), kwargs: dict | None = None
     ) -> object:
         free = func.is_view or "empty" in func.name() or func.name() in FREE
+        if func.name() == "mrc::reward_block" and args[0].shape[1] > WIDEST:
+            with self:  # a card computes the reference
+                return reward_block(*args)
         large = func.name() == "mrc::group_norm_silu" and args[0].shape[2:].numel() >= LARGE
         # the reward block has one for the statistics and one for itself
         self.count += 3 if large else 2 if func.name() == "mrc::reward_block" else not free
@@ -208,16 +212,23 @@ def one_attention() -> Iterator[None]:
 
 @one_attention()
 @torch.no_grad()
-def launches(side: int = 64) -> dict[str, int]:
+def launches(side: int = 64, injection: str = "time") -> dict[str, int]:
     """Launches of one step of the released U-Net with three branches, as a card runs it in bfloat16, counted without
-    computing it."""
+    computing it.
+
+    Args:
+        injection: where rewards enter it, `reward_injection` of `MRCUNet`.
+    """
     dtype = torch.bfloat16
     with torch.device("meta"):
-        unet = MRCUNet(**SD15).eval()
+        unet = MRCUNet(reward_injection=injection, **SD15).eval()
         nn.Module.to(unet, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
         three = torch.empty(BRANCHES, 8, side, side).contiguous(memory_format=torch.channels_last)
         states, scores, text = torch.empty(BRANCHES, 77, 768), torch.empty(BRANCHES, 3), torch.empty(BRANCHES, 768)
-        folded = [torch.empty(2, *rest, dtype=dtype) for rest in ((8, CHANNELS), (8, 1), (CHANNELS, 1), (CHANNELS, 8))]
+        layers = unet.reward_layers()
+        width = sum(layer.channels for layer in layers)
+        shapes = ((HEADS, width), (HEADS, len(layers)), (width, 1), (width, HEADS))
+        folded = [torch.empty(2, *shape, dtype=dtype) for shape in shapes]
         time_bias = torch.empty(2, sum(resnet.out_channels for resnet in resnets(unet)), dtype=dtype)
         keys = sum(2 * attention.inner_dim for attention in cross_attentions(unet))
         text_kv = torch.empty(BRANCHES, 77, keys, dtype=dtype)

@@ -59,7 +59,7 @@ def steps(engine: Engine, size: int) -> dict[str, tuple[str, Step]]:
     def prepared(sample: list[np.ndarray], branch: list[int], guidance: np.ndarray) -> Step:
         inputs, text = np.concatenate(sample), np.array([0, 1, 1][: len(branch)])
         reward = np.zeros(len(sample), np.int64)
-        unet = backend.guided_unet(conditions(), branch=np.array(branch), text=text, reward=reward)
+        unet = backend.guided_unet(conditions(), branch=np.array(branch), text=text, reward=reward, image=reward)
         return lambda: unet.full(0, inputs, guidance).copy()
 
     whole = prepared([with_image, without_image], [0, 0, 1], GUIDANCE)

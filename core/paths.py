@@ -1,5 +1,6 @@
-"""Files that another's folder names."""
+"""Files that another's folder names, and folders of the Hugging Face cache."""
 
+import os
 from pathlib import Path
 
 from .errors import MRCError
@@ -38,3 +39,42 @@ def read_inside(root: Path, name: object, limit: int = LARGEST) -> bytes:
     if (size := path.stat().st_size) > limit:
         raise MRCError(f"{path} has {size:,} bytes, more than {limit:,}")
     return path.read_bytes()
+
+
+def snapshot(folder: Path) -> Path:
+    """The newest revision in a folder `models--…` of a Hugging Face cache; any other path as it is.
+
+    Raises:
+        MRCError: the folder has no revision, or several and none is its `main`.
+    """
+    if not (folder.name.startswith("models--") and (folder / "snapshots").is_dir()):
+        return folder
+    main = folder / "refs" / "main"
+    there = sorted(path.name for path in (folder / "snapshots").iterdir())
+    revision = main.read_text(encoding="utf-8", errors="replace").strip() if main.is_file() else "".join(there)
+    if revision not in there:
+        raise MRCError(f"{folder} has the revisions {there}, and refs/main says {revision!r:.50}; give snapshots/…")
+    return folder / "snapshots" / revision
+
+
+def roots(folder: Path) -> list[Path]:
+    """Where the files of a model folder may lie: in it, or among the blobs of a Hugging Face cache.
+
+    There a folder `snapshots/REVISION` has links into `blobs` beside `snapshots`.
+    """
+    whole = folder.absolute()
+    blobs = [parent.parent / "blobs" for parent in whole.parents if parent.name == "snapshots"]
+    return [whole.resolve(), *(path.resolve() for path in blobs)]
+
+
+def check_links(folder: Path) -> None:
+    """Refuse a model folder with links to files outside `roots`.
+
+    Raises:
+        MRCError: it has one.
+    """
+    allowed = roots(folder)
+    for root, folders, names in os.walk(folder):
+        for path in (Path(root, name) for name in folders + names):
+            if path.is_symlink() and not any(path.resolve().is_relative_to(each) for each in allowed):
+                raise MRCError(f"{path} links out of {folder}; copy what it links to, or give it as vae or base")

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from ..core.console import command_parser
 from ..core.defaults import Defaults, read_defaults
 from ..core.errors import MRCError, run_command
+from ..core.layout import add_layout_options, layout_options
 from ..core.precision import PRECISIONS, TF32
 from .arguments import check_seeds
 from .backends import BACKENDS, state_of
@@ -41,7 +42,7 @@ def arguments(again: bool = False) -> argparse.ArgumentParser:
         "model",
         type=Path,
         nargs="?" if again else None,
-        help="checkpoint or export folder, or mini: the small one inside",
+        help="checkpoint, export folder, or mini: the small one inside",
     )
     parser.add_argument(
         "images",
@@ -108,7 +109,10 @@ def add_edit_flags(parser: argparse.ArgumentParser) -> None:
         "--resolution", type=int, help="pixels of the longer side (default: the model's own); 0 keeps the size"
     )
     sampling.add_argument(
-        "--fit", choices=FITS, default="crop", help="crop the image, pad or stretch it to that size (default: crop)"
+        "--fit",
+        choices=FITS,
+        default="crop",
+        help="crop the image, pad or stretch it to that size, or to a square (default: crop)",
     )
     sampling.add_argument(
         "--keep-size", action="store_true", help="scale the edit back to the image's size (default: no)"
@@ -138,6 +142,7 @@ def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
     runtime.add_argument(
         "--batch-size", type=int, default=1, metavar="N", help="images of one size that one pass edits (default: 1)"
     )
+    add_layout_options(runtime)
 
 
 def describe(defaults: Defaults) -> str:
@@ -225,7 +230,7 @@ def each_seed(first: int | None, images: int, count: int) -> list[int]:
 def open_engine(args: argparse.Namespace) -> Engine:
     """The engine of the runtime flags."""
     given = {"provider": args.provider, "device": args.device}
-    own = {name: value for name, value in given.items() if value is not None}
+    own = layout_options(args) | {name: value for name, value in given.items() if value is not None}
     return Engine.from_pretrained(
         args.model, args.backend, precision=args.precision, tier=args.tier, threads=args.threads, **own
     )

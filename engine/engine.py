@@ -14,18 +14,18 @@ from ..core.errors import MRCError
 from .aliases import to_tensors
 from .arguments import check_threads
 from .backends import Backend, load_backend
-from .backends.base import Conditions
+from .backends.base import Conditions, Reader
 from .failures import computing, enough_memory
 from .framing import Box, without_padding
 from .images import ImageLike, to_array, to_pil, to_unit
 from .loop import check_finite, denoise
 from .noise import drawing
-from .plan import Plan, make_plan
+from .plan import Plan, Read, make_plan
 from .request import Checked, Edit, EditOptions, EditRequest, OutputType, Settings, check
 from .sampling import SamplerTable, sampler_table
 from .shipped import shipped
 from .text import tokenize
-from .tiers import EXACT, Tier, make_tier, predictor
+from .tiers import EXACT, Tier, check_tier, make_tier, predictor
 
 Callback = Callable[["Engine", int, float, dict[str, np.ndarray]], dict[str, np.ndarray] | None]
 
@@ -41,8 +41,10 @@ class EditResult:
         boxes: for each, the part of its input image that it shows: left, top, right, bottom in pixels of the upright
             image. Other than "crop" all of it.
         seed: the seed, or the list of seeds of a batch; give it again for the same edit. None with a generator.
-        timings: seconds by phase: text, encode, condition, denoise, decode.
+        timings: seconds by phase: read (SmartEdit), text, encode, condition, denoise, decode.
         step_seconds: seconds of every denoising step; each is their mean where a device loop runs them.
+        batch_size: images that were edited together, those of this request among them.
+        waited: seconds from the request to its batch, in an `AsyncEngine`.
     """
 
     images: Any  # its type depends on `output_type`
@@ -50,6 +52,8 @@ class EditResult:
     boxes: list[Box] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
     step_seconds: list[float] = field(default_factory=list)
+    batch_size: int = 1
+    waited: float = 0.0
 
 
 class Engine:
@@ -71,7 +75,7 @@ class Engine:
         threads: int | None = None,
         **options: object,
     ) -> "Engine":
-        """Open a checkpoint folder (PyTorch) or an export folder (no PyTorch needed).
+        """Open a checkpoint (PyTorch) or an export folder (no PyTorch needed).
 
         Args:
             folder: where the model is, or "mini" for the small one that is part of this package.
@@ -84,7 +88,7 @@ class Engine:
             threads: of the CPU; None for the backend's own choice. PyTorch's are the process's, so of two engines
                 the later one decides. `tensorrt` computes on the card and refuses them.
             options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `device` and
-                `compile` of torch.
+                `compile` of torch; for a checkpoint also `variant`, `vae` and `base` (docs/checkpoints.md).
 
         Raises:
             MRCError: not such a folder, damaged or changed files, a backend that is not installed, or
@@ -96,9 +100,7 @@ class Engine:
         if threads is not None:
             options["threads"] = check_threads(threads)
         loaded = load_backend(shipped(folder, backend), backend, precision=precision, **options)
-        if chosen.reuses_features and not loaded.reuses_features:
-            raise MRCError(f"tier {tier} reuses deep features, which this backend cannot; use tier='exact'")
-        return cls(loaded, chosen)
+        return cls(loaded, check_tier(tier, chosen, loaded))
 
     def edit(
         self,
@@ -133,13 +135,10 @@ class Engine:
         """
         settings = requests[0].settings
         edits = [edit for request in requests for edit in request.edits]
-        shared = EditResult([], None)
+        shared = EditResult([], None, batch_size=len(edits))
         outputs: list[np.ndarray] = [np.empty(0)] * len(edits)
-        by_size: dict[tuple[int, int], list[int]] = {}
-        for i, edit in enumerate(edits):
-            by_size.setdefault(edit.image.size, []).append(i)
         with drawing([edit.seed for edit in edits], [edit.generator for edit in edits]) as random:
-            for rows in by_size.values():
+            for rows in passes(edits):
                 some, states = [edits[i] for i in rows], [random[i] for i in rows]
                 latents = self.edit_latents(some, states, settings, shared, callback)
                 decoded = latents if settings.output_type == "latent" else self.decode(latents, shared)
@@ -163,9 +162,14 @@ class Engine:
         """B edits of one size → final latents `[B, 4, h, w]`."""
         table = sampler_table(settings.scheduler, self.backend.scheduler, settings.steps)
         instructions, rewards = [edit.instruction for edit in edits], [edit.rewards for edit in edits]
-        plan = make_plan(instructions, rewards, *settings.guidance, [edit.negative_prompt for edit in edits])
+        texts = [Read(*row) for row in enumerate(instructions)] if self.backend.reader else instructions
+        plan = make_plan(texts, rewards, *settings.guidance, [edit.negative_prompt for edit in edits])
+        read, features = np.empty(0), {}
+        if self.backend.reader:
+            with timed(result, "read"), computing("reader"):
+                read, features["feature_bias"] = self.read(self.backend.reader, edits)
         with timed(result, "text"), computing("text_encoder"):
-            states, reward_text = self.encode_texts(plan)
+            states, reward_text = self.encode_texts(plan, read)
         with timed(result, "encode"), computing("vae_encoder"):
             source = self.backend.vae_encoder(images=np.stack([to_array(edit.image) for edit in edits]))
             check_finite(source, "vae_encoder")
@@ -175,18 +179,38 @@ class Engine:
                 text_states=states,
                 reward_scores=np.array([scores for scores, _ in plan.rewards], dtype=np.float32),
                 reward_text=reward_text,
+                **features,
             )
         with timed(result, "denoise"):
             return self.denoise(conditions, plan, table, source, random, result, callback)
 
-    def encode_texts(self, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
-        """States of the plan's T texts `[T, L, D]`, and pooled states of its R reward texts `[R, D]`."""
+    def read(self, reader: Reader, edits: list[Edit]) -> tuple[np.ndarray, np.ndarray]:
+        """What the reader makes of each image and its instruction: text states, feature bias."""
+        width, height = (side // self.backend.geometry.vae_scale for side in edits[0].image.size)
+        states, bias = reader.read(
+            pictures=[edit.seen for edit in edits if edit.seen],
+            instructions=[edit.instruction for edit in edits],
+            seeds=[edit.seed for edit in edits],
+            size=(height, width),
+        )
+        check_finite(states, "reader")
+        check_finite(bias, "reader")
+        return states, bias
+
+    def encode_texts(self, plan: Plan, read: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """States of the plan's T texts `[T, L, D]`, and pooled states of its R reward texts `[R, D]`.
+
+        Args:
+            read: states `[B, L, D]` that the reader gave, for the texts that it read.
+        """
         backend = self.backend
-        texts = list(dict.fromkeys([*plan.texts, *(text for _, text in plan.rewards)]))
+        plain = [text for text in plan.texts if isinstance(text, str)]
+        texts = list(dict.fromkeys([*plain, *(text for _, text in plan.rewards)]))
         states, pooled = backend.text_encoder(input_ids=tokenize(backend.tokenizer, texts, backend.geometry))
         check_finite(states, "text_encoder")
         check_finite(pooled, "text_encoder")
-        return states[: len(plan.texts)], pooled[[texts.index(text) for _, text in plan.rewards]]
+        rows = [read[text.image] if isinstance(text, Read) else states[texts.index(text)] for text in plan.texts]
+        return np.stack(rows), pooled[[texts.index(text) for _, text in plan.rewards]]
 
     def denoise(
         self, conditions: Conditions, plan: Plan, table: SamplerTable, source: np.ndarray,
@@ -208,7 +232,9 @@ class Engine:
         if self.backend.device_loop is None or self.tier != EXACT:
             predict = predictor(self.backend, conditions, plan, self.tier, steps)
             return denoise(predict, plan, table, source, generators, on_step)
-        unet = self.backend.guided_unet(conditions, branch=plan.branch, text=plan.text, reward=plan.reward)
+        unet = self.backend.guided_unet(
+            conditions, branch=plan.branch, text=plan.text, reward=plan.reward, image=plan.image
+        )
         final = self.backend.device_loop.denoise(unet, plan, table, source, generators, on_step if callback else None)
         check_finite(final, "the device loop")
         if not callback:
@@ -220,6 +246,14 @@ class Engine:
             images = self.backend.vae_decoder(latents=latents)
             check_finite(images, "vae_decoder")
             return images
+
+
+def passes(edits: Sequence[Edit]) -> list[list[int]]:
+    """The rows of `edits` that each pass edits: one pass a size, in the order of their first edits."""
+    by_size: dict[tuple[int, int], list[int]] = {}
+    for row, edit in enumerate(edits):
+        by_size.setdefault(edit.image.size, []).append(row)
+    return list(by_size.values())
 
 
 def shown(outputs: list[np.ndarray], edits: list[Edit], output_type: OutputType) -> Any:

@@ -15,8 +15,8 @@ MAX_SIDE = 4096  # of what is edited; self-attention grows with the square of th
 WARN_FROM = 0.05  # share of a side that is cropped
 Size = tuple[int, int]  # width, height
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-Fit = Literal["crop", "pad", "stretch"]
-FITS = ("crop", "pad", "stretch")
+Fit = Literal["crop", "pad", "stretch", "square"]
+FITS = ("crop", "pad", "stretch", "square")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def make_frame(
         resolution: pixels of the longer side, about; 0 keeps the image's own.
         multiple: of which both sides are multiples.
         fit: "crop" cuts off what is beyond `cropped_size`; "pad" repeats the last row and column, and the edit is cut
-            back; "stretch" changes the aspect ratio, by less than `multiple` pixels a side.
+            back; "stretch" changes the aspect ratio, by less than `multiple` pixels a side; "square" makes it 1.
         keep_size: the edit is scaled back to the size of the part that it shows.
 
     Raises:
@@ -62,6 +62,8 @@ def make_frame(
             f"the image is {width}×{height} and resolution=0 keeps its size; both sides must be "
             f"multiples of {multiple}, so resize it, give a resolution, or fit='pad'"
         )
+    if fit == "square":
+        size = (rounded_up(max(content), multiple),) * 2
     if max(size) > MAX_SIDE:
         raise MRCError(f"a {width}×{height} image would be edited at {size[0]}×{size[1]}; crop it, or resize it first")
     box = middle(width, height, size) if fit == "crop" else (0, 0, width, height)
@@ -116,7 +118,7 @@ def whole(box: Box) -> Size:
     return max(1, round(right - left)), max(1, round(bottom - top))
 
 
-def framed(image: Image.Image, frame: Frame) -> Image.Image:
+def framed(image: Image.Image, frame: Frame, resample: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
     """The image at `frame.size`; a warning says what is cropped, if that is much."""
     left, top, right, bottom = frame.box
     for kept, side, name in ((right - left, image.width, "width"), (bottom - top, image.height, "height")):
@@ -127,11 +129,18 @@ def framed(image: Image.Image, frame: Frame) -> Image.Image:
                 stacklevel=2,
             )
     if (frame.box, frame.content) != ((0, 0, *image.size), image.size):
-        image = image.resize(frame.content, Image.Resampling.LANCZOS, box=frame.box)
+        image = image.resize(frame.content, resample, box=frame.box)
     if frame.content == frame.size:
         return image
     missing = [(0, side - used) for side, used in zip(frame.size, frame.content, strict=True)]
     return Image.fromarray(np.pad(np.asarray(image), (missing[1], missing[0], (0, 0)), mode="edge"))
+
+
+def seen(image: Image.Image, edited: Image.Image, frame: Frame, side: int) -> Image.Image:
+    """The square picture of what is edited that a reader looks at: of the image itself, or of `edited` if padded."""
+    if frame.content != frame.size:
+        image, frame = edited, Frame(frame.size, (0, 0, *frame.size), frame.size, frame.size)
+    return image.resize((side, side), Image.Resampling.BICUBIC, box=frame.box)
 
 
 def without_padding(edited: np.ndarray, frame: Frame) -> np.ndarray:

@@ -22,25 +22,28 @@ def sizes_of(geometry: Geometry) -> Sizes:
             f"divide it; {REMEDY}"
         )
     channels, length = geometry.latent_channels, geometry.text_length
-    return {"latent_channels": (channels, NAME), "sample_channels": (2 * channels, NAME), "length": (length, NAME)}
+    known = {"latent_channels": channels, "sample_channels": 2 * channels, "length": length}
+    if geometry.feature_channels:
+        known["channels"] = geometry.feature_channels
+    return {name: (size, NAME) for name, size in known.items()}
 
 
-def check_shapes(model: bytes, artifact: Artifact, rewards: bool, sizes: Sizes, path: Path) -> None:
+def check_shapes(model: bytes, artifact: Artifact, geometry: Geometry, sizes: Sizes, path: Path) -> None:
     """Check the inputs and outputs of a graph.
 
     Args:
-        rewards: whether the manifest says that the model has rewards.
+        geometry: of the manifest; says whether the model has rewards and a feature bias.
         sizes: what is known; dimensions that this graph is the first to have are added.
 
     Raises:
         MRCError: other names, or dimensions that differ from those of the manifest or of another graph.
     """
-    listed, expected = (artifact.inputs, artifact.outputs), shapes(artifact.role, rewards)
+    listed = artifact.inputs, artifact.outputs
+    expected = shapes(artifact.role, geometry.rewards, bool(geometry.feature_channels))
+    kind = ("with" if geometry.rewards else "without") + " rewards"
+    kind += " and a feature bias" if geometry.feature_channels else ""
     for found, wanted, of_manifest in zip(ports(model, path), expected, listed, strict=True):
-        for names, where in (
-            (wanted, "a model " + ("with" if rewards else "without") + " rewards"),
-            (of_manifest, NAME),
-        ):
+        for names, where in ((wanted, f"a model {kind}"), (of_manifest, NAME)):
             if list(names) != list(found):
                 raise MRCError(f"{path} has {', '.join(found)}, and {where} {', '.join(names)}; {REMEDY}")
         for name, dims in wanted.items():

@@ -20,12 +20,12 @@ LATENTS: Dims = ("batch", "latent_channels", "rows", "columns")
 IMAGES: Dims = ("batch", 3, "height", "width")
 NOISE: Dims = ("guided", "latent_channels", "rows", "columns")
 FEATURES: Dims = ("branches", "deep_channels", "rows", "columns")
-# The folded reward attention (docs/mathematics.md): dimensions after the first
+# The folded attention of the reward layers, beside each other (docs/mathematics.md): dimensions after the first
 FOLDED: dict[str, Dims] = {
-    "gate": ("heads", "channels"),
-    "gate_bias": ("heads", 1),
-    "base": ("channels", 1),
-    "update": ("channels", "heads"),
+    "gate": ("heads", "reward_channels"),
+    "gate_bias": ("heads", "reward_layers"),
+    "base": ("reward_channels", 1),
+    "update": ("reward_channels", "heads"),
 }
 STEP: dict[str, Dims] = {
     "sample": ("inputs", "sample_channels", "rows", "columns"),
@@ -35,6 +35,8 @@ STEP: dict[str, Dims] = {
     "text_kv": ("branches", "length", "key_channels"),
 }
 FOLDED_INPUTS: dict[str, Dims] = {name: ("inputs", *dims) for name, dims in FOLDED.items()}
+# Of SmartEdit alone: added to what `conv_in` gives
+FEATURE_BIAS: dict[str, Dims] = {"feature_bias": ("inputs", "channels", "rows", "columns")}
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ GRAPHS: dict[str, Graph] = {
     "unet": Graph(
         module="UNetStep",
         part="unet",
-        inputs=STEP | FOLDED_INPUTS,
+        inputs=STEP | FOLDED_INPUTS | FEATURE_BIAS,
         outputs={"noise": NOISE, "deep": FEATURES},
         each_step=True,
         judged_by="unet",
@@ -99,7 +101,7 @@ GRAPHS: dict[str, Graph] = {
     "unet_shallow": Graph(  # lossy: reuses the deep features of an earlier step
         module="UNetShallow",
         part="unet",
-        inputs=STEP | {"deep": FEATURES} | FOLDED_INPUTS,
+        inputs=STEP | {"deep": FEATURES} | FOLDED_INPUTS | FEATURE_BIAS,
         outputs={"noise": NOISE},
         each_step=True,
         judged_by="unet_shallow",
@@ -108,16 +110,16 @@ GRAPHS: dict[str, Graph] = {
 EACH_STEP = tuple(name for name, graph in GRAPHS.items() if graph.each_step)
 
 
-def shapes(name: str, rewards: bool) -> tuple[dict[str, Dims], dict[str, Dims]]:
-    """Inputs and outputs of a graph, without the reward tensors for a plain model."""
+def shapes(name: str, rewards: bool, feature_bias: bool = False) -> tuple[dict[str, Dims], dict[str, Dims]]:
+    """Inputs and outputs of a graph, without those of rewards or of SmartEdit for a model that has none."""
     graph = GRAPHS[name]
-    if rewards:
-        return graph.inputs, graph.outputs
+    without = set() if feature_bias else set(FEATURE_BIAS)
+    if not rewards:
+        without |= {*FOLDED, "reward_scores", "reward_text"}
     inputs, outputs = (
-        {key: dims for key, dims in side.items() if key not in FOLDED and not key.startswith("reward_")}
-        for side in (graph.inputs, graph.outputs)
+        {key: dims for key, dims in side.items() if key not in without} for side in (graph.inputs, graph.outputs)
     )
-    if "time_bias" in outputs:
+    if "time_bias" in outputs and not rewards:
         outputs["time_bias"] = ("steps", 1, "time_channels")
     return inputs, outputs
 

@@ -13,6 +13,7 @@ from typing import Annotated
 from ..core.defaults import Defaults
 from ..core.errors import MRCError
 from ..core.files import file_digest, read_json, read_record
+from ..core.paths import roots
 from ..core.schema import Between
 
 SCHEMA = 5
@@ -34,6 +35,7 @@ class Geometry:
     text_length: Annotated[int, Between(2, 65_536)]
     eos_token_id: Token
     pad_token_id: Token
+    feature_channels: Annotated[int, Between(0, 65_536)] = 0  # of the feature bias that SmartEdit adds; 0: none
 
 
 @dataclass(frozen=True)
@@ -122,16 +124,6 @@ def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:
     if hashlib.sha256(content).hexdigest() != manifest.files[name]:
         raise MRCError(f"{path} is not the file that was exported: its SHA-256 differs; run mrc-export again")
     return content
-
-
-def roots(folder: Path) -> list[Path]:
-    """Where an export's files may lie: in its folder, or among the blobs of a Hugging Face cache.
-
-    There a folder `snapshots/REVISION` has links into `blobs` beside `snapshots`.
-    """
-    whole = folder.absolute()
-    blobs = [parent.parent / "blobs" for parent in whole.parents if parent.name == "snapshots"]
-    return [whole.resolve(), *(path.resolve() for path in blobs)]
 
 
 def files_of(manifest: Manifest, artifact: Artifact) -> list[str]:

@@ -15,12 +15,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..core.console import VERSION
 from ..core.errors import MRCError
-from ..core.files import file_digest, object_of, parse_value
+from ..core.files import object_of, parse_value
+from ..core.layout import layout_options
 from .backends.exported import ExportBackend
 from .engine import Engine
 from .images import decoding
 from .request import EditOptions, EditRequest, check_settings
-from .shipped import shipped
 from .sources import Source
 
 KEY = "mrc-edit"  # of the PNG's text that holds the JSON
@@ -34,14 +34,13 @@ NOT_SETTINGS = frozenset({
 REMEDY = "give a PNG that mrc-edit wrote"
 
 
-def model_digest(engine: Engine, model: str | Path) -> str:
+def model_digest(engine: Engine, layout: dict[str, Any]) -> str:
     """SHA-256 of the open model: of the manifest, which has those of all files, or of the checkpoint."""
     if isinstance(engine.backend, ExportBackend):
         return hashlib.sha256(json.dumps(asdict(engine.backend.manifest), sort_keys=True).encode()).hexdigest()
     from ..model.checkpoint import checkpoint_digest  # the backend has imported PyTorch
 
-    folder = shipped(model, "eager")
-    return checkpoint_digest(folder) if folder.is_dir() else file_digest(folder)
+    return checkpoint_digest(engine.backend.folder, **layout)
 
 
 def describe_edits(args: argparse.Namespace, engine: Engine, options: EditOptions) -> dict[str, Any]:
@@ -62,7 +61,7 @@ def describe_edits(args: argparse.Namespace, engine: Engine, options: EditOption
     return {
         "version": VERSION,
         "model": str(args.model),
-        "model_digest": model_digest(engine, args.model),
+        "model_digest": model_digest(engine, layout_options(args)),
         "instruction": args.instruction,
         "settings": given | came_out,
     }

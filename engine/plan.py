@@ -8,11 +8,23 @@ each branch with a reward of its own, by default the same for all. A negative pr
 Equal branches are merged and branches of weight zero are left out, both exactly.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 Reward = tuple[tuple[float, float, float], str]
+
+
+@dataclass(frozen=True)
+class Read:
+    """An instruction as the model's reader (SmartEdit) understands it beside the image of that number."""
+
+    image: int
+    instruction: str
+
+
+Text = str | Read
 BranchRewards = tuple[Reward, Reward, Reward]  # of the branches with text, with the image alone, with neither
 
 
@@ -21,8 +33,8 @@ class Plan:
     """B images, P U-Net inputs (latents with or without the source image, and a reward), N branches.
 
     Attributes:
-        texts: distinct instructions; rewards: (scores, text), each image's own, so that their number, which
-            decides how products round, does not depend on which images meet in a batch.
+        texts: distinct instructions and negative prompts; rewards: (scores, text), each image's own, so that their
+            number, which decides how products round, does not depend on which images meet in a batch.
         image: `[P]`, the image of each input; sees_image: `[P]`, whether the input has its source latents.
         reward: `[P]`, index into `rewards`.
         branch: `[N]`, the input of each branch; text: `[N]`, index into `texts`.
@@ -30,7 +42,7 @@ class Plan:
             guidance, 1 for the branch with text and source.
     """
 
-    texts: list[str]
+    texts: list[Text]
     rewards: list[Reward]
     image: np.ndarray
     sees_image: np.ndarray
@@ -42,7 +54,7 @@ class Plan:
 
 
 def make_plan(
-    instructions: list[str],
+    instructions: Sequence[Text],
     rewards: list[BranchRewards],
     guidance: float,
     image_guidance: float,
@@ -50,7 +62,7 @@ def make_plan(
 ) -> Plan:
     """Plan one denoising pass over B instructions with their rewards and negative prompts (by default empty)."""
     negatives = negative_prompts or [""] * len(instructions)
-    weights: dict[tuple[int, str, bool, Reward], float] = {}  # (image, text, sees the source, reward) → weight
+    weights: dict[tuple[int, Text, bool, Reward], float] = {}  # (image, text, sees the source, reward) → weight
     for i, (instruction, negative, branch_rewards) in enumerate(zip(instructions, negatives, rewards, strict=True)):
         for text, image, reward, weight in (
             (instruction, True, branch_rewards[0], guidance),

@@ -17,7 +17,7 @@ from .aliases import check_times, each_generator, each_seed, instruction_of
 from .arguments import as_list, check_guidance, check_texts, spread
 from .backends.base import Backend
 from .failures import enough_memory
-from .framing import FITS, Fit, Frame, check_resolution, framed, make_frame
+from .framing import FITS, Fit, Frame, check_resolution, framed, make_frame, seen
 from .images import ImageLike, load_image
 from .noise import TorchGenerator
 from .plan import BranchRewards
@@ -70,7 +70,7 @@ class EditRequest:
         guidance_scale: weight of the instruction, from 1. At 1 there is no guidance at all, as in diffusers, whatever
             the other weight.
         image_guidance_scale: weight of the source image, from 1.
-        scheduler: euler, euler_ancestral, ddim or dpmpp_2m.
+        scheduler: euler, euler_ancestral, ddim, dpmpp_2m or lcm (for models that were distilled for it).
         seed: as for `torch.Generator("cpu").manual_seed`; None draws one and reports it.
         generator: a torch.Generator on the CPU for all images or a list of one an image, in place of a seed, and
             advanced as diffusers does.
@@ -78,7 +78,7 @@ class EditRequest:
         resolution: pixels of the longer side, about; None for what the model was trained at (512 in the release,
             128 for `mini`), 0 keeps the image's size.
         fit: where that size has another aspect ratio, "crop" cuts off the image's edges, as released, "pad" edits it
-            whole and "stretch" distorts it a little.
+            whole, "stretch" distorts it a little and "square" makes a square of it, as SmartEdit's release does.
         keep_size: scale the edit back to the size of the image, or of what "crop" left of it.
         output_type: "pil", "np", "pt" (needs PyTorch) or "latent".
     """
@@ -113,6 +113,7 @@ class Edit:
     rewards: BranchRewards
     frame: Frame
     negative_prompt: str
+    seen: Image.Image | None  # the square picture that the reader looks at
     seed: int
     generator: TorchGenerator | None = None  # draws in place of the seed; others may share it
 
@@ -152,23 +153,36 @@ def check(backend: Backend, request: EditRequest) -> Checked:
     """
     request = check_arguments(request)
     settings = check_settings(backend, request)
+    check_readable(backend, request)
     count, times = batch_size(request), request.num_images_per_prompt
     rewards = checked_rewards(request, count)
     check_has_rewards(backend.geometry, rewards)
-    images, frames = check_images(backend, request)
+    images, frames, pictures = check_images(backend, request)
     columns = (
         spread(images, count, "image"),
         spread(as_list(request.instruction), count, "instruction"),
         rewards,
         spread(frames, count, "image"),
         spread(as_list(request.negative_prompt or ""), count, "negative_prompt"),
+        spread(pictures, count, "image"),
     )
     rows = [row for row in zip(*columns, strict=True) for _ in range(times)]
     seeds = each_seed(request.seed, request.generator, count, times)
     generators = each_generator(request.generator, len(rows))
-    edits = [Edit(*row, seed, one) for row, seed, one in zip(rows, seeds, generators, strict=True)]
+    edits = [Edit(*row, *more) for row, *more in zip(rows, seeds, generators, strict=True)]
     lists = any(isinstance(value, list | tuple) for value in (request.image, request.instruction))
     return Checked(edits, settings, single=len(edits) == 1 and not lists)
+
+
+def check_readable(backend: Backend, request: EditRequest) -> None:
+    """Refuse instructions that the reader cannot read, and a model that lacks its reader."""
+    if backend.reader:
+        for instruction in as_list(request.instruction):
+            backend.reader.check(instruction)
+    elif backend.geometry.feature_channels:
+        raise MRCError(
+            "this is a SmartEdit model without its language model; give the checkpoint folder, not an export"
+        )
 
 
 def batch_size(request: EditRequest) -> int:
@@ -244,8 +258,10 @@ def default_sampler(backend: Backend) -> str:
     return sampler
 
 
-def check_images(backend: Backend, request: EditRequest) -> tuple[list[Image.Image], list[Frame]]:
-    """The images, read and at the size that they are edited at, and how they came to it."""
+def check_images(
+    backend: Backend, request: EditRequest
+) -> tuple[list[Image.Image], list[Frame], list[Image.Image | None]]:
+    """The images, read and at the size that they are edited at; how they came to it; what the reader sees of them."""
     geometry = backend.geometry
     resolution = geometry.resolution if request.resolution is None else request.resolution
     with naming("image"):
@@ -254,7 +270,12 @@ def check_images(backend: Backend, request: EditRequest) -> tuple[list[Image.Ima
         frames = [
             make_frame(*image.size, resolution, geometry.multiple, request.fit, request.keep_size) for image in images
         ]
-    return [framed(image, frame) for image, frame in zip(images, frames, strict=True)], frames
+    reader = backend.reader
+    resample = Image.Resampling.BICUBIC if reader else Image.Resampling.LANCZOS  # each as released
+    edited = [framed(image, frame, resample) for image, frame in zip(images, frames, strict=True)]
+    if reader is None:
+        return edited, frames, [None] * len(images)
+    return edited, frames, [seen(*row, reader.side) for row in zip(images, edited, frames, strict=True)]
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Samplers as tables of linear coefficients, computed in float64 by numpy.
 
-Every step of Euler, Euler ancestral, DDIM (eta 0) and DPM-Solver++ is linear in the latents x, what the model
+Every step of Euler, Euler ancestral, DDIM (eta 0), DPM-Solver++ and LCM is linear in the latents x, what the model
 predicts (m), fresh noise z, and the previous step's estimate d of the clean latents:
 
     x' = a·x + b·m + c·d + e·z        then        d = p·x + q·m
@@ -27,7 +27,7 @@ from .noise_schedule import (
     timesteps_at,
     training_sigmas,
 )
-from .scheduler_config import settings_of
+from .scheduler_config import refusal, settings_of
 
 Array = TypeVar("Array")  # of numpy or PyTorch
 
@@ -235,6 +235,39 @@ def dpm_steps(config: JsonObject, steps: int) -> tuple[np.ndarray, np.ndarray]:
     return timesteps, np.append(sigmas, final_sigma(config, training))
 
 
+LCM_SIGMA_DATA = 0.5  # of the boundary scalings, arXiv 2310.04378, §4.1
+
+
+def lcm(config: JsonObject, steps: int) -> SamplerTable:
+    """Multistep sampling of a latent consistency model (arXiv 2310.04378, algorithm 3)."""
+    trained, total = config["original_inference_steps"], config["num_train_timesteps"]
+    if config["clip_sample"]:
+        raise refusal("clip_sample", True, "False")  # the table has one z, and LCM needs it for its noise
+    if not steps <= trained <= total:
+        raise MRCError(
+            f"num_inference_steps is {steps} and original_inference_steps {trained} in the scheduler config; the first "
+            f"may be at most the second, and that at most {total}",
+            argument="num_inference_steps",
+        )
+    known = np.arange(1, trained + 1) * (total // trained) - 1
+    timesteps = known[::-1][np.floor(np.linspace(0, trained, steps, endpoint=False)).astype(int)]
+    alphas = alphas_cumprod(config)
+    here, after = alphas[timesteps], np.append(alphas[timesteps[1:]], 1.0)
+    scaled = timesteps * config["timestep_scaling"]
+    skip = LCM_SIGMA_DATA**2 / (scaled**2 + LCM_SIGMA_DATA**2)
+    out = scaled / np.sqrt(scaled**2 + LCM_SIGMA_DATA**2)
+    signal = np.sqrt(after)
+    weights = [
+        signal * (out + skip * np.sqrt(here)),
+        signal * skip * np.sqrt(1 - here),
+        np.zeros(steps),
+        np.sqrt(1 - after),
+    ]
+    with np.errstate(divide="ignore"):
+        sigmas = np.sqrt((1 - here) / here)
+    return make_table(config, timesteps.astype(float), sigmas, weights, ancestral=True)
+
+
 def check_reach(config: JsonObject, timesteps: np.ndarray, count: int) -> None:
     """Refuse so many steps that some repeat or begin beyond the last training timestep."""
     if timesteps[0] >= count or np.any(np.diff(timesteps) >= 0):
@@ -250,6 +283,7 @@ SAMPLERS: dict[str, Callable[[JsonObject, int], SamplerTable]] = {
     "euler_ancestral": euler_ancestral,
     "ddim": ddim,
     "dpmpp_2m": dpmpp_2m,
+    "lcm": lcm,
 }
 
 

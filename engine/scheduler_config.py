@@ -57,6 +57,16 @@ DEFAULTS: dict[str, JsonObject] = {  # by sampler, as the diffusers class of it 
         "use_dynamic_shifting": False,
         "variance_type": None,
     },
+    "lcm": COMMON
+    | {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "original_inference_steps": 50,
+        "timestep_scaling": 10.0,
+        "clip_sample": False,
+        "thresholding": False,
+    },
 }
 RESPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")  # one at most
 SAME_AS = {"deis": "dpmsolver++", "logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"}  # to DPM-Solver++
@@ -104,6 +114,11 @@ RANGES: dict[str, tuple[Holds, str]] = {
     "sigma_min": (lambda value: value is None or between(0, 1e6)(value), "a number between 0 and 1000000, or null"),
     "sigma_max": (lambda value: value is None or between(0, 1e6)(value), "a number between 0 and 1000000, or null"),
     "clip_sample_range": (between(0, 1e6), "a number between 0 and 1000000"),
+    "original_inference_steps": (
+        lambda value: type(value) is int and 1 <= value <= MAX_TIMESTEPS,
+        "a whole number, 1 to num_train_timesteps",
+    ),
+    "timestep_scaling": (between(0, 1e6), "a number between 0 and 1000000"),
     "lambda_min_clipped": (lambda value: is_number(value) and value < 1e6, "a number below 1000000"),
 }
 

@@ -1,53 +1,29 @@
 """`AsyncEngine`: many requests at once over one engine (docs/serving.md).
 
-All state lives in the event loop; one worker thread runs the engine and only asks whether the
-requests of its batch still have someone who waits for them.
+All state lives in the event loop; one worker thread runs the engine, tells requests of their steps and asks whether
+anyone still waits for those of its batch.
 """
 
 import asyncio
 import math
 import numbers
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Unpack
+
+import numpy as np
 
 from ..core.errors import MRCError
 from .engine import EditResult, Engine
 from .failures import as_error
 from .images import ImageLike
 from .request import Checked, EditOptions, EditRequest, check
+from .tiers import check_tier, make_tier
+from .waiting import Abandoned, OnStep, QueueFull, TimedOut, Waiting, closed, next_batch, own_places
 
 READERS = 4  # threads that read images; one that is stuck in a file must not be one of asyncio's own
-
-
-class QueueFull(MRCError):
-    """`max_waiting` requests wait already."""
-
-
-class TimedOut(MRCError, TimeoutError):
-    """A request took longer than its `timeout`."""
-
-
-class Abandoned(Exception):
-    """No request of the batch has anyone who waits for it."""
-
-
-@dataclass(eq=False)
-class Waiting:
-    """A checked request and the future that its caller awaits."""
-
-    request: Checked
-    future: asyncio.Future[EditResult]
-
-    @property
-    def kind(self) -> tuple:
-        """Requests of one kind can be edited in one pass, or in one pass a size."""
-        return self.request.settings, frozenset(edit.image.size for edit in self.request.edits)
-
-    @property
-    def generators(self) -> set[int]:
-        return {id(edit.generator) for edit in self.request.edits if edit.generator is not None}
 
 
 class AsyncEngine:
@@ -57,7 +33,7 @@ class AsyncEngine:
             result = await serving.edit(image, "make it snow", seed=1, timeout=60)
 
     When the engine is free it takes the oldest request, and the oldest others of the same size, steps, sampler,
-    guidance and output type.
+    guidance, tier and output type.
 
     Args:
         max_batch: images a pass, at most.
@@ -74,35 +50,54 @@ class AsyncEngine:
         self.waiting: list[Waiting] = []
         self.running: list[Waiting] = []
         self.checking = 0  # requests whose image is being read
-        self.worker: asyncio.Task | None = None  # None while closed
+        self.open = False
+        self.worker: asyncio.Task | None = None
 
     async def __aenter__(self) -> "AsyncEngine":
         self.ready = asyncio.Event()  # a request waits, or the worker must end
         self.thread = ThreadPoolExecutor(1, "mrc-engine")
         self.thread.submit(int)  # starts it now: an error here stops nobody
         self.readers = ThreadPoolExecutor(READERS, "mrc-image")
+        self.open = True
         self.worker = asyncio.create_task(self.serve())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Refuse what waits and stop what runs, within a step."""
-        worker = self.worker
         self.close()
         try:
-            if worker is not None:
-                await worker
+            if self.worker is not None:
+                await asyncio.wait([self.worker])
         finally:
             self.thread.shutdown()
             self.readers.shutdown(wait=False)  # one may wait for a file that never comes
 
     def close(self) -> None:
         """Refuse what waits and what runs, and all that comes."""
-        self.worker = None
-        for waiting in (*self.waiting, *self.running):
+        self.refuse()
+        for waiting in self.running:
+            if not waiting.future.done():
+                waiting.future.set_exception(closed())
+
+    def refuse(self) -> None:
+        """Refuse what waits, and all that comes."""
+        self.open = False
+        for waiting in self.waiting:
             if not waiting.future.done():
                 waiting.future.set_exception(closed())
         self.waiting = []
         self.ready.set()
+
+    async def drain(self, seconds: float) -> None:
+        """Refuse what waits and all that comes, and finish what runs. What runs after `seconds` is refused too."""
+        self.refuse()
+        if self.worker is not None:
+            await asyncio.wait([self.worker], timeout=seconds)
+        self.close()
+
+    def room(self, requests: int = 1) -> bool:
+        """Whether so many more requests may wait now; what is refused so costs no reading."""
+        return self.open and self.checking + len(self.waiting) + requests <= self.max_waiting
 
     async def edit(
         self,
@@ -110,6 +105,8 @@ class AsyncEngine:
         instruction: str | Sequence[str] | None = None,
         *,
         timeout: float | None = None,
+        tier: str | None = None,
+        on_step: OnStep | None = None,
         **options: Unpack[EditOptions],
     ) -> EditResult:
         """Edit one image or a list of them, in a batch with others that are asked for meanwhile.
@@ -118,25 +115,32 @@ class AsyncEngine:
 
         Args:
             timeout: seconds from this call to the result; None for no limit.
+            tier: as for `Engine.from_pretrained`; None for the engine's own.
+            on_step: called as `f(step, steps, latents)` after each step, in the engine's thread, with a copy of the
+                latents of this request `[B, 4, h, w]`; images of several sizes go through all steps size after size.
+                A batch that fails begins anew. What it raises ends this request.
             image, instruction, options: the fields of `EditRequest`; at most `max_batch` edits. A generator draws
                 for one request at a time.
 
         Returns:
-            What `Engine.edit` returns for the request alone; the timings are those of its batch.
+            What `Engine.edit` returns for the request alone; the timings and `batch_size` are those of its batch.
 
         Raises:
-            MRCError: as `Engine.edit`; `QueueFull` and `TimedOut` are kinds of it.
+            MRCError: as `Engine.edit`; `QueueFull`, `TimedOut` and `Closed` are kinds of it.
         """
+        since = time.perf_counter()
         if timeout is not None and (not isinstance(timeout, numbers.Real) or not 0 < timeout < math.inf):
             raise MRCError(f"timeout is {timeout!r}; give seconds, or None for no limit")
         request = EditRequest(image, instruction, **options)
-        if self.worker is None:
+        chosen = self.engine.tier if tier is None else check_tier(tier, make_tier(tier), self.engine.backend)
+        if not self.open:
             raise closed()
-        if self.checking + len(self.waiting) >= self.max_waiting:
+        if not self.room():
             raise QueueFull(f"{self.max_waiting} requests wait already; ask again later, or raise max_waiting")
         try:
             async with asyncio.timeout(timeout):
-                waiting = Waiting(await self.check(request), asyncio.get_running_loop().create_future())
+                future = asyncio.get_running_loop().create_future()
+                waiting = Waiting(await self.check(request), future, chosen, on_step, since)
                 self.waiting.append(waiting)
                 self.ready.set()
                 try:
@@ -160,13 +164,13 @@ class AsyncEngine:
                 f"{count} edits in one request, and max_batch is {self.max_batch}; ask for fewer at once, or raise it",
                 argument="image" if request.num_images_per_prompt == 1 else "num_images_per_prompt",
             )
-        if self.worker is None:
+        if not self.open:
             raise closed()
         return checked
 
     def read(self, request: EditRequest) -> Checked:
         """Check a request, in a reader's thread."""
-        if self.worker is None:
+        if not self.open:
             raise closed()
         try:
             return check(self.engine.backend, request)
@@ -178,7 +182,7 @@ class AsyncEngine:
     async def serve(self) -> None:
         """Edit batch after batch until closed. Should it fail, nobody waits for ever."""
         try:
-            while self.worker is not None:
+            while self.open:
                 if self.waiting:
                     await self.serve_batch()
                 else:
@@ -189,49 +193,43 @@ class AsyncEngine:
 
     async def serve_batch(self) -> None:
         """Edit the oldest request and others of its kind."""
-        self.running = self.next_batch()
+        self.running = next_batch(self.waiting, self.max_batch)
         self.waiting = [waiting for waiting in self.waiting if waiting not in self.running]
+        for waiting in self.running:
+            waiting.waited = time.perf_counter() - waiting.since
         outcomes = await asyncio.get_running_loop().run_in_executor(self.thread, self.run, self.running)
         for waiting, outcome in zip(self.running, outcomes, strict=True):
             if waiting.future.done():
                 continue
-            if isinstance(outcome, Exception):
-                waiting.future.set_exception(outcome)
+            if isinstance(failure := waiting.failure or outcome, Exception):
+                waiting.future.set_exception(failure)
             else:
-                waiting.future.set_result(outcome)
+                waiting.future.set_result(replace(outcome, waited=waiting.waited))
         self.running = []
-
-    def next_batch(self) -> list[Waiting]:
-        """The oldest request, and of its kind the next that fit, but for those that share a generator."""
-        kind, room, generators = self.waiting[0].kind, self.max_batch, set[int]()
-        batch = []
-        for waiting in self.waiting:
-            if waiting.kind != kind or waiting.generators & generators:
-                continue
-            if (room := room - len(waiting.request.edits)) < 0:
-                break
-            batch.append(waiting)
-            generators |= waiting.generators
-        return batch
 
     def run(self, batch: list[Waiting]) -> Sequence[EditResult | Exception]:
         """One pass, in the worker thread. A batch that fails is edited one by one, so that only those
         fail that fail alone."""
+        engine = self.engine if batch[0].tier == self.engine.tier else Engine(self.engine.backend, batch[0].tier)
+        steps, places = batch[0].request.settings.steps, own_places(batch)
 
-        def stop_if_abandoned(*_: object) -> None:
-            if all(waiting.future.done() for waiting in batch):
+        def stop_if_abandoned() -> None:
+            if not any(waiting.listens for waiting in batch):
                 raise Abandoned
+
+        def after_step(_: Engine, step: int, __: float, values: dict[str, np.ndarray]) -> None:
+            for waiting, rows in places[0]:
+                waiting.tell(step, steps, values["latents"][rows])
+            if step == steps - 1:
+                del places[0]
+            stop_if_abandoned()
 
         try:
             stop_if_abandoned()
-            return self.engine.run([waiting.request for waiting in batch], stop_if_abandoned)
+            return engine.run([waiting.request for waiting in batch], after_step)
         except Abandoned as error:
             return [error] * len(batch)
         except BaseException as error:  # also what is no Exception, such as a panic of a native library
             if len(batch) == 1:
                 return [as_error(error)]
             return [outcome for waiting in batch for outcome in self.run([waiting])]
-
-
-def closed() -> MRCError:
-    return MRCError("the AsyncEngine is closed; ask for edits inside its `async with`")

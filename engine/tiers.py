@@ -66,6 +66,19 @@ def make_tier(name: str, settings: Mapping[str, object] | None = None) -> Tier:
     return Tier(**every, guidance_interval=check_interval((own | given)["guidance_interval"]))
 
 
+def check_tier(name: str, tier: Tier, backend: Backend) -> Tier:
+    """The tier, for a backend that can compute it.
+
+    Raises:
+        MRCError: it reuses deep features and the backend cannot.
+    """
+    if tier.reuses_features and not backend.reuses_features:
+        raise MRCError(
+            f"tier {name} reuses deep features, which this backend cannot; use tier='exact'", argument="tier"
+        )
+    return tier
+
+
 def check_every(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise MRCError(f"{name} is {value!r}; give a whole number of steps from 1 (exact)")
@@ -123,7 +136,7 @@ def schedule(tier: Tier, groups: int, steps: int) -> list[Step]:
 def predictor(backend: Backend, conditions: Conditions, plan: Plan, tier: Tier, steps: int) -> Predict:
     """The function that predicts the guided noise of each step, by tier."""
     if tier == EXACT:
-        unet = backend.guided_unet(conditions, branch=plan.branch, text=plan.text, reward=plan.reward)
+        unet = backend.guided_unet(conditions, branch=plan.branch, text=plan.text, reward=plan.reward, image=plan.image)
         return lambda step, sample: unet.full(step, sample, plan.guidance)
     return LossyPredictor(backend, conditions, plan, tier, steps)
 
@@ -139,9 +152,9 @@ class LossyPredictor:
         self.inputs, self.unets = [], []
         for branches in self.groups:
             inputs, branch = np.unique(plan.branch[branches], return_inverse=True)
-            text, reward = plan.text[branches], plan.reward[inputs]
+            rows = {"text": plan.text[branches], "reward": plan.reward[inputs], "image": plan.image[inputs]}
             self.inputs.append(inputs)
-            self.unets.append(backend.guided_unet(conditions, branch=branch.astype(np.int64), text=text, reward=reward))
+            self.unets.append(backend.guided_unet(conditions, branch=branch.astype(np.int64), **rows))
 
     def __call__(self, step: int, sample: np.ndarray) -> np.ndarray:
         now = self.order[step]

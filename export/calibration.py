@@ -43,9 +43,9 @@ class Recorder(GraphBackend[Value]):
         return super().run(graph, **arrays)
 
     def guided_unet(
-        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray, image: np.ndarray
     ) -> "RecordingUNet[Value]":
-        return RecordingUNet(self, conditions, branch, text, reward)
+        return RecordingUNet(self, conditions, branch, text, reward, image)
 
 
 class RecordingUNet(GraphUNet[Value]):

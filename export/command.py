@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..core.console import command_parser
 from ..core.errors import MRCError, run_command
+from ..core.layout import add_layout_options, layout_options
 from ..core.precision import PRECISIONS
 from ..engine.manifest import Manifest, files_of
 from .options import add_options
@@ -15,11 +16,12 @@ from .options import add_options
 
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser("mrc-export", "Export a checkpoint to ONNX graphs and, with --trt, to TensorRT engines.")
-    parser.add_argument("checkpoint", type=Path, help="MRC or InstructPix2Pix checkpoint folder")
+    parser.add_argument("checkpoint", type=Path, help="MRC or InstructPix2Pix checkpoint: folder or file")
     parser.add_argument("out", type=Path, help="export folder to write; an older export there is replaced at the end")
     parser.add_argument(
         "--dtype", choices=PRECISIONS, default="float32", help="precision inside the graphs (default: float32)"
     )
+    add_layout_options(parser)
     add_options(parser)
     return parser
 
@@ -51,6 +53,7 @@ def export(args: argparse.Namespace) -> None:
         sizes=(args.min_size, args.opt_size, args.max_size),
         max_batch=args.max_batch,
         overwrite=args.overwrite,
+        **layout_options(args),
     )
     for warning in manifest.warnings:
         print(f"warning: {warning}", file=sys.stderr)

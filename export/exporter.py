@@ -20,7 +20,6 @@ from ..engine.sampling import sampler_of
 from ..model import load_checkpoint
 from ..model.checkpoint import Checkpoint, checkpoint_digest
 from ..model.scheduler import scheduler_config, write_scheduler
-from ..model.step import check_injection
 from .calibration import check_int8
 from .target import check_export, check_target
 from .tensorrt import Sizes, Toolkit, build_engine, check_sizes, engine_profiles, engine_sides, tools_for
@@ -44,6 +43,7 @@ class Options:
     sizes: Sizes
     max_batch: int
     precision_report: bool = False
+    layout: dict[str, Any] = field(default_factory=dict)  # keywords of `load_checkpoint`
 
 
 @dataclass
@@ -77,6 +77,9 @@ def export(
     sizes: Sizes = (None, None, None),
     max_batch: int = 1,
     overwrite: bool = False,
+    variant: str | None = None,
+    vae: str | Path | None = None,
+    base: str | Path | None = None,
 ) -> Manifest:
     """Export all graphs, check them against eager, and with `trt` build their engines.
 
@@ -96,9 +99,10 @@ def export(
             resolution, or half as much again. They are fastest for one square image of the best.
         max_batch: images a pass of the engines.
         overwrite: replace `out` whatever it holds; otherwise only an export whose manifest lists all its files.
+        variant, vae, base: of the checkpoint, as in `load_checkpoint`.
 
     Raises:
-        MRCError: an unusable checkpoint or argument, rewards after every block, a graph that differs
+        MRCError: an unusable checkpoint or argument, a graph that differs
             from eager, no TensorRT, an `out` that is something else or that another export is writing.
     """
     source, out = Path(checkpoint_folder), Path(out)
@@ -111,7 +115,8 @@ def export(
         raise MRCError("trt_targets were given without trt; add it (--trt), or leave them out")
     tools = tools_for(trt_targets) if trt else None
     pictures = None if int8 is None else Path(int8)
-    options = Options(source, out, dtype, pictures, tools, sizes, max_batch, precision_report)
+    layout = {name: value for name, value in (("variant", variant), ("vae", vae), ("base", base)) if value is not None}
+    options = Options(source, out, dtype, pictures, tools, sizes, max_batch, precision_report, layout)
     with replace_folder(out, anything if overwrite else check_export, wait=False) as folder:
         work = Work(options, folder)
         with tqdm(stages(options), desc="export", unit="stage", disable=None) as bar:
@@ -165,9 +170,9 @@ def check_precision(dtype: str, int8: str | Path | None) -> None:
 
 
 def load(work: Work) -> None:
-    work.digest = checkpoint_digest(work.options.source)
-    work.checkpoint = load_checkpoint(work.options.source)
-    check_injection(work.checkpoint.unet)
+    source, layout = work.options.source, work.options.layout
+    work.digest = checkpoint_digest(source, **layout)
+    work.checkpoint = load_checkpoint(source, **layout)
     work.geometry = geometry(work.checkpoint)
     engine_sides(work.geometry, work.options.sizes, work.options.max_batch)
 
@@ -212,7 +217,7 @@ def write_settings(work: Work) -> None:
     """Write tokenizer and scheduler, begin the manifest, and release the checkpoint: 4 GB at full size."""
     checkpoint, folder, options = work.checkpoint, work.folder, work.options
     assert checkpoint is not None and work.geometry is not None
-    if checkpoint_digest(options.source) != work.digest:
+    if checkpoint_digest(options.source, **options.layout) != work.digest:
         raise MRCError(f"{options.source} changed while it was exported; export it again when nothing writes there")
     (folder / "tokenizer").mkdir()
     checkpoint.tokenizer.backend_tokenizer.save(str(folder / "tokenizer" / "tokenizer.json"))

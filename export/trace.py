@@ -26,6 +26,7 @@ OPSET = 23  # the first that keeps GroupNormalization and Attention whole in hal
 def constants(checkpoint: Checkpoint) -> dict[str, int]:
     """The dimensions of `engine.graphs` that are constants of the model."""
     unet = checkpoint.unet
+    layers = unet.reward_layers()
     return {
         "length": checkpoint.text_encoder.config.max_position_embeddings,
         "text_width": unet.config.cross_attention_dim,
@@ -33,6 +34,8 @@ def constants(checkpoint: Checkpoint) -> dict[str, int]:
         "sample_channels": unet.config.in_channels,
         "channels": unet.config.block_out_channels[0],
         "heads": HEADS,
+        "reward_channels": sum(layer.channels for layer in layers),
+        "reward_layers": len(layers),
         "time_channels": sum(resnet.out_channels for resnet in resnets(unet)),
         "deep_channels": unet.up_blocks[-1].resnets[-1].in_channels - unet.config.block_out_channels[0],
         "key_channels": 2 * sum(attention.inner_dim for attention in cross_attentions(unet)),
@@ -57,19 +60,20 @@ def trace(
     """
     row = GRAPHS[graph]
     constant = constants(checkpoint)
-    inputs, outputs = shapes(graph, checkpoint.unet.rewards)
-    example = [example_input(name, dims, constant) for name, dims in inputs.items()]
-    dynamic: tuple = tuple(
-        {i: torch.export.Dim.DYNAMIC for i, dim in enumerate(dims) if dim in DYNAMIC} for dims in inputs.values()
-    )
+    inputs, outputs = shapes(graph, checkpoint.unet.rewards, checkpoint.unet.feature_bias)
+    example = {name: example_input(name, dims, constant) for name, dims in inputs.items()}
+    dynamic: dict = {
+        name: {i: torch.export.Dim.DYNAMIC for i, dim in enumerate(dims) if dim in DYNAMIC}
+        for name, dims in inputs.items()
+    }
     module = graph_module(row.module, getattr(checkpoint, row.part)).eval()
     if wider and precision != "float32":
-        module, dynamic = PartlyWider(module, getattr(torch, precision), wider), (dynamic,)
+        module, dynamic = PartlyWider(module, getattr(torch, precision), wider), {"inputs": dynamic}
     (folder / path).parent.mkdir(parents=True)
     with quiet_exporter():
         program = torch.onnx.export(
             module,
-            tuple(example),
+            kwargs=example,
             dynamo=True,
             opset_version=OPSET,
             dynamic_shapes=dynamic,
@@ -93,9 +97,9 @@ class PartlyWider(torch.nn.Module):
         super().__init__()
         self.module, self.dtype, self.wider = module, dtype, wider
 
-    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, **inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with Wider(self.module, self.dtype, self.wider):  # built here, where the tracer's parameters are in place
-            return self.module(*inputs)
+            return self.module(**inputs)
 
 
 def described(side: dict[str, Dims], constant: dict[str, int]) -> dict[str, list]:

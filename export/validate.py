@@ -35,11 +35,12 @@ class Case:
     """Inputs of all graphs at one size, drawn from a fixed seed.
 
     Attributes:
-        images: `[B, 3, H, W]`, about -1…1; latents: `[B, 4, h, w]`.
+        images: `[B, 3, H, W]`, about -1…1; latents: `[B, 4, h, w]`; feature_bias: `[B, C, h, w]` of SmartEdit.
     """
 
     images: np.ndarray
     latents: np.ndarray
+    feature_bias: np.ndarray | None = None
 
 
 def cases(geometry: Geometry) -> list[Case]:
@@ -48,7 +49,9 @@ def cases(geometry: Geometry) -> list[Case]:
     for batch, (height, width) in enumerate(SIZES, start=1):
         rows, columns = height // geometry.vae_scale, width // geometry.vae_scale
         images = np.tanh(normal(state, (batch, 3, height, width)))
-        drawn.append(Case(images, normal(state, (batch, geometry.latent_channels, rows, columns))))
+        latents = normal(state, (batch, geometry.latent_channels, rows, columns))
+        features = (batch, geometry.feature_channels, rows, columns)
+        drawn.append(Case(images, latents, normal(state, features) if geometry.feature_channels else None))
     return drawn
 
 
@@ -62,17 +65,18 @@ def outputs(backend: Backend, case: Case) -> dict[str, np.ndarray]:
     geometry, batch = backend.geometry, len(case.images)
     reward = ((5.0, 3.5, 0.0), "None; the sky changed; None")
     plan = make_plan(["make it snow", "turn the car red"][:batch], [(reward, reward, reward)] * batch, 7.5, 1.5)
-    texts = [*plan.texts, reward[1]]
+    texts = [*(text for text in plan.texts if isinstance(text, str)), reward[1]]
     states, pooled = backend.text_encoder(input_ids=tokenize(backend.tokenizer, texts, geometry))
     conditions = backend.conditioner(
         timesteps=TIMESTEPS,
         text_states=states[: len(plan.texts)],
         reward_scores=np.array([scores for scores, _ in plan.rewards], dtype=np.float32),
         reward_text=np.repeat(pooled[-1:], len(plan.rewards), axis=0),
+        feature_bias=case.feature_bias,
     )
     visible = np.where(plan.sees_image[:, None, None, None], case.latents[::-1][plan.image] * 3, np.float32(0))
     sample = np.concatenate([case.latents[plan.image], visible], axis=1)
-    unet = backend.guided_unet(conditions, branch=plan.branch, text=plan.text, reward=plan.reward)
+    unet = backend.guided_unet(conditions, branch=plan.branch, text=plan.text, reward=plan.reward, image=plan.image)
     noise = unet.full(1, sample, plan.guidance).copy()
     # with the deep features of its own step, the shallow graph computes what the whole one does
     shallow = unet.shallow(1, sample, plan.guidance).copy() if backend.reuses_features else noise

@@ -24,6 +24,7 @@ from . import native, pack
 from .feature_maps import FLOATS, layout
 from .group_norm_silu import LARGE
 from .group_norm_silu import reference as group_norm_reference
+from .reward_block import WIDEST
 from .reward_block import reference as reward_reference
 
 SWITCH = "MRC_REFERENCE_KERNELS"
@@ -67,14 +68,21 @@ def compute(name: str, fits: bool, tensor: Tensor, *rest: object, packed: bool =
         return call(chosen(tensor, fits, packed=False))
 
 
+def takes_rewards(hidden: Tensor) -> bool:
+    """Whether the kernels of `reward_block` compute this feature map.
+
+    Libraries are faster for wide maps, and on a card without tensor cores, which float32 has none of.
+    """
+    channels = hidden.shape[1]
+    return channels % 32 == 0 and channels <= WIDEST and not (hidden.is_cuda and hidden.dtype == torch.float32)
+
+
 @torch.library.custom_op("mrc::reward_block", mutates_args=())
 def reward_block(
     hidden: Tensor, gate: Tensor, gate_bias: Tensor, base: Tensor, update: Tensor, weights: list[Tensor], groups: int
 ) -> Tensor:
     """See `reward_block.reference`; the output has the layout of `hidden`."""
-    # without tensor cores, which float32 has none of, a card's own libraries are faster
-    fits = hidden.shape[1] % 32 == 0 and not (hidden.is_cuda and hidden.dtype == torch.float32)
-    output = compute("reward_block", fits, hidden, gate, gate_bias, base, update, weights, groups)
+    output = compute("reward_block", takes_rewards(hidden), hidden, gate, gate_bias, base, update, weights, groups)
     return output.contiguous(memory_format=layout(hidden))
 
 

@@ -8,6 +8,8 @@ Keys written by older libraries load: `text_model.` prefixes in the text encoder
 
 import hashlib
 import json
+import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +23,21 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ..core.defaults import Defaults, read_defaults, write_defaults
+from ..core.defaults import Defaults, write_defaults
 from ..core.errors import MRCError, reason
 from ..core.files import Check, file_digest, nothing, replace_folder
+from ..core.paths import snapshot
+from ..core.schema import JsonObject
 from .configs import read_config
+from .family import check_unet_family
+from .layouts import open_source
 from .rewards import BLOCK_KEYS, REWARD_KEYS
 from .scheduler import write_scheduler
 from .settings import check_vae_settings
+from .source import Source
 from .tokenizer import load_tokenizer
 from .unet import MRCUNet
-from .weights import WEIGHTS, Module, fill, modern_vae_keys, read_weights
+from .weights import WEIGHTS, Module, State, fill, modern_vae_keys
 
 # All that `save_checkpoint` may write, with any version of the libraries
 CHECKPOINT_FILES = (
@@ -41,6 +48,15 @@ CHECKPOINT_FILES = (
         "vocab.json",
     )),
 )  # fmt: skip
+
+# Tensors that other libraries save beside those that are computed with
+HARMLESS = {
+    "text_encoder": r"(^|\.)position_ids$|^text_projection(\.weight)?$|^logit_scale$",
+    "vae": r"^(loss|model_ema)\.",
+}
+EMA_SETTINGS = {
+    "decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,59 +71,90 @@ class Checkpoint:
     defaults: Defaults = field(default_factory=Defaults)
 
 
-def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> Checkpoint:
-    """Load an MRC or plain InstructPix2Pix checkpoint folder.
+def load_checkpoint(
+    model: str | Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    variant: str | None = None,
+    vae: str | Path | None = None,
+    base: str | Path | None = None,
+) -> Checkpoint:
+    """Load an MRC or plain InstructPix2Pix checkpoint: a folder, or a single `.safetensors` file (docs/checkpoints.md).
 
     All reward keys missing gives a U-Net with `rewards=False`, keys of layers after the blocks one
-    with `reward_injection="blocks"`.
+    with `reward_injection="blocks"`. Weights may be in shards; they become `dtype`.
 
-    Weights may be in shards, or of one variant such as fp16; they become `dtype`.
+    Args:
+        variant: of the weights of a folder, such as "fp16"; by default the plain ones, or else the only ones.
+        vae: folder or `.safetensors` file of another VAE, in place of the model's own.
+        base: of a single file: a folder in diffusers' layout with the tokenizer, and with the settings where they
+            are not those of Stable Diffusion 1.5.
 
     Raises:
-        MRCError: not a checkpoint folder; pickled, truncated or non-finite weights; keys or shapes
+        MRCError: no checkpoint, or one of another family; pickled, truncated or non-finite weights; keys or shapes
             that do not fit the configuration; a part of the reward keys missing; parts of different models.
     """
-    folder = Path(folder)
-    check_is_checkpoint(folder)
+    return load_source(open_source(model, variant, vae, base), dtype)
+
+
+def load_source(source: Source, dtype: torch.dtype) -> Checkpoint:
+    """As `load_checkpoint`."""
     with tqdm(total=3, desc="load checkpoint", leave=False, disable=None) as progress:
-        unet = load_unet(folder / "unet", dtype)
+        unet = load_unet(source, dtype)
+        unet.feature_bias = source.feature_bias
         progress.update()
-        vae = built(folder / "vae", AutoencoderKL.from_config)
+        vae = made(source, "vae", AutoencoderKL.from_config)
         check_vae_settings(vae.config)
-        fill(vae, modern_vae_keys(read_weights(folder, "vae", dtype)), dtype, folder / "vae")
+        fill_part(vae, source, "vae", modern_vae_keys(source.weights("vae", dtype)), dtype)
         progress.update()
-        text_encoder = built(folder / "text_encoder", lambda config: CLIPTextModel(CLIPTextConfig(**config)))
+        text_encoder = made(source, "text_encoder", lambda config: CLIPTextModel(CLIPTextConfig(**config)))
         text_state = {
-            key.removeprefix("text_model."): value
-            for key, value in read_weights(folder, "text_encoder", dtype).items()
-            if not key.endswith("position_ids")  # an integer buffer that old libraries saved
+            key.removeprefix("text_model."): value for key, value in source.weights("text_encoder", dtype).items()
         }
-        fill(text_encoder, text_state, dtype, folder / "text_encoder")
+        fill_part(text_encoder, source, "text_encoder", text_state, dtype)
         progress.update()
-    tokenizer, scheduler = load_tokenizer(folder / "tokenizer"), load_scheduler(folder / "scheduler")
+    tokenizer, scheduler = load_tokenizer(source.tokenizer), make_scheduler(*source.scheduler())
     if (last := max(tokenizer.get_vocab().values())) >= (size := text_encoder.config.vocab_size):
-        raise MRCError(f"{folder}: the tokenizer has token {last} and the text encoder {size}; use matching ones")
-    return Checkpoint(unet, vae, text_encoder, tokenizer, scheduler, read_defaults(folder))
+        raise MRCError(
+            f"{source.tokenizer}: the tokenizer has token {last} and the text encoder {size}; use matching ones"
+        )
+    return Checkpoint(unet, vae, text_encoder, tokenizer, scheduler, source.defaults)
 
 
-def check_is_checkpoint(folder: Path) -> None:
-    if not (folder / "model_index.json").is_file():
-        raise MRCError(f"{folder} is not a checkpoint: it has no model_index.json; give a diffusers model folder")
-
-
-def load_unet(folder: Path, dtype: torch.dtype) -> MRCUNet:
-    state = read_weights(folder.parent, folder.name, dtype)
+def load_unet(source: Source, dtype: torch.dtype) -> MRCUNet:
+    state, place = source.weights("unet", dtype), source.place("unet")
     rewards = {key for key in state if key.startswith(REWARD_KEYS)}
     injection = "blocks" if any(key.startswith(BLOCK_KEYS) for key in rewards) else "time"
-    unet = built(folder, lambda config: MRCUNet(bool(rewards), injection, **without_notes(config)))
+
+    def make(config: JsonObject) -> MRCUNet:
+        check_unet_family(config, state, place)
+        return MRCUNet(bool(rewards), injection, **without_notes(without_average(config, place)))
+
+    unet = made(source, "unet", make)
     needed = {key for key in unet.state_dict() if key.startswith(REWARD_KEYS)}
     if missing := sorted(needed - rewards):
         more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
         raise MRCError(
-            f"{folder} has {len(rewards)} reward tensors but lacks {missing[:8]}{more}; an MRC checkpoint with "
+            f"{place} has {len(rewards)} reward tensors but lacks {missing[:8]}{more}; an MRC checkpoint with "
             f"reward_injection={injection!r} has all {len(needed)}, a plain InstructPix2Pix one none"
         )
-    return fill(unet, state, dtype, folder)
+    return fill(unet, state, dtype, place)
+
+
+def fill_part(module: torch.nn.Module, source: Source, part: str, state: State, dtype: torch.dtype) -> None:
+    """Fill `module` with the tensors of a part; those that no inference needs are left out with a warning."""
+    own, place = module.state_dict(), source.place(part)
+    harmless = sorted(key for key in state.keys() - own.keys() if re.search(HARMLESS[part], key))
+    if harmless:
+        warnings.warn(f"{place}: tensors that are not used: {', '.join(harmless[:8])}", stacklevel=2)
+    fill(module, {key: value for key, value in state.items() if key not in harmless}, dtype, place)
+
+
+def without_average(config: JsonObject, place: Path) -> JsonObject:
+    """Without the settings of diffusers' `EMAModel`, which it saves among those of the averaged U-Net."""
+    if named := sorted(EMA_SETTINGS & config.keys()):
+        warnings.warn(f"{place}/config.json: settings that are not used: {', '.join(named)}", stacklevel=2)
+    return {key: value for key, value in config.items() if key not in EMA_SETTINGS}
 
 
 def without_notes(config: dict) -> dict:
@@ -115,21 +162,32 @@ def without_notes(config: dict) -> dict:
     return {key: value for key, value in config.items() if not key.startswith("_")}
 
 
-def built(folder: Path, make: Callable[[dict], Module]) -> Module:
+def made(source: Source, part: str, make: Callable[[JsonObject], Module]) -> Module:
+    """The module that the settings of a part describe, its parameters still empty."""
+    return make_empty(source.config(part), source.place(part), make)
+
+
+def built(folder: Path, make: Callable[[JsonObject], Module]) -> Module:
     """The module that `folder/config.json` describes, its parameters still empty."""
-    config = read_config(folder / "config.json")
+    return make_empty(read_config(folder / "config.json"), folder, make)
+
+
+def make_empty(config: JsonObject, place: Path, make: Callable[[JsonObject], Module]) -> Module:
     try:
         with init_empty_weights():
             return make(config)
     except MRCError:
         raise
     except Exception as error:  # diffusers and transformers raise many types for a wrong value
-        raise MRCError(f"{folder}/config.json describes no model ({reason(error)}); restore the original") from None
+        raise MRCError(f"{place}/config.json describes no model ({reason(error)}); restore the original") from None
 
 
 def load_scheduler(folder: Path) -> diffusers.SchedulerMixin:
     path = folder / "scheduler_config.json"
-    config = read_config(path)
+    return make_scheduler(read_config(path), path)
+
+
+def make_scheduler(config: JsonObject, path: Path) -> diffusers.SchedulerMixin:
     name = config.get("_class_name")
     if not (isinstance(name, str) and name.endswith("Scheduler") and hasattr(diffusers, name)):
         raise MRCError(f"{path}: _class_name is {name!r}, not a diffusers scheduler; restore the original file")
@@ -139,11 +197,16 @@ def load_scheduler(folder: Path) -> diffusers.SchedulerMixin:
         raise MRCError(f"{path} describes no scheduler ({reason(error)}); restore the original file") from None
 
 
-def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, check: Check = nothing) -> None:
+def save_checkpoint(
+    checkpoint: Checkpoint, folder: str | Path, check: Check = nothing, more: Callable[[Path], None] = lambda out: None
+) -> None:
     """Write `checkpoint` in the released layout; the folder appears whole or not at all.
 
     As in the release, `unet/config.json` says nothing of the rewards and text-encoder keys start
     with `text_model.`, so a plain diffusers pipeline reads the folder too.
+
+    Args:
+        more: writes what else the folder is to hold.
 
     Raises:
         MRCError: a full disk, or a `folder` that `check` does not let go; by default one that holds anything.
@@ -178,6 +241,7 @@ def save_checkpoint(checkpoint: Checkpoint, folder: str | Path, check: Check = n
         }
         (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         write_defaults(out, checkpoint.defaults)
+        more(out)
 
 
 def write_weights(state: dict[str, torch.Tensor], path: Path) -> None:
@@ -195,15 +259,24 @@ def write_weights(state: dict[str, torch.Tensor], path: Path) -> None:
     path.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
-def checkpoint_digest(folder: str | Path) -> str:
-    """SHA-256 over the names and contents of the checkpoint's weight and configuration files.
+def checkpoint_digest(
+    model: str | Path,
+    *,
+    variant: str | None = None,
+    vae: str | Path | None = None,
+    base: str | Path | None = None,
+) -> str:
+    """SHA-256 over the names and contents of a checkpoint's weight and configuration files.
+
+    Args:
+        variant, vae, base: as in `load_checkpoint`.
 
     Raises:
-        MRCError: it is not a checkpoint folder.
+        MRCError: it is no checkpoint.
     """
-    check_is_checkpoint(Path(folder))
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).rglob("*")):
-        if path.suffix in {".safetensors", ".json", ".txt"} and path.is_file():
-            digest.update(f"{path.relative_to(folder)} {file_digest(path)}\n".encode())
+    root = snapshot(Path(model))
+    digest = hashlib.sha256("".join(f"variant {name}\n" for name in [variant] if name is not None).encode())
+    for path in open_source(model, variant, vae, base).files():
+        name = path.relative_to(root) if path.is_relative_to(root) else path.name
+        digest.update(f"{name} {file_digest(path)}\n".encode())
     return digest.hexdigest()

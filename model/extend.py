@@ -73,7 +73,8 @@ def add_reward_blocks(unet: MRCUNet) -> MRCUNet:
 
 def rebuilt(unet: MRCUNet, tensors: dict[str, torch.Tensor] | None = None, **changes: Any) -> MRCUNet:
     """A new U-Net with `changes` to the keywords of `unet`: its weights, over them `tensors`, the rest fresh."""
-    kind = {"rewards": unet.rewards, "reward_injection": unet.reward_injection}
+    names = ("rewards", "reward_injection", "feature_bias")
+    kind = {name: getattr(unet, name) for name in names}
     new = MRCUNet(**keywords(unet) | kind | changes)
     new.load_state_dict(new.state_dict() | unet.state_dict() | (tensors or {}))
     return new

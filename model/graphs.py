@@ -9,7 +9,7 @@ needs no half-precision arrays. Shape letters:
 
     B images   T texts   R rewards   S steps   P U-Net inputs before the text differs   N branches
     L text length (77)   D text width   C = block_out_channels[0]   h×w latents = H/8 × W/8 pixels
-    Σt channels of all timestep biases   Σk channels of all text keys and values
+    Σt channels of all timestep biases   Σk channels of all text keys and values   Σr of all reward layers
 """
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from .layers import cross_attentions, resnet, resnets, upsamplers
-from .step import UNetShallow, UNetStep, check_injection  # noqa: F401 - UNetShallow is found by name
+from .step import FOLDED_DIMS, UNetShallow, UNetStep  # noqa: F401 - UNetShallow is found by name
 from .unet import MRCUNet
 
 
@@ -84,39 +84,40 @@ class VaeDecoder(nn.Module):
         return (decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(hidden))).float(),)
 
 
-REWARD_LAYERS = (
-    "add_embedding", "add_embedding2", "text_linear", "text_linear2", "ca.attention.self", "ca.attention.output.dense",
-)  # fmt: skip
+REWARD_EMBEDDINGS = ("add_embedding", "add_embedding2", "text_linear", "text_linear2")
+REWARD_ATTENTION = ("ca.attention.self", "ca.attention.output.dense")  # of each reward layer
 
 
 class Conditioner(nn.Module):
     """Everything in the loop that depends on texts, rewards and timesteps alone.
 
     Text keys and values of all cross-attentions, the timestep bias of every ResNet for every
-    (step, reward), and the reward attention folded to a gate: with two keys, softmax is a sigmoid,
-    and `dense(attention(x)) = base + update · σ(gate · x + gate_bias)`, one gate a head.
+    (step, reward), and the attention of each reward layer folded to a gate: with two keys, softmax is a sigmoid,
+    and `dense(attention(x)) = base + update · σ(gate · x + gate_bias)`, one gate a head. Of several layers these
+    tensors stand beside each other.
     """
 
     def __init__(self, unet: MRCUNet) -> None:
         super().__init__()
-        check_injection(unet)
         self.unet = unet
 
-    def layers(self) -> list[nn.Module]:
-        """Those that this computes with; all others of the U-Net are a step's."""
+    def own(self) -> list[nn.Parameter]:
+        """The parameters that this computes with; all others of the U-Net are a step's."""
         unet = self.unet
         texts = [project for layer in cross_attentions(unet) for project in (layer.to_k, layer.to_v)]
         times = [unet.time_embedding, *(block.time_emb_proj for block in resnets(unet))]
-        rewards = [unet.get_submodule(name) for name in REWARD_LAYERS] if unet.rewards else []
-        return [*texts, *times, *rewards]
+        embeddings = [unet.get_submodule(name) for name in REWARD_EMBEDDINGS] if unet.rewards else []
+        rewards = [layer.get_submodule(name) for layer in unet.reward_layers() for name in REWARD_ATTENTION]
+        parameters = [value for layer in (*texts, *times, *embeddings, *rewards) for value in layer.parameters()]
+        return [*parameters, unet.reward_type_embedding] if unet.reward_injection == "blocks" else parameters
 
     def forward(
         self, timesteps: Tensor, text_states: Tensor, reward_scores: Tensor | None = None,
         reward_text: Tensor | None = None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
         """Timesteps `[S]`, states `[T, L, D]`, scores `[R, 3]`, pooled reward texts `[R, D]` →
-        time_bias `[S, R, Σt]`, text_kv `[T, L, Σk]`, then with rewards gate `[R, 8, C]`,
-        gate_bias `[R, 8, 1]`, base `[R, C, 1]`, update `[R, C, 8]`; R = 1 without rewards.
+        time_bias `[S, R, Σt]`, text_kv `[T, L, Σk]`, then with rewards gate `[R, 8, Σr]`,
+        gate_bias `[R, 8, K]`, base `[R, Σr, 1]`, update `[R, Σr, 8]` of K reward layers; R = 1 without rewards.
         """
         unet = self.unet
         projections = [project for layer in cross_attentions(unet) for project in (layer.to_k, layer.to_v)]
@@ -126,7 +127,10 @@ class Conditioner(nn.Module):
         if reward_scores is not None and reward_text is not None:
             bias, tokens = unet.reward_embedding(reward_scores, reward_text)
             emb = emb + bias
-            folded = unet.folded_attention(tokens)
+            layers = [layer.folded_attention(tokens) for layer in unet.reward_layers()]
+            folded = tuple(
+                torch.cat(parts, dim) for parts, dim in zip(zip(*layers, strict=True), FOLDED_DIMS, strict=True)
+            )
         emb = F.silu(emb)
         time_bias = torch.cat([block.time_emb_proj(emb) for block in resnets(unet)], dim=-1)
         return time_bias, text_kv, *folded

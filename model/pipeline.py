@@ -53,6 +53,7 @@ def edit_latents(
     guidance_scale: float = 7.5,
     image_guidance_scale: float = 1.5,
     scheduler: SchedulerMixin | None = None,
+    read: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Denoise one edit an image with all three guidance branches, as released.
 
@@ -61,6 +62,8 @@ def edit_latents(
         instructions: B texts.
         generators: B CPU generators, one an image, so that results do not depend on the batch.
         scheduler: a diffusers scheduler; the checkpoint's own by default.
+        read: of SmartEdit, text states `[B, L, D]` that take the place of the instructions', and feature bias
+            `[B, C, h, w]`.
 
     Returns:
         Final latents `[B, 4, h, w]`.
@@ -70,6 +73,7 @@ def edit_latents(
     scheduler = scheduler or checkpoint.scheduler
     states, _ = encode_text(checkpoint, instructions + [""] * len(images))
     text, empty = states.chunk(2)
+    text, features = (text, {}) if read is None else (read[0], {"feature_bias": torch.cat([read[1]] * 3)})
     text = torch.cat([text, empty, empty])
     source = encode_image(checkpoint, images)
     source = torch.cat([source, source, torch.zeros_like(source)])
@@ -90,7 +94,7 @@ def edit_latents(
     latents = latents.to(source.device, source.dtype) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
         sample = scheduler.scale_model_input(torch.cat([latents] * 3), timestep)
-        noise = checkpoint.unet(torch.cat([sample, source], dim=1), timestep, text, **rewards)
+        noise = checkpoint.unet(torch.cat([sample, source], dim=1), timestep, text, **rewards, **features)
         with_text, with_image, with_none = noise.chunk(3)
         guided = with_none + guidance_scale * (with_text - with_image) + image_guidance_scale * (with_image - with_none)
         latents = scheduler.step(guided, timestep, latents, **extra).prev_sample

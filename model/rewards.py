@@ -81,6 +81,10 @@ class RewardLayer(nn.Module):
         """Probability at which training drops attention probabilities and both dense outputs."""
         return DROPOUT if self.training else 0.0
 
+    @property
+    def channels(self) -> int:
+        return self.layer("proj_deal.norm", nn.GroupNorm).num_channels
+
     def layer(self, path: str, kind: type[Layer]) -> Layer:
         """The sub-module at a path of released keys, such as `ca.output.dense`."""
         module = self.get_submodule(path)
@@ -160,6 +164,10 @@ class RewardConditioning(RewardLayer):
         if outputs:
             # row 0 for the scores, row 1 for the text; zero keeps the released layer's tokens as they were
             self.reward_type_embedding = nn.Parameter(torch.zeros(2, channels))
+
+    def reward_layers(self) -> list[RewardLayer]:
+        """All reward layers in the order of the forward pass; none without rewards."""
+        return [self, *self.reward_blocks] if hasattr(self, "reward_blocks") else []
 
     def reward_embedding(self, scores: torch.Tensor, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Scores `[B, 3]`, pooled text `[B, D]` → timestep bias `[B, E]`, two tokens `[B, 2, T]`."""

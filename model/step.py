@@ -2,10 +2,10 @@
 
 B images   T texts   R rewards   S steps   P U-Net inputs before the text differs   N branches
 L text length (77)   D text width   C = block_out_channels[0]   h×w latents = H/8 × W/8 pixels
-Σt channels of all timestep biases   Σk channels of all text keys and values
+Σt channels of all timestep biases   Σk channels of all text keys and values   Σr of all reward layers
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -14,29 +14,25 @@ from torch import Tensor, nn
 from ..core.errors import MRCError
 from ..kernels import ops
 from .layers import cross_attentions, fused_norm_silu, norm_silu, resnet, resnets, select, transformer, upsamplers
+from .rewards import RewardLayer
 from .unet import MRCUNet
 
-
-def check_injection(unet: MRCUNet) -> None:
-    """Refuse a U-Net that the conditioner and step graphs do not compute."""
-    if unet.reward_injection != "time":
-        raise MRCError(
-            f"the U-Net has reward_injection={unet.reward_injection!r}, which is for training and eager editing; "
-            "the graphs and the export take 'time'"
-        )
+Folded = tuple[Tensor, ...]  # the folded attention of a reward layer: gate, gate_bias, base, update
+Reward = tuple[RewardLayer, Folded, Folded]  # a reward layer with that of the P inputs and of the N branches
+FOLDED_DIMS = (2, 2, 1, 1)  # along which those of several layers stand beside each other
 
 
 class UNetStep(nn.Module):
     """One step of the U-Net with guidance: the same modules as `MRCUNet`, called for speed.
 
     Branches share what comes before the first cross-attention (P inputs, N branches), and are
-    combined before `conv_out`, which is linear. `fused` computes with the kernels (`kernels.ops`) what
+    combined before `conv_out`, which is linear. Where the model has a reward layer after every block, those after
+    the first cross-attention take the rewards of the branches. `fused` computes with the kernels (`kernels.ops`) what
     the exported graph writes out.
     """
 
     def __init__(self, unet: MRCUNet, fused: bool = False) -> None:
         super().__init__()
-        check_injection(unet)
         if not any(hasattr(block, "attentions") for block in unet.down_blocks):
             raise MRCError("no down block has cross-attention; give one of CrossAttnDownBlock2D")
         self.unet = unet
@@ -46,7 +42,7 @@ class UNetStep(nn.Module):
     def forward(
         self, sample: Tensor, branch: Tensor, guidance: Tensor, time_bias: Tensor, text_kv: Tensor,
         gate: Tensor | None = None, gate_bias: Tensor | None = None, base: Tensor | None = None,
-        update: Tensor | None = None,
+        update: Tensor | None = None, feature_bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Predict the guided noise.
 
@@ -55,25 +51,29 @@ class UNetStep(nn.Module):
             branch: `[N]` int64, the row of `sample` each branch continues.
             guidance: `[G, N]`, weight of each branch in each row of noise; where branches are spread
                 over several calls, the sum of their noises is the noise of the sum.
-            time_bias: `[P, Σt]`, text_kv: `[N, L, Σk]`; gate, gate_bias, base, update: the folded reward attention.
+            time_bias: `[P, Σt]`, text_kv: `[N, L, Σk]`; gate, gate_bias, base, update: the folded attention of the
+                reward layers.
                 All as from `Conditioner`, with P rows in place of R.
+            feature_bias: `[P, C, h, w]`, added to what `conv_in` gives.
 
         Returns:
             Guided noise `[G, 4, h, w]`, and the deep features `[N, F, h, w]` that `UNetShallow` continues from.
         """
-        hidden = self.begin(sample, (gate, gate_bias, base, update))
+        rewards = self.rewards(branch, gate, gate_bias, base, update)
+        hidden = self.begin(sample, feature_bias, rewards)
         biases = self.biases(time_bias, branch)
         keys_values = self.keys_values(text_kv)
 
         # P inputs become N branches in the first cross-attention
-        skips, hidden = self.down(hidden, branch, biases, keys_values)
-        hidden = self.middle(hidden, biases, keys_values)
-        hidden, deep = self.up(hidden, skips, biases, keys_values)
+        skips, hidden = self.down(hidden, branch, biases, keys_values, rewards)
+        hidden = self.reward(self.middle(hidden, biases, keys_values), rewards)
+        hidden, deep = self.up(hidden, skips, biases, keys_values, rewards)
         return self.guide(hidden, guidance), deep.float()
 
     def down(
-        self, hidden: Tensor, branch: Tensor, biases: Iterator[tuple[Tensor, Tensor]], keys_values: Iterator[Tensor]
-    ) -> tuple[list[Tensor], Tensor]:
+        self, hidden: Tensor, branch: Tensor, biases: Iterator[tuple[Tensor, Tensor]], keys_values: Iterator[Tensor],
+        rewards: Iterator[Reward],
+    ) -> tuple[list[Tensor], Tensor]:  # fmt: skip
         """The down blocks: `[P, C, h, w]` → skip connections of N branches, and the last features."""
         branched = False
         skips = [hidden]
@@ -90,6 +90,7 @@ class UNetStep(nn.Module):
             for downsampler in block.downsamplers or ():
                 hidden = downsampler(hidden)
                 skips.append(hidden)
+            hidden = self.reward(hidden, rewards, branched)
         return skips, hidden
 
     def middle(self, hidden: Tensor, biases: Iterator[tuple[Tensor, Tensor]], keys_values: Iterator[Tensor]) -> Tensor:
@@ -102,7 +103,7 @@ class UNetStep(nn.Module):
 
     def up(
         self, hidden: Tensor, skips: list[Tensor], biases: Iterator[tuple[Tensor, Tensor]],
-        keys_values: Iterator[Tensor],
+        keys_values: Iterator[Tensor], rewards: Iterator[Reward],
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """The up blocks → last features, and the deep features: the input of the last ResNet."""
         upsamplers = iter(self.upsamplers)
@@ -115,15 +116,28 @@ class UNetStep(nn.Module):
                     hidden = transformer(block.attentions[i], hidden, keys_values, fused=self.fused)
             if block.upsamplers:
                 hidden = next(upsamplers)(hidden)
+            hidden = self.reward(hidden, rewards)
         return hidden, deep
 
-    def begin(self, sample: Tensor, folded: tuple[Tensor | None, ...]) -> Tensor:
-        """`conv_in` and the reward block: `[P, 8, h, w]` → `[P, C, h, w]`."""
+    def begin(self, sample: Tensor, feature_bias: Tensor | None, rewards: Iterator[Reward]) -> Tensor:
+        """`conv_in`, the feature bias and the first reward layer: `[P, 8, h, w]` → `[P, C, h, w]`."""
         dtype = self.unet.conv_in.weight.dtype
         hidden = self.unet.conv_in(sample.to(dtype))
-        if not self.unet.rewards:
-            return hidden
-        return self.reward_block(hidden, *(tensor.to(dtype) for tensor in folded if tensor is not None))
+        if feature_bias is not None:
+            hidden = hidden + feature_bias.to(dtype)
+        return self.reward(hidden, rewards, branched=False)
+
+    def rewards(self, branch: Tensor, *folded: Tensor | None) -> Iterator[Reward]:
+        """The reward layers in the order of the forward pass; none of a model without rewards."""
+        layers = self.unet.reward_layers()
+        if not layers:
+            return iter(())
+        dtype = self.unet.conv_in.weight.dtype
+        tensors = [tensor.to(dtype) for tensor in folded if tensor is not None]
+        of_inputs = of_branches = parts(layers, tensors)
+        if len(layers) > 1:
+            of_branches = parts(layers, [tensor.index_select(0, branch) for tensor in tensors])
+        return zip(layers, of_inputs, of_branches, strict=True)
 
     def biases(self, time_bias: Tensor, branch: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Timestep bias of each ResNet, for the P inputs and for the N branches."""
@@ -146,21 +160,35 @@ class UNetStep(nn.Module):
         noise = F.conv2d(guided, last.weight, padding=last.padding).float()
         return noise + guidance.sum(1)[:, None, None, None] * last.bias.float()[:, None, None]
 
-    def reward_block(self, hidden: Tensor, gate: Tensor, gate_bias: Tensor, base: Tensor, update: Tensor) -> Tensor:
-        unet = self.unet
+    def reward(self, hidden: Tensor, rewards: Iterator[Reward], branched: bool = True) -> Tensor:
+        """The next reward layer on P inputs or N branches; where there is none, `hidden` as it is."""
+        layer, of_inputs, of_branches = next(rewards, (None, (), ()))
+        if layer is None:
+            return hidden
+        folded = of_branches if branched else of_inputs
         if self.fused:
-            groups = unet.layer("proj_deal.norm", nn.GroupNorm).num_groups
-            return ops.reward_block(hidden, gate, gate_bias, base, update, list(unet.reward_weights()), groups)
-        x = unet.reward_positions(hidden)
-        positions = x.transpose(1, 2)  # [P, C, h·w]
+            groups = layer.layer("proj_deal.norm", nn.GroupNorm).num_groups
+            return ops.reward_block(hidden, *folded, list(layer.reward_weights()), groups)
+        gate, gate_bias, base, update = folded
+        x = layer.reward_positions(hidden)
+        positions = x.transpose(1, 2)  # [P or N, C, h·w]
         attended = base + update @ torch.sigmoid(gate @ positions + gate_bias)
-        return unet.reward_residual(hidden, x, attended.transpose(1, 2))
+        return layer.reward_residual(hidden, x, attended.transpose(1, 2))
+
+
+def parts(layers: list[RewardLayer], folded: Iterable[Tensor]) -> list[Folded]:
+    """gate `[P, 8, Σr]`, gate_bias `[P, 8, K]`, base `[P, Σr, 1]`, update `[P, Σr, 8]` → those of each reward layer."""
+    widths = [layer.channels for layer in layers]
+    sizes = (widths, [1] * len(layers), widths, widths)
+    split = (tensor.split(size, dim) for tensor, size, dim in zip(folded, sizes, FOLDED_DIMS, strict=True))
+    return list(zip(*split, strict=True))
 
 
 class UNetShallow(UNetStep):
     """A step that reuses the deep features of an earlier one (DeepCache, arXiv 2312.00858): lossy.
 
-    Computes `conv_in`, the reward block and the last ResNet, whose skip connection is the first.
+    Computes `conv_in`, the first reward layer and the last ResNet, whose skip connection is the first, with what
+    follows it.
     """
 
     def __init__(self, unet: MRCUNet, fused: bool = False) -> None:
@@ -170,14 +198,16 @@ class UNetShallow(UNetStep):
     def forward(  # type: ignore[override]
         self, sample: Tensor, branch: Tensor, guidance: Tensor, time_bias: Tensor, text_kv: Tensor, deep: Tensor,
         gate: Tensor | None = None, gate_bias: Tensor | None = None, base: Tensor | None = None,
-        update: Tensor | None = None,
+        update: Tensor | None = None, feature_bias: Tensor | None = None,
     ) -> tuple[Tensor]:  # fmt: skip
         """As `UNetStep`, with its features `deep` `[N, F, h, w]` of an earlier step → noise `[G, 4, h, w]`."""
-        skip = select(self.begin(sample, (gate, gate_bias, base, update)), branch)
+        rewards = list(self.rewards(branch, gate, gate_bias, base, update))
+        skip = select(self.begin(sample, feature_bias, iter(rewards)), branch)
         bias = list(self.biases(time_bias, branch))[-1][1]
         last = self.unet.up_blocks[-1]
         hidden = resnet(last.resnets[-1], torch.cat([deep.to(skip.dtype), skip], dim=1), bias, self.fused)
         if hasattr(last, "attentions"):
             keys_values = iter(list(self.keys_values(text_kv))[-2:])
             hidden = transformer(last.attentions[-1], hidden, keys_values, fused=self.fused)
+        hidden = self.reward(hidden, iter(rewards[1:][-1:]))
         return (self.guide(hidden, guidance),)

@@ -31,6 +31,8 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
     down, mid and up block, and a type embedding of the tokens. The layers change what goes on to the
     next block; the skip connections keep the down blocks' own outputs.
 
+    `feature_bias=True` is SmartEdit's U-Net: it adds a feature map, which is an input, to what `conv_in` gives.
+
     Raises:
         MRCError: a keyword that diffusers does not know, a setting that is not computed here, a block type outside
             SD 1.x, another `reward_injection`, or a width that the reward layers' heads do not divide.
@@ -48,7 +50,9 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
     conv_act: nn.SiLU
     conv_out: nn.Conv2d
 
-    def __init__(self, rewards: bool = True, reward_injection: str = "time", **config: Any) -> None:
+    def __init__(
+        self, rewards: bool = True, reward_injection: str = "time", feature_bias: bool = False, **config: Any
+    ) -> None:
         if reward_injection not in REWARD_INJECTIONS:
             raise MRCError(f"reward_injection is {reward_injection!r}; choose one of {', '.join(REWARD_INJECTIONS)}")
         if reward_injection == "blocks" and not rewards:
@@ -62,6 +66,7 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         super().__init__(**config)
         self.rewards = rewards
         self.reward_injection = reward_injection
+        self.feature_bias = feature_bias
         if rewards:
             widths = self.config.block_out_channels
             outputs = (*widths, widths[-1], *reversed(widths)) if reward_injection == "blocks" else ()
@@ -74,6 +79,7 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         encoder_hidden_states: torch.Tensor,
         reward_scores: torch.Tensor | None = None,
         reward_text_embeds: torch.Tensor | None = None,
+        feature_bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict the noise.
 
@@ -83,19 +89,24 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
             encoder_hidden_states: `[B, 77, D]`, the instruction's text states.
             reward_scores: `[B, 3]`, raw 0–5: following, preserving, quality.
             reward_text_embeds: `[B, D]`, pooled text states of the reward text.
+            feature_bias: `[B, C, h, w]`, C = block_out_channels[0]; added before the reward layer.
 
         Returns:
             `[B, 4, h, w]`, of the sample's dtype.
 
         Raises:
-            MRCError: rewards missing, or given to a checkpoint that has none.
+            MRCError: rewards or the feature bias missing, or given to a U-Net that has none.
         """
         if self.rewards != (reward_scores is not None) or self.rewards != (reward_text_embeds is not None):
             need = "needs both reward_scores and reward_text_embeds" if self.rewards else "has no reward modules"
             raise MRCError(f"this U-Net {need}; pass {'both' if self.rewards else 'neither'}")
-
+        if self.feature_bias != (feature_bias is not None):
+            need = "needs a feature_bias" if self.feature_bias else "takes no feature_bias"
+            raise MRCError(f"this U-Net {need}; pass {'one' if self.feature_bias else 'none'}")
         emb = self.time_embedding(UNet2DConditionModel.get_time_embed(self, sample, timestep))
         hidden = self.conv_in(sample)
+        if feature_bias is not None:
+            hidden = hidden + feature_bias
         if reward_scores is not None and reward_text_embeds is not None:
             bias, tokens = self.reward_embedding(reward_scores, reward_text_embeds)
             emb = emb + bias

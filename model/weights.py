@@ -1,8 +1,9 @@
 """The weights of a checkpoint's parts: safetensors only, whole, in shards or of one variant; strict on every tensor."""
 
 import re
+import warnings
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import safetensors.torch
 import torch
@@ -11,68 +12,119 @@ from ..core.errors import MRCError
 from ..core.files import read_json
 
 Module = TypeVar("Module", bound=torch.nn.Module)
+State = dict[str, torch.Tensor]
 
 WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
 }
+OTHER_WEIGHTS = "model.safetensors"  # of parts that only some models have
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+SHARD = re.compile(r"-\d+-of-\d+")
 DAMAGED = "it is truncated or damaged, copy it again"
 VAE_OLD_KEYS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
-def read_weights(checkpoint: Path, part: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Tensors of `checkpoint/part`, floating point ones as `dtype`.
+def read_weights(checkpoint: Path, part: str, dtype: torch.dtype, variant: str | None = None) -> State:
+    """Tensors of `checkpoint/part`, floating point ones as `dtype`; as `read_folder`."""
+    return read_folder(checkpoint / part, WEIGHTS.get(part, OTHER_WEIGHTS), dtype, variant)
+
+
+def read_folder(folder: Path, name: str, dtype: torch.dtype, variant: str | None = None) -> State:
+    """Tensors of the weights `name` in a folder, floating point ones as `dtype`; `variant` as in `weight_files`.
 
     Raises:
         MRCError: no weights, pickled or damaged ones, or values that are not finite as `dtype`.
     """
-    state = {}
-    for path, keys in weight_files(checkpoint / part, WEIGHTS[part]):
-        try:
-            tensors = safetensors.torch.load_file(path)
-        except Exception as error:  # safetensors' own, and many of torch for types that it does not know
-            raise MRCError(f"{path} cannot be read ({error}); {DAMAGED}") from None
+    state: State = {}
+    for path, keys in weight_files(folder, name, variant):
+        tensors = read_tensors(path)
         if keys is not None and (missing := sorted(keys - tensors.keys())):
             raise MRCError(f"{path} lacks {missing[0]}, which the index says it has; copy all shards again")
-        for key, value in tensors.items():
-            state[key] = value.to(dtype) if value.is_floating_point() else value
-            if value.is_floating_point() and not state[key].isfinite().all():
-                kind = str(dtype).removeprefix("torch.")
-                raise MRCError(
-                    f"{path}: tensor {key} holds NaN or infinity as {kind}; restore it from the original checkpoint"
-                )
+        state |= {key: cast(key, value, dtype, path) for key, value in tensors.items()}
     return state
 
 
-def weight_files(folder: Path, name: str) -> list[tuple[Path, set[str] | None]]:
+def read_tensors(path: Path) -> State:
+    """The tensors of a safetensors file, mapped: what is not used is not read.
+
+    Raises:
+        MRCError: it is truncated or damaged.
+    """
+    try:
+        return safetensors.torch.load_file(path)
+    except Exception as error:  # safetensors' own, and many of torch for types that it does not know
+        raise MRCError(f"{path} cannot be read ({error}); {DAMAGED}") from None
+
+
+def cast(key: str, value: torch.Tensor, dtype: torch.dtype, path: Path) -> torch.Tensor:
+    """A tensor of `path` as `dtype`, if it is floating point.
+
+    Raises:
+        MRCError: it then holds values that are not finite.
+    """
+    if not value.is_floating_point():
+        return value
+    value = value.to(dtype)
+    # the sum, which is read at the speed of the memory, is finite unless a value is not, or many are huge
+    if not value.sum(dtype=torch.float32).isfinite() and not value.isfinite().all():
+        name = str(dtype).removeprefix("torch.")
+        raise MRCError(f"{path}: tensor {key} holds NaN or infinity as {name}; restore it from the original checkpoint")
+    return value
+
+
+def weight_files(folder: Path, name: str, variant: str | None = None) -> list[tuple[Path, set[str] | None]]:
     """The files that hold a part's weights, and the tensors that an index promises of each.
 
-    `name` or else its shards; without these the only variant there is, such as fp16.
+    Args:
+        name: of the file where it is one; its shards have an index beside them.
+        variant: such as fp16, of `model.fp16.safetensors`. By default the plain weights, or else the only variant.
+
+    Raises:
+        MRCError: there are none, another variant, or pickled ones alone; an index that names no file beside it.
     """
-    if (folder / name).is_file():
-        return [(folder / name, None)]
-    if (index := folder / f"{name}.index.json").is_file():
-        return shards(index)
-    stem = name.removesuffix(".safetensors")
-    found = {path.name.removeprefix(f"{stem}.").removesuffix(".safetensors"): path
-             for path in folder.glob(f"{stem}.*.safetensors") if not re.search(r"-\d+-of-\d+", path.name)}  # fmt: skip
-    found |= {path.name.removeprefix(f"{name}.index.").removesuffix(".json"): path
-              for path in folder.glob(f"{name}.index.*.json")}  # fmt: skip
-    if len(found) > 1:
-        raise MRCError(f"{folder} has the variants {', '.join(sorted(found))} and no {name}; keep one of them")
-    for path in found.values():
-        return shards(path) if path.suffix == ".json" else [(path, None)]
+    found = variants(folder, name)
+    if variant is not None and variant not in found:
+        there = ", ".join(sorted(each or "the plain weights" for each in found)) or "no weights"
+        raise MRCError(f"{folder} has no variant {variant!r} of {name}, it has {there}; choose among these")
+    if variant is None and "" not in found and len(found) > 1:
+        raise MRCError(f"{folder} has the variants {', '.join(sorted(found))} and no {name}; choose one (--variant)")
+    if not found:
+        refuse_missing(folder, name)
+    path = found[variant if variant is not None else "" if "" in found else next(iter(found))]
+    return shards(path, Path(name).suffix) if path.suffix == ".json" else [(path, None)]
+
+
+def variant_or_plain(folder: Path, name: str, variant: str | None) -> str | None:
+    """`variant` where the folder has it, else None with a warning where it has plain weights, as in diffusers."""
+    if variant is None or variant in (found := variants(folder, name)) or "" not in found:
+        return variant
+    warnings.warn(f"{folder} has no variant {variant!r} of {name}; its plain weights are used", stacklevel=2)
+    return None
+
+
+def variants(folder: Path, name: str) -> dict[str, Path]:
+    """The file or the index of each variant of the weights `name`; "" is the plain one."""
+    stem, ending = Path(name).stem, Path(name).suffix
+    found = {}
+    for pattern in (rf"{name}\.index(?:\.([\w-]+))?\.json", rf"{stem}(?:\.([\w-]+))?{ending}"):  # a file goes first
+        for path in folder.glob(f"{stem}*"):
+            if (match := re.fullmatch(pattern, path.name)) and path.is_file() and not SHARD.search(path.name):
+                found[match[1] or ""] = path
+    return found
+
+
+def refuse_missing(folder: Path, name: str) -> NoReturn:
     if pickles := sorted(file.name for pattern in PICKLES for file in folder.glob(pattern)):
         raise MRCError(
             f"{folder} holds pickled weights {pickles}, which can run code and are never loaded; "
-            "convert them to safetensors"
+            f"convert them to safetensors: mrc-convert checkpoint {folder.parent} OUT"
         )
     raise MRCError(f"{folder / name} is missing; the checkpoint folder is incomplete")
 
 
-def shards(index: Path) -> list[tuple[Path, set[str] | None]]:
+def shards(index: Path, ending: str) -> list[tuple[Path, set[str] | None]]:
     """The files of an index, `{"weight_map": {tensor: file}}`."""
     remedy = "copy the index and all shards again"
     files: dict[str, set[str]] = {}
@@ -80,15 +132,15 @@ def shards(index: Path) -> list[tuple[Path, set[str] | None]]:
     if not isinstance(places, dict) or not places:
         raise MRCError(f"{index} has no weight_map; {remedy}")
     for key, file in places.items():
-        if not isinstance(file, str) or file != Path(file).name or not file.endswith(".safetensors"):
-            raise MRCError(f"{index} names {file!r}, which is no safetensors file beside it; {remedy}")
+        if not isinstance(file, str) or file != Path(file).name or not file.endswith(ending):
+            raise MRCError(f"{index} names {file!r}, which is no {ending} file beside it; {remedy}")
         files.setdefault(file, set()).add(key)
     if missing := sorted(file for file in files if not (index.parent / file).is_file()):
         raise MRCError(f"{index.parent / missing[0]} is missing, of {len(files)} shards; {remedy}")
     return [(index.parent / file, keys) for file, keys in sorted(files.items())]
 
 
-def modern_vae_keys(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def modern_vae_keys(state: State) -> State:
     """Rename the attention keys of old diffusers; 1×1 convolutions of still older files become matrices."""
 
     def rename(key: str) -> str:
@@ -105,7 +157,7 @@ def modern_vae_keys(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def fill(module: Module, state: dict[str, torch.Tensor], dtype: torch.dtype, folder: Path) -> Module:
+def fill(module: Module, state: State, dtype: torch.dtype, place: Path) -> Module:
     """Give `module` exactly the tensors of `state`, as `dtype`; a wrong key or shape is an error."""
     own = module.state_dict()
     faults = [f"missing {key}" for key in own.keys() - state.keys()]
@@ -122,7 +174,7 @@ def fill(module: Module, state: dict[str, torch.Tensor], dtype: torch.dtype, fol
     ]
     if faults:
         shown = "; ".join(sorted(faults)[:8])
-        raise MRCError(f"{folder}: {len(faults)} tensors do not fit config.json: {shown}; use the matching config")
+        raise MRCError(f"{place}: {len(faults)} tensors do not fit config.json: {shown}; use the matching config")
     module.load_state_dict(state, assign=True)
     # not module.to: diffusers' own warns about modules to be kept in float32 even where it lists none
     return torch.nn.Module.to(module, dtype).eval().requires_grad_(False)

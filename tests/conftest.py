@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 # Read when OpenMP is loaded, here and in child processes. A thread that waits would otherwise spin, and take the core
@@ -70,6 +70,7 @@ def once(tmp_path_factory, request):
 @pytest.fixture(scope="session")
 def traced_once(once):
     """From here on each graph of a model is traced once a run: tracing is most of an export."""
+    from mrc_edit.engine.graphs import EACH_STEP, GRAPHS
     from mrc_edit.engine.manifest import Artifact
     from mrc_edit.export import exporter
 
@@ -77,8 +78,11 @@ def traced_once(once):
 
     def trace_once(checkpoint, graph, precision, out, path, wider=()):
         parts = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
-        digest = hashlib.sha256("\n".join([*sorted(wider), *(str(part.config) for part in parts)]).encode())
-        for name, value in (item for part in parts for item in part.state_dict().items()):
+        settings = [*sorted(wider), *(str(part.config) for part in parts)]
+        if graph in EACH_STEP:
+            settings.append(f"feature_bias={checkpoint.unet.feature_bias}")
+        digest = hashlib.sha256("\n".join(settings).encode())
+        for name, value in getattr(checkpoint, GRAPHS[graph].part).state_dict().items():
             digest.update(f"{name} {value.dtype}".encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
 
         def make(folder):
@@ -99,6 +103,26 @@ def tiny_export(tiny, traced_once, once) -> Path:
     from mrc_edit.export.exporter import export
 
     return once("exported", lambda folder: export(tiny, folder))
+
+
+@pytest.fixture(scope="session")
+def blocks(tmp_path_factory) -> Path:
+    """The same with a reward layer after every block."""
+    from mrc_edit.model import save_checkpoint
+    from mrc_edit.model.extend import add_reward_blocks
+    from mrc_edit.model.seeded import seeded, seeded_checkpoint
+
+    checkpoint = seeded_checkpoint()
+    folder = tmp_path_factory.mktemp("blocks") / "checkpoint"
+    save_checkpoint(replace(checkpoint, unet=seeded(add_reward_blocks(checkpoint.unet))), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def blocks_export(blocks, traced_once, once) -> Path:
+    from mrc_edit.export.exporter import export
+
+    return once("exported-blocks", lambda folder: export(blocks, folder))
 
 
 @pytest.fixture(scope="session")

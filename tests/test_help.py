@@ -13,6 +13,7 @@ COMMANDS = {
     "mrc-edit": ("mrc_edit.engine.command", ()),
     "mrc-export": ("mrc_edit.export.command", ()),
     "mrc-train": ("mrc_edit.train.command", ()),
+    "mrc-convert checkpoint": ("mrc_edit.convert.command", ("checkpoint",)),
     "mrc-rewards build": ("mrc_edit.train.rewards.command", ("build",)),
     "mrc-rewards stats": ("mrc_edit.train.rewards.command", ("stats",)),
     "mrc-rewards sheet": ("mrc_edit.train.rewards.command", ("sheet",)),

@@ -26,6 +26,7 @@ from .arrays import write_array
 from .data import Triplets
 from .data.batches import LoadedBatch, check_broken, fit_pair, step_indices
 from .data.triplet import Scores
+from .image_states import ImageStates
 from .stored import check_texts, finite_rows, read_array
 from .workers import from_workers
 
@@ -119,15 +120,17 @@ def encode(vae: AutoencoderKL, images: np.ndarray) -> tuple[np.ndarray, np.ndarr
 class CachedBatches(Dataset[LoadedBatch]):
     """As `StepBatches`, from a cache.
 
-    With `least_score` only triplets whose three scores are all at least that.
+    With `least_score` only triplets whose three scores are all at least that. With `image_states`, of the same rows,
+    what SmartEdit is conditioned on.
 
     Raises:
         MRCError: files that are missing or damaged, or no triplet has such scores.
     """
 
     def __init__(
-        self, folder: Path, batch_size: int, seed: int, rank: int, world_size: int, least_score: int | None = None
-    ) -> None:
+        self, folder: Path, batch_size: int, seed: int, rank: int, world_size: int, least_score: int | None = None,
+        image_states: ImageStates | None = None,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.source = read_array(folder / "source.npy", np.float16, (None, 4, None, None), REMEDY)
         count, *latent = self.source.shape
@@ -135,6 +138,7 @@ class CachedBatches(Dataset[LoadedBatch]):
         self.scores = read_scores(folder / "scores.npy", count)
         self.texts = read_texts(folder, count, rewarded=self.scores is not None)
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.image_states = image_states
         self.rows = np.arange(len(self.source))
         if least_score is not None:
             if self.scores is None:
@@ -148,7 +152,7 @@ class CachedBatches(Dataset[LoadedBatch]):
         indices = self.rows[step_indices(step, self.batch_size, len(self.rows), self.seed)]
         indices = indices[self.rank * share : (self.rank + 1) * share]
         first = step * self.batch_size + self.rank * share
-        return {
+        batch: LoadedBatch = {
             "source": finite_rows(self.source, indices, f"{self.folder}/source.npy", REMEDY),
             "edited": finite_rows(self.edited, indices, f"{self.folder}/edited.npy", REMEDY),
             "instructions": [self.texts["instruction"][i] for i in indices],
@@ -158,6 +162,9 @@ class CachedBatches(Dataset[LoadedBatch]):
             "positions": torch.arange(first, first + share),
             "broken": self.texts["broken"],
         }
+        if self.image_states:
+            batch["states"], batch["features"] = self.image_states(indices)
+        return batch
 
 
 def read_scores(path: Path, count: int) -> np.ndarray | None:

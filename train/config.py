@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Annotated, get_type_hints
 
 from ..core.errors import MRCError
+from ..core.layout import LAYOUT
 from ..core.schema import Between, fit
 
 CHOICES: dict[str, tuple[int | str, ...]] = {
@@ -28,11 +29,17 @@ class TrainConfig:
     data: Annotated[str, "data set, or miniature:N for N triplets of the miniature world"]
     out: Annotated[str, "folder of the run; the trained checkpoint is OUT/checkpoint"]
     rewards: Annotated[str | None, "RewardEdit JSON for a data set of InstructPix2Pix folders"] = None
+    columns: Annotated[
+        str | None, "columns of --data as source=NAME,edited=NAME,instruction=NAME, where it is no known data set"
+    ] = None
     least_score: Annotated[
         int | None,
         "train only on triplets whose three scores are all at least this, 0 to 5; needs --cache",
         Between(0, 5),
     ] = None
+    variant: Annotated[str | None, LAYOUT["variant"]] = None
+    vae: Annotated[str | None, LAYOUT["vae"]] = None
+    base: Annotated[str | None, LAYOUT["base"]] = None
     photographs: Annotated[str | None, "folder of photographs as backgrounds of the miniature world"] = None
     stage: Annotated[int, "1 trains an editor without rewards, 2 one with rewards"] = 2
     reward_injection: Annotated[
@@ -78,6 +85,8 @@ class TrainConfig:
     gradient_checkpointing: Annotated[bool, "recompute activations in the backward pass, for less memory"] = False
     shard: Annotated[bool, "share weights, gradients and moments out over the processes (FSDP)"] = False
     train_text_encoder: Annotated[bool, "train the text encoder too, at a tenth of the learning rate"] = False
+    train_qformer: Annotated[bool, "SmartEdit: train the Q-Former too"] = False
+    train_bim: Annotated[bool, "SmartEdit: train the bidirectional interaction module too"] = False
     lora_rank: Annotated[
         int | None, "train only the reward modules and low-rank updates of the attention, merged at the end", Between(1)
     ] = None

@@ -1,6 +1,7 @@
 """The end of a run: the trained checkpoint and its record."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import accelerate
@@ -10,11 +11,15 @@ import transformers
 
 from ..core.files import anything, write_json
 from ..model.checkpoint import save_checkpoint
+from ..model.smartedit.trained import save_conditioning
+from .config import TrainConfig
 from .lora import merge_lora
+from .objective import Editor
 from .report import write_report
 from .run_folder import check_own
 from .setup import Run, starting_point, trainable_editor, trained_parameters
 from .sharding import gathered
+from .smartedit import SmartEditor
 from .state import TrainState
 
 RECORD_EVERY = 50  # steps that one number of the recorded loss curve averages
@@ -30,10 +35,11 @@ def write_checkpoint(run: Run, state: TrainState, overwrite: bool) -> None:
     run.accelerator.end_training()
     if not run.accelerator.is_main_process:
         return
-    config, checkpoint, trained = run.config, run.checkpoint, state.trained
+    config, checkpoint, editor, trained = run.config, run.checkpoint, run.editor, state.trained
     if config.shard:  # whole modules again
         checkpoint = starting_point(config)
-        trained = trained_parameters(trainable_editor(checkpoint, config))
+        editor = trainable_editor(checkpoint, config)
+        trained = trained_parameters(editor)
     with torch.no_grad():
         for parameter, tensor in zip(trained, averages, strict=True):
             parameter.copy_(tensor)
@@ -43,7 +49,15 @@ def write_checkpoint(run: Run, state: TrainState, overwrite: bool) -> None:
     write_report(out)
     finished = dataclasses.replace(checkpoint, unet=checkpoint.unet.eval(), text_encoder=checkpoint.text_encoder.eval())
     check = anything if overwrite else check_own
-    save_checkpoint(finished, out / "checkpoint", check)  # last: a run with a checkpoint is finished
+    save_checkpoint(
+        finished, out / "checkpoint", check, partial(save_more, config, editor)
+    )  # last: the run is finished then
+
+
+def save_more(config: TrainConfig, editor: Editor, folder: Path) -> None:
+    """Of SmartEdit also what reads image and instruction."""
+    if isinstance(editor, SmartEditor):
+        save_conditioning(Path(config.init), folder, editor.qformer, editor.bim)
 
 
 def training_record(run: Run, state: TrainState) -> dict[str, object]:

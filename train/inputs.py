@@ -11,18 +11,21 @@ from ..core.errors import MRCError
 from ..core.files import make_once
 from ..model.checkpoint import Checkpoint
 from ..model.pipeline import token_ids
-from .cache import CachedBatches, build_cache, cache_key, cached_texts, open_cache, weights_digest
+from ..model.smartedit.trained import frozen_digest
+from .cache import CachedBatches, build_cache, cache_key, cached_texts, open_cache, read_texts, weights_digest
 from .config import TrainConfig
 from .data import Triplets, open_data
 from .data.batches import LoadedBatch, StepBatches
+from .image_states import ImageStates, build_image_states, is_whole
 from .objective import Batch, Draws, RewardBatch, changed_positions, draw
 from .setup import Run
+from .smartedit import reader
 from .texts import TextStates, build_text_states
 
 
 def open_data_set(config: TrainConfig) -> Triplets:
     """The triplets that the settings name."""
-    return open_data(config.data, config.rewards, config.photographs, config.seed)
+    return open_data(config.data, config.rewards, config.photographs, config.seed, config.columns)
 
 
 def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accelerator) -> StepBatches | CachedBatches:
@@ -35,6 +38,8 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
     folder = Path(config.cache)
     drawn = (config.seed, config.photographs) if config.data.startswith("miniature:") else None
     key = cache_key(config.data, config.rewards, drawn, config.resolution, checkpoint.vae, config.mixed_precision)
+    if config.columns is not None:
+        key["columns"] = config.columns
 
     def build() -> None:
         limit = config.broken_limit
@@ -42,7 +47,23 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
 
     with accelerator.main_process_first(), accelerator.autocast():
         make_once(folder, lambda: open_cache(folder, key), build)
-    return CachedBatches(folder, size, config.seed, rank, world_size, config.least_score)
+    states = load_image_states(config, accelerator) if checkpoint.unet.feature_bias else None
+    return CachedBatches(folder, size, config.seed, rank, world_size, config.least_score, states)
+
+
+def load_image_states(config: TrainConfig, accelerator: Accelerator) -> ImageStates:
+    """What SmartEdit's language model and CLIP give for the cache's samples, computed if it is missing."""
+    assert config.cache is not None
+    ids = read_texts(Path(config.cache))["id"]
+    folder = Path(config.cache) / f"image-{frozen_digest(Path(config.init))[:16]}"
+
+    def build() -> None:
+        encode = reader(Path(config.init), accelerator.device)
+        build_image_states(encode, open_data_set(config), ids, folder, config.resolution)
+
+    with accelerator.main_process_first():
+        make_once(folder, lambda: is_whole(folder, len(ids)), build)
+    return ImageStates(folder, len(ids))
 
 
 def load_texts(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accelerator) -> TextStates | None:
@@ -71,9 +92,10 @@ def to_device(run: Run, loaded: LoadedBatch) -> tuple[Batch, Draws]:
         source=source,
         edited=mean + std * draws.posterior,
         changed=changed_positions(source * scale, mean),
-        text=text_input(run, loaded["instructions"]),
+        text=loaded["states"].to(device) if "states" in loaded else text_input(run, loaded["instructions"]),
         empty_text=text_input(run, [""]),
         reward=reward_batch(run, loaded) if config.stage == 2 else None,
+        features=loaded["features"].to(device) if "features" in loaded else None,
     )
     return batch, draws
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ..core.errors import MRCError
 from ..core.files import write_json
+from .cache import CachedBatches
 from .config import TrainConfig
 from .data.batches import LoadedBatch, check_broken
 from .finish import write_checkpoint
@@ -72,7 +73,8 @@ def train_in_folder(config: TrainConfig, accelerator: Accelerator, resume: str |
         state.restore(*saved)
     if overwrite and accelerator.is_main_process:
         remove_states(list_states(out))
-    run = start_run(config, accelerator, checkpoint, editor, texts, state)
+    image_states = batches.image_states if isinstance(batches, CachedBatches) else None
+    run = start_run(config, accelerator, checkpoint, editor, texts, image_states, state)
 
     # ---- training, the rare events first
     first, passes = state.step, config.accumulation

@@ -44,6 +44,7 @@ class Batch:
         changed: `[B, h, w]` of `changed_positions`.
         empty_text: one empty instruction.
         reward: in stage 2.
+        features: of SmartEdit, as for `SmartEditor`; `text` is then the states of the image tokens.
     """
 
     source: Tensor
@@ -52,6 +53,7 @@ class Batch:
     text: Tensor
     empty_text: Tensor
     reward: RewardBatch | None = None
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,16 @@ class Editor(nn.Module):
 
         Texts are token ids `[B, L]`, or encoded: text states `[B, L, D]`, reward texts pooled `[B, D]`.
         """
-        states = text if text.is_floating_point() else self.text_encoder(text).last_hidden_state
-        if reward_text is None:
-            return self.unet(sample, timesteps, states)
-        if not reward_text.is_floating_point():
-            texts, rows = torch.unique(reward_text, dim=0, return_inverse=True)
-            reward_text = self.text_encoder(texts).pooler_output[rows]
-        return self.unet(sample, timesteps, states, scores, reward_text)
+        return self.unet(sample, timesteps, self.states(text), scores, self.pooled(reward_text))
+
+    def states(self, text: Tensor) -> Tensor:
+        return text if text.is_floating_point() else self.text_encoder(text).last_hidden_state
+
+    def pooled(self, reward_text: Tensor | None) -> Tensor | None:
+        if reward_text is None or reward_text.is_floating_point():
+            return reward_text
+        texts, rows = torch.unique(reward_text, dim=0, return_inverse=True)
+        return self.text_encoder(texts).pooler_output[rows]
 
 
 def dropped(draws: Draws, dropout: float) -> tuple[Tensor, Tensor]:
@@ -153,7 +158,7 @@ def prediction_target(schedule: DDPMScheduler, edited: Tensor, draws: Draws) -> 
 
 
 def sample_losses(
-    editor: Callable[[Tensor, Tensor, Tensor, Tensor | None, Tensor | None], Tensor],
+    editor: Callable[..., Tensor],
     schedule: DDPMScheduler,
     batch: Batch,
     draws: Draws,
@@ -166,15 +171,18 @@ def sample_losses(
     """Loss of every sample `[B]`.
 
     Args:
-        editor: an `Editor`, perhaps wrapped.
+        editor: an `Editor`, or for a batch with features a `SmartEditor`; perhaps wrapped.
         change_weight: factor of the mean over the changed positions, which is added to the mean over all.
     """
     no_text, no_image = dropped(draws, conditioning_dropout)
     noisy = schedule.add_noise(batch.edited, draws.noise, draws.timesteps)
     source = torch.where(no_image[:, None, None, None], 0.0, batch.source)
-    text = torch.where(no_text.view(-1, *[1] * (batch.text.ndim - 1)), batch.empty_text, batch.text)
-    scores, reward_text = visible_reward(batch.reward, draws, reward_dropout)
-    prediction = editor(torch.cat([noisy, source], dim=1), draws.timesteps, text, scores, reward_text)
+    sample, reward = torch.cat([noisy, source], dim=1), visible_reward(batch.reward, draws, reward_dropout)
+    if batch.features is None:
+        text = torch.where(no_text.view(-1, *[1] * (batch.text.ndim - 1)), batch.empty_text, batch.text)
+        prediction = editor(sample, draws.timesteps, text, *reward)
+    else:
+        prediction = editor(sample, draws.timesteps, batch.text, *reward, batch.features, batch.empty_text, no_text)
     target = prediction_target(schedule, batch.edited, draws)
     errors = F.mse_loss(prediction.float(), target, reduction="none").mean(1)
     losses = errors.mean((1, 2)) + change_weight * mean_where(errors, batch.changed)

@@ -8,6 +8,7 @@ from ..core.errors import MRCError
 from ..core.files import foreign_files, read_json
 from ..core.locks import locked
 from ..model.checkpoint import CHECKPOINT_FILES
+from ..model.smartedit.trained import own_files
 from .state import list_states
 
 RECORDS = {"config", "stage2"}  # entries of the training.json of a run, and of the recipe of mini
@@ -59,5 +60,5 @@ def check_own(checkpoint: Path) -> None:
     advice = "give another --out, or move that folder away"
     if not RECORDS & read_json(checkpoint.parent / "training.json", f"{checkpoint} may be no run's, {advice}").keys():
         raise MRCError(f"{checkpoint} is not of the run in {checkpoint.parent}; {advice}")
-    if foreign := foreign_files(checkpoint, CHECKPOINT_FILES):
+    if foreign := foreign_files(checkpoint, {*CHECKPOINT_FILES, *own_files(checkpoint)}):
         raise MRCError(f"{checkpoint} holds {foreign[0]}, which is not of a checkpoint; {advice}")

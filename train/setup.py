@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -15,10 +16,13 @@ from torch import nn
 from ..core.errors import MRCError
 from ..model.checkpoint import Checkpoint, load_checkpoint
 from ..model.extend import add_reward_blocks, add_rewards, widen_input
+from ..model.smartedit.folder import load_conditioning
 from .config import TrainConfig
+from .image_states import ImageStates
 from .lora import add_lora
 from .objective import Editor
 from .sharding import shard
+from .smartedit import SmartEditor
 from .state import TrainState
 from .texts import TextStates
 
@@ -37,6 +41,7 @@ class Run:
     model: nn.Module
     noise_schedule: DDPMScheduler
     texts: TextStates | None
+    image_states: ImageStates | None
 
 
 def open_accelerator(config: TrainConfig) -> Accelerator:
@@ -71,7 +76,7 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
 
 def starting_point(config: TrainConfig) -> Checkpoint:
     """The checkpoint to start from, with the input channels and reward modules that the stage needs."""
-    checkpoint = load_checkpoint(config.init)
+    checkpoint = load_checkpoint(config.init, variant=config.variant, vae=config.vae, base=config.base)
     unet = checkpoint.unet
     if unet.config.in_channels == unet.config.out_channels:
         unet = widen_input(unet)
@@ -88,8 +93,11 @@ def starting_point(config: TrainConfig) -> Checkpoint:
 
 def trainable_editor(checkpoint: Checkpoint, config: TrainConfig) -> Editor:
     """The checkpoint's U-Net and text encoder; what the settings train requires gradients."""
-    editor = Editor(checkpoint.unet, checkpoint.text_encoder)
+    editor = make_editor(checkpoint, config)
     editor.requires_grad_(False)
+    if isinstance(editor, SmartEditor):
+        editor.qformer.requires_grad_(config.train_qformer)
+        editor.bim.requires_grad_(config.train_bim)
     if config.lora_rank:
         add_lora(editor.unet, config.lora_rank, config.seed)
     else:
@@ -98,6 +106,22 @@ def trainable_editor(checkpoint: Checkpoint, config: TrainConfig) -> Editor:
     if config.gradient_checkpointing:
         editor.unet.enable_gradient_checkpointing()  # type: ignore[operator]  # a method of diffusers
     return editor
+
+
+def make_editor(checkpoint: Checkpoint, config: TrainConfig) -> Editor:
+    """An `Editor`, for a SmartEdit folder a `SmartEditor`.
+
+    Raises:
+        MRCError: settings that are for SmartEdit alone, or SmartEdit without a cache.
+    """
+    if checkpoint.unet.feature_bias:
+        if not config.cache:
+            raise MRCError("SmartEdit trains on cached states of its language model; give --cache and --no-augment")
+        return SmartEditor(checkpoint.unet, checkpoint.text_encoder, *load_conditioning(Path(config.init)))
+    for name in ("train_qformer", "train_bim"):
+        if getattr(config, name):
+            raise MRCError(f"{name} is set, and {config.init} is no SmartEdit folder; leave it out")
+    return Editor(checkpoint.unet, checkpoint.text_encoder)
 
 
 def trained_parameters(editor: Editor) -> list[nn.Parameter]:
@@ -118,7 +142,8 @@ def new_state(editor: Editor, config: TrainConfig) -> TrainState:
     trained = trained_parameters(editor)
     groups = [
         {"params": [p for p in part.parameters() if p.requires_grad], "share": share}
-        for part, share in ((editor.unet, 1.0), (editor.text_encoder, TEXT_SHARE))
+        for name, part in editor.named_children()
+        for share in (TEXT_SHARE if name == "text_encoder" else 1.0,)
     ]
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
@@ -132,7 +157,7 @@ def new_state(editor: Editor, config: TrainConfig) -> TrainState:
 
 def start_run(
     config: TrainConfig, accelerator: Accelerator, checkpoint: Checkpoint, editor: Editor, texts: TextStates | None,
-    state: TrainState,
+    image_states: ImageStates | None, state: TrainState,
 ) -> Run:  # fmt: skip
     """Hand model and optimizer to accelerate (a sharded model stays as it is) and open the tracker."""
     model: nn.Module
@@ -144,4 +169,4 @@ def start_run(
         settings = {name: value for name, value in config.record().items() if value is not None}
         accelerator.init_trackers("mrc", config=settings)
     noise_schedule = DDPMScheduler.from_config(checkpoint.scheduler.config)
-    return Run(config, accelerator, checkpoint, editor, model, noise_schedule, texts)
+    return Run(config, accelerator, checkpoint, editor, model, noise_schedule, texts, image_states)

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...core.errors import MRCError
+from ...core.layout import LAYOUT
+from ...core.paths import snapshot
 from ..manifest import NAME as MANIFEST
 from .base import Backend
 
@@ -30,9 +32,10 @@ def lazy(module: str) -> Callable[..., Backend]:
 
 
 TORCH = ("torch", "diffusers", "transformers")
+READING = ("decode", "template", "llm_precision")  # of SmartEdit
 BACKENDS = {
-    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", "threads")),
-    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", "threads")),
+    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", "threads", *LAYOUT, *READING)),
+    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", "threads", *LAYOUT, *READING)),
     "onnxruntime": Entry(
         "export",
         ("onnxruntime",),
@@ -69,9 +72,10 @@ def load_backend(folder: Path, name: str, precision: str | None = None, **option
     Raises:
         MRCError: neither kind of folder, an unknown or unavailable backend, or one for the other kind.
     """
+    folder = snapshot(folder)
     if (folder / MANIFEST).is_file():
         kind = "export"
-    elif (folder / "model_index.json").is_file():
+    elif (folder / "model_index.json").is_file() or folder.is_file():
         kind = "checkpoint"
     else:
         raise MRCError(
@@ -92,7 +96,9 @@ def load_backend(folder: Path, name: str, precision: str | None = None, **option
         own = ", ".join(entry.options) or "none"
         raise MRCError(f"backend {name} has no option {', '.join(sorted(unknown))}; its own are: {own}")
     if kind == "checkpoint":
-        return entry.load(folder, precision=precision, **options)
+        backend = entry.load(folder, precision=precision, **options)
+        backend.folder = folder
+        return backend
     manifest = (folder / MANIFEST).read_bytes()
     try:
         return entry.load(folder, precision=precision, **options)

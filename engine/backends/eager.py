@@ -3,19 +3,22 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from ...core.errors import MRCError
+from ...core.layout import LAYOUT
 from ...model import Checkpoint, load_checkpoint
 from ...model.pipeline import decode_latents, encode_image
 from ...model.scheduler import scheduler_config
 from ..manifest import Geometry
 from ..text import whole_texts
-from .base import Backend, Conditions, GuidedUNet
+from .base import Backend, Conditions, GuidedUNet, feature_condition
 from .devices import float32_products, torch_device, use_threads
+from .reading import load_reader
 
 CPU = torch.device("cpu")
 
@@ -37,6 +40,7 @@ def geometry(checkpoint: Checkpoint) -> Geometry:
         text_length=checkpoint.text_encoder.config.max_position_embeddings,
         eos_token_id=checkpoint.tokenizer.eos_token_id,
         pad_token_id=checkpoint.tokenizer.pad_token_id,
+        feature_channels=checkpoint.unet.config.block_out_channels[0] if checkpoint.unet.feature_bias else 0,
     )
 
 
@@ -45,9 +49,10 @@ def check_parts(checkpoint: Checkpoint) -> None:
     unet, vae, text = (part.config for part in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder))
     latents = vae.latent_channels
     if (unet.in_channels, unet.out_channels) != (2 * latents, latents):
+        kind = "it makes images from texts; " if unet.in_channels == unet.out_channels else ""
         raise MRCError(
             f"the U-Net has {unet.in_channels} input and {unet.out_channels} output channels, an InstructPix2Pix one "
-            f"{2 * latents} and {latents}; give such a checkpoint, or train one (mrc-train --stage 1)"
+            f"{2 * latents} and {latents}; {kind}give such a checkpoint, or train one (mrc-train --stage 1)"
         )
     if unet.cross_attention_dim != text.hidden_size:
         raise MRCError(
@@ -68,12 +73,21 @@ def latent_side(size: object) -> int:
 
 
 def load(
-    folder: Path, precision: str | None = None, device: str | None = None, threads: int | None = None
+    folder: Path,
+    precision: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    **options: Any,
 ) -> "EagerBackend":
+    """Open a checkpoint; `options` are keywords of `load_checkpoint` and of `load_reader`."""
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
     use_threads(threads)
-    return EagerBackend(load_checkpoint(folder), torch_device(device))
+    place = torch_device(device)
+    layout = {name: options.pop(name) for name in LAYOUT if name in options}
+    backend = EagerBackend(load_checkpoint(folder, **layout), place)
+    backend.reader = load_reader(folder, place, **options)
+    return backend
 
 
 class EagerBackend(Backend):
@@ -118,39 +132,41 @@ class EagerBackend(Backend):
             return to_numpy(decode_latents(self.checkpoint, self.tensor(latents).to(self.dtype)))
 
     def conditioner(
-        self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray
-    ) -> Conditions:
+        self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray,
+        feature_bias: np.ndarray | None = None,
+    ) -> Conditions:  # fmt: skip
         rewards = {"reward_scores": reward_scores, "reward_text_embeds": reward_text} if self.geometry.rewards else {}
-        return {"timesteps": timesteps, "encoder_hidden_states": text_states, **rewards}
+        features = feature_condition(self.geometry, feature_bias)
+        return {"timesteps": timesteps, "encoder_hidden_states": text_states, **rewards, **features}
 
     def guided_unet(
-        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray, image: np.ndarray
     ) -> "EagerUNet":
-        return EagerUNet(self, conditions, branch, text, reward)
+        return EagerUNet(self, conditions, branch, text, reward, image)
 
 
 class EagerUNet(GuidedUNet):
     """The plain U-Net with the text states `[N, L, D]` and rewards of N branches."""
 
     def __init__(
-        self, backend: EagerBackend, conditions: Conditions, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
-    ) -> None:
+        self, backend: EagerBackend, conditions: Conditions, branch: np.ndarray, text: np.ndarray, reward: np.ndarray,
+        image: np.ndarray,
+    ) -> None:  # fmt: skip
         self.backend, self.branch = backend, branch
         self.timesteps = backend.tensor(conditions["timesteps"])
         self.states = backend.tensor(conditions["encoder_hidden_states"][text]).to(backend.dtype)
-        self.rewards: dict[str, torch.Tensor] = {
-            name: backend.tensor(conditions[name][reward[branch]])
-            for name in ("reward_scores", "reward_text_embeds")
-            if name in conditions
+        rows = {"reward_scores": reward, "reward_text_embeds": reward, "feature_bias": image}
+        self.given: dict[str, torch.Tensor] = {
+            name: backend.tensor(conditions[name][index[branch]]) for name, index in rows.items() if name in conditions
         }
-        if self.rewards:  # the scores are embedded in float32
-            self.rewards["reward_text_embeds"] = self.rewards["reward_text_embeds"].to(backend.dtype)
+        for name in self.given.keys() - {"reward_scores"}:  # which are embedded in float32
+            self.given[name] = self.given[name].to(backend.dtype)
 
     def full(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
         backend = self.backend
         with backend.computing():
             branches = backend.tensor(sample[self.branch]).to(backend.dtype)
-            noise = backend.unet(branches, self.timesteps[step], self.states, **self.rewards)
+            noise = backend.unet(branches, self.timesteps[step], self.states, **self.given)
             return np.tensordot(guidance, to_numpy(noise), 1)
 
 

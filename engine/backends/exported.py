@@ -60,7 +60,7 @@ class ExportBackend(GraphBackend[Value]):
         """An ONNX file, without the weights beside it, after checking that it is what the manifest says."""
         path, content = self.folder / artifact.path, read_checked(self.folder, self.manifest, artifact.path)
         check_graph(content, path)
-        check_shapes(content, artifact, self.geometry.rewards, self.dimensions, path)
+        check_shapes(content, artifact, self.geometry, self.dimensions, path)
         return content
 
     def content(self, artifact: Artifact) -> tuple[bytes, dict[str, bytes]]:

@@ -6,8 +6,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from ..graphs import FOLDED
-from .base import Backend, Conditions, GuidedUNet
+from ..graphs import FEATURE_BIAS, FOLDED
+from .base import Backend, Conditions, GuidedUNet, feature_condition
 
 Value = TypeVar("Value")  # the runtime's own array, on the device
 Feeds = dict[str, Value]
@@ -65,15 +65,17 @@ class GraphBackend(Backend, Generic[Value]):
         return self.run_finite("vae_decoder", latents=latents)["images"]
 
     def conditioner(
-        self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray
-    ) -> Conditions:
+        self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray,
+        feature_bias: np.ndarray | None = None,
+    ) -> Conditions:  # fmt: skip
         rewards = {"reward_scores": reward_scores, "reward_text": reward_text} if self.geometry.rewards else {}
-        return self.run("conditioner", timesteps=timesteps, text_states=text_states, **rewards)
+        features = feature_condition(self.geometry, feature_bias)
+        return self.run("conditioner", timesteps=timesteps, text_states=text_states, **rewards) | features
 
     def guided_unet(
-        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray, image: np.ndarray
     ) -> "GraphUNet[Value]":
-        return GraphUNet(self, conditions, branch, text, reward)
+        return GraphUNet(self, conditions, branch, text, reward, image)
 
 
 class GraphUNet(GuidedUNet, Generic[Value]):
@@ -81,21 +83,27 @@ class GraphUNet(GuidedUNet, Generic[Value]):
 
     def __init__(
         self, backend: GraphBackend[Value], conditions: Conditions, branch: np.ndarray, text: np.ndarray,
-        reward: np.ndarray,
+        reward: np.ndarray, image: np.ndarray,
     ) -> None:  # fmt: skip
         self.backend = backend
         row = reward if backend.geometry.rewards else np.zeros_like(reward)
-        self.time_bias, self.constant = self.placed(conditions, text, row)
+        self.time_bias, self.constant = self.placed(conditions, text, row, image)
         self.constant["branch"] = backend.to_device(branch)
         self.run_full, self.run_shallow = backend.runner("unet"), backend.runner("unet_shallow")
         self.deep: Feeds = {}
         self.weights: tuple[np.ndarray, Value | None] = (np.zeros(0), None)
 
-    def placed(self, conditions: Conditions, text: np.ndarray, row: np.ndarray) -> tuple[list[Value], Feeds]:
-        """The time bias of each step, and what all steps share, on the device: of `text` `[N]` and `row` `[P]`."""
+    def placed(
+        self, conditions: Conditions, text: np.ndarray, row: np.ndarray, image: np.ndarray
+    ) -> tuple[list[Value], Feeds]:
+        """The time bias of each step, and what all steps share, on the device.
+
+        Args:
+            text, row, image: `[N]`, `[P]`, `[P]`, rows of texts, rewards and images in the conditions.
+        """
         to_device = self.backend.to_device
-        folded = {name: to_device(conditions[name][row]) for name in FOLDED if name in conditions}
-        shared = {"text_kv": to_device(conditions["text_kv"][text]), **folded}
+        rows = {"text_kv": text, **dict.fromkeys(FOLDED, row), **dict.fromkeys(FEATURE_BIAS, image)}
+        shared = {name: to_device(conditions[name][index]) for name, index in rows.items() if name in conditions}
         return [to_device(step) for step in conditions["time_bias"][:, row]], shared
 
     def feeds(self, step: int, sample: Value, guidance: Value) -> Feeds:

@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from ...core.errors import MRCError
 from ..failures import computing
-from ..graphs import FOLDED, GRAPHS
+from ..graphs import FEATURE_BIAS, FOLDED, GRAPHS
 from ..manifest import Artifact, files_of
 from ..profiles import Profile, profile, sides
-from .base import Conditions
+from .base import Conditions, feature_condition
 from .bound import SessionRunner, Slice
 from .engine_cache import engines_in, rtx_machine, tensorrt_machine, timings
 from .exported import ExportBackend, cache_folder
@@ -174,19 +174,22 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         return SessionRunner(self.sessions[graph], self.device, self.device_id, kept, graph, shapes)
 
     def conditioner(
-        self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray
-    ) -> Conditions:
+        self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray,
+        feature_bias: np.ndarray | None = None,
+    ) -> Conditions:  # fmt: skip
         arrays = {"timesteps": timesteps, "text_states": text_states}
         if self.geometry.rewards:
             arrays |= {"reward_scores": reward_scores, "reward_text": reward_text}
+        features = feature_condition(self.geometry, feature_bias)
         if not self.gathers:
-            return self.run("conditioner", **arrays)
-        return self.runner("conditioner")({name: self.to_device(array) for name, array in arrays.items()})
+            return self.run("conditioner", **arrays) | features
+        conditions = self.runner("conditioner")({name: self.to_device(array) for name, array in arrays.items()})
+        return conditions | {name: self.to_device(array) for name, array in features.items()}
 
     def guided_unet(
-        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray, image: np.ndarray
     ) -> GraphUNet:
-        return (BoundUNet if self.gathers else GraphUNet)(self, conditions, branch, text, reward)
+        return (BoundUNet if self.gathers else GraphUNet)(self, conditions, branch, text, reward, image)
 
     def rows(self, value: OrtValue, index: OrtValue, axis: int = 0) -> OrtValue:
         """Rows `index` `[N]` of a value along `axis`, copied on the device."""
@@ -214,13 +217,15 @@ class BoundUNet(GraphUNet[Any]):
 
     backend: OnnxRuntimeBackend
 
-    def placed(self, conditions: Conditions, text: np.ndarray, row: np.ndarray) -> tuple[list[Any], dict[str, Any]]:
+    def placed(
+        self, conditions: Conditions, text: np.ndarray, row: np.ndarray, image: np.ndarray
+    ) -> tuple[list[Any], dict[str, Any]]:
         rows = self.backend.rows
         with computing("conditioner"):
-            texts, rewards = (self.backend.to_device(index.astype(np.int64)) for index in (text, row))
+            texts, rewards, images = (self.backend.to_device(index.astype(np.int64)) for index in (text, row, image))
             table = rows(conditions["time_bias"], rewards, axis=1)
-            folded = {name: rows(conditions[name], rewards) for name in FOLDED if name in conditions}
-            shared = {"text_kv": rows(conditions["text_kv"], texts), **folded}
+            index = {"text_kv": texts, **dict.fromkeys(FOLDED, rewards), **dict.fromkeys(FEATURE_BIAS, images)}
+            shared = {name: rows(conditions[name], of) for name, of in index.items() if name in conditions}
         return [Slice(table, step) for step in range(table.shape()[0])], shared
 
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ...kernels import ops
-from ..graphs import FOLDED
+from ..graphs import FEATURE_BIAS, FOLDED
 from .recent import Recent
 
 RECORDINGS = 8  # of each module
-CAST = ("time_bias", "text_kv", "deep", *FOLDED)  # inputs that a step computes with in its own precision
+CAST = ("time_bias", "text_kv", "deep", *FOLDED, *FEATURE_BIAS)  # inputs that a step computes with in its own precision
 CHANGING = ("sample",)  # inputs whose content changes in place
 
 Module = Callable[..., tuple[Tensor, ...]]

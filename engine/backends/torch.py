@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import MRCError
+from ...core.layout import LAYOUT
 from ...core.precision import PRECISIONS, TF32
 from ...kernels import ops
 from ...model import Checkpoint, load_checkpoint
@@ -22,10 +23,11 @@ from ..loop import OnStep, check_latents, start, step_noise
 from ..plan import Plan
 from ..sampling import SamplerTable, clipping
 from ..text import whole_texts
-from .base import Conditions, DeviceLoop, GuidedUNet
+from .base import Conditions, DeviceLoop, GuidedUNet, feature_condition
 from .devices import float32_products, torch_device, use_threads
 from .eager import geometry
 from .graphs import Feeds, GraphBackend, GraphUNet, Runner
+from .reading import load_reader
 from .recordings import DeviceMemory, Recorded
 
 
@@ -35,6 +37,7 @@ def load(
     device: str | None = None,
     compile: bool = False,
     threads: int | None = None,
+    **options: Any,
 ) -> "TorchBackend":
     """Open a checkpoint.
 
@@ -44,6 +47,7 @@ def load(
         device: by default the card, where there is one.
         compile: compile the step graphs with `torch.compile`, anew for each set of shapes.
         threads: of the CPU, in the whole process.
+        options: keywords of `load_checkpoint` and of `load_reader`.
     """
     place = torch_device(device)
     names = PRECISIONS if place.type == "cpu" else (*PRECISIONS, TF32)
@@ -55,7 +59,10 @@ def load(
         raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
     use_threads(threads)
     own = "float32" if place.type == "cpu" else "bfloat16"
-    return TorchBackend(load_checkpoint(folder), place, precision or own, compile)
+    layout = {name: options.pop(name) for name in LAYOUT if name in options}
+    backend = TorchBackend(load_checkpoint(folder, **layout), place, precision or own, compile)
+    backend.reader = load_reader(folder, place, **options)
+    return backend
 
 
 class TorchBackend(GraphBackend[Tensor]):
@@ -124,20 +131,22 @@ class TorchBackend(GraphBackend[Tensor]):
 
         return run
 
-    def conditioner(self, **arrays: np.ndarray) -> Conditions:
+    def conditioner(self, *, feature_bias: np.ndarray | None = None, **arrays: np.ndarray) -> Conditions:
         """The conditions stay on the device."""
         names = [name for name in arrays if self.geometry.rewards or not name.startswith("reward_")]
-        return self.runner("conditioner")({name: self.to_device(arrays[name]) for name in names})
+        features = feature_condition(self.geometry, feature_bias)
+        conditions = self.runner("conditioner")({name: self.to_device(arrays[name]) for name in names})
+        return conditions | {name: self.to_device(array) for name, array in features.items()}
 
     def guided_unet(
-        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray
+        self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray, image: np.ndarray
     ) -> "TorchUNet":
-        return TorchUNet(self, conditions, branch, text, reward)
+        return TorchUNet(self, conditions, branch, text, reward, image)
 
 
 def copy_of_own(module: Any) -> nn.Module:
     """A copy of a graph's module that shares the parameters which it does not compute with."""
-    own = {id(parameter) for layer in module.layers() for parameter in layer.parameters()}
+    own = {id(parameter) for parameter in module.own()}
     shared = {id(parameter): parameter for parameter in module.parameters() if id(parameter) not in own}
     return copy.deepcopy(module, shared)
 
@@ -156,9 +165,11 @@ def compiled_step(module: nn.Module) -> Callable[..., tuple[Tensor, ...]]:
 class TorchUNet(GraphUNet[Tensor]):
     """The step graphs, with rows taken on the device: an index on the host would make it wait."""
 
-    def placed(self, conditions: Conditions, text: np.ndarray, row: np.ndarray) -> tuple[list[Tensor], Feeds]:
+    def placed(
+        self, conditions: Conditions, text: np.ndarray, row: np.ndarray, image: np.ndarray
+    ) -> tuple[list[Tensor], Feeds]:
         to_device: Any = self.backend.to_device
-        return super().placed(conditions, to_device(text), to_device(row))
+        return super().placed(conditions, to_device(text), to_device(row), to_device(image))
 
 
 class TorchLoop(DeviceLoop):

@@ -58,3 +58,8 @@ def test_bad_arguments():
 
 def test_the_sampler_step_is_its_reference():
     assert operators.step_case(8, "cpu").error <= 1e-6
+
+
+def test_layers_after_every_block_are_launches_too():
+    time, blocks = operators.launches(), operators.launches(injection="blocks")
+    assert all(blocks[name] > time[name] + 50 for name in time)

@@ -70,7 +70,7 @@ def conditions_of(backend, arrays):
 
 
 def unet_of(backend, arrays, branch=BRANCH, text=TEXT, reward=REWARD):
-    return backend.guided_unet(conditions_of(backend, arrays), branch=branch, text=text, reward=reward)
+    return backend.guided_unet(conditions_of(backend, arrays), branch=branch, text=text, reward=reward, image=reward)
 
 
 def assert_equals(actual, expected, error):

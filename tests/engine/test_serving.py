@@ -10,7 +10,7 @@ import torch
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import AsyncEngine, Engine
-from mrc_edit.engine.serving import QueueFull, TimedOut
+from mrc_edit.engine.waiting import Closed, QueueFull, TimedOut
 
 STEPS = 3
 LATENT = {"num_inference_steps": STEPS, "resolution": 0, "scheduler": "euler", "output_type": "latent"}
@@ -555,3 +555,163 @@ def test_bad_requests(engine, photo, change, kind, word):
 
     with pytest.raises(kind, match=word):
         asyncio.run(serve())
+
+
+def test_each_request_hears_of_its_own_steps(watched, photo):
+    """One of two images, one of one that is cancelled after a step, one that listens to nothing."""
+    heard = {1: [], 2: []}
+
+    def listener(name):
+        return lambda step, steps, latents: heard[name].append((step, steps, latents))
+
+    async def serve():
+        async with AsyncEngine(watched) as serving:
+            plug = await plugged(serving, watched, photo)
+            two = start(serving, photo, [1, 11], num_images_per_prompt=2, on_step=listener(1))
+            await settle(serving, 1)
+            gone = start(serving, photo, 2, on_step=listener(2))
+            await settle(serving, 2)
+            other = start(serving, photo, 3)
+            await settle(serving, 3)
+            watched.go(STEPS + 1)
+            for _ in range(STEPS + 1):
+                await watched.reached()
+            gone.cancel()
+            await asyncio.sleep(0)
+            watched.go()
+            return await asyncio.gather(plug, two, other)
+
+    plug, two, other = asyncio.run(serve())
+    assert [(step, steps) for step, steps, _ in heard[1]] == [(i, STEPS) for i in range(STEPS)]
+    assert all(latents.shape == two.images.shape for _, _, latents in heard[1])
+    np.testing.assert_array_equal(heard[1][-1][2], two.images)
+    assert len(heard[2]) == 1 and heard[2][0][2].shape == other.images.shape
+    assert [result.batch_size for result in (plug, two, other)] == [1, 4, 4]
+    assert plug.waited < two.waited and min(plug.waited, other.waited) > 0
+
+
+def test_steps_of_two_sizes_come_size_after_size(mini, photo):
+    heard = []
+
+    async def serve():
+        async with AsyncEngine(mini) as serving:
+            images = [photo, photo[:64], photo]
+            listen = lambda step, _, latents: heard.append((step, latents))  # noqa: E731
+            return await serving.edit(images, "snow", seed=[1, 2, 3], on_step=listen, **LATENT)
+
+    first, second, third = asyncio.run(serve()).images
+    assert [step for step, _ in heard] == [*range(STEPS)] * 2
+    np.testing.assert_array_equal(heard[STEPS - 1][1], [first, third])
+    np.testing.assert_array_equal(heard[-1][1], [second])
+
+
+def test_whoever_is_cancelled_the_others_get_what_engine_edit_gives_for_the_batch(mini, photo):
+    """Bit for bit, the cancelled one among them."""
+    seeds = [1, 2, 3]
+
+    async def serve():
+        watched = Watched(mini.backend)
+        async with AsyncEngine(watched) as serving:
+            await plugged(serving, watched, photo)
+            tasks = []
+            for seed in seeds:
+                tasks.append(start(serving, photo, seed))
+                await settle(serving, seed)
+            watched.go(STEPS + 1)
+            for _ in range(STEPS + 1):
+                await watched.reached()
+            tasks[1].cancel()
+            watched.go()
+            return await asyncio.gather(*tasks, return_exceptions=True)
+
+    first, gone, last = asyncio.run(serve())
+    together = mini.edit([photo] * 3, [f"snow {seed}" for seed in seeds], seed=seeds, **LATENT).images
+    assert isinstance(gone, asyncio.CancelledError)
+    np.testing.assert_array_equal([first.images[0], last.images[0]], [together[0], together[2]])
+
+
+def test_what_on_step_raises_ends_that_request_alone(mini, photo):
+    calls = []
+
+    def fail(*_):
+        calls.append(1)
+        raise KeyError("preview")
+
+    async def serve():
+        watched = Watched(mini.backend)
+        async with AsyncEngine(watched) as serving:
+            tasks = [await plugged(serving, watched, photo), start(serving, photo, 1, on_step=fail)]
+            tasks.append(start(serving, photo, 2))
+            await settle(serving, 2)
+            watched.go()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            alone = start(serving, photo, 3, on_step=fail, num_inference_steps=50)
+            with pytest.raises(MRCError, match="KeyError"):
+                await alone
+            return outcomes, watched.steps
+
+    (_, failed, other), steps = asyncio.run(serve())
+    assert isinstance(failed, MRCError) and "preview" in str(failed) and other.seed == 2
+    assert len(calls) == 2 and steps == 2 * STEPS + 1  # one that nobody else waits for stops within a step
+
+
+def test_room(watched, photo):
+    async def serve():
+        serving = AsyncEngine(watched, max_waiting=2)
+        assert not serving.room()
+        async with serving:
+            assert serving.room(2) and not serving.room(3)
+            tasks = [await plugged(serving, watched, photo), start(serving, photo, 1)]
+            await asyncio.sleep(0)  # asked for; its image need not be read yet
+            assert serving.room(1) and not serving.room(2)
+            watched.go()
+            await asyncio.gather(*tasks)
+            assert serving.room(2)
+        assert not serving.room()
+
+    asyncio.run(serve())
+
+
+@pytest.mark.parametrize(("seconds", "finishes"), [(60, True), (0, False)])
+def test_draining(watched, photo, seconds, finishes):
+    async def serve():
+        async with AsyncEngine(watched) as serving:
+            running = await plugged(serving, watched, photo)
+            waiting = start(serving, photo, 1)
+            await settle(serving, 1)
+            draining = asyncio.create_task(serving.drain(seconds))
+            with pytest.raises(Closed):
+                await waiting
+            with pytest.raises(Closed):
+                await serving.edit(photo, "snow", **LATENT)
+            if not finishes:
+                await draining
+            watched.go()
+            await draining
+            return await asyncio.gather(running, return_exceptions=True)
+
+    (outcome,) = asyncio.run(serve())
+    assert watched.batches == [[0]]
+    if finishes:
+        assert outcome.seed == 0 and watched.steps == STEPS
+    else:
+        assert isinstance(outcome, Closed) and watched.steps == 1
+
+
+def test_each_request_has_its_own_tier(mini, photo, error):
+    """Requests of one tier go together; each gets what an engine of that tier gives."""
+    fast = Engine.from_pretrained("mini", tier="fast")
+    options = LATENT | {"num_inference_steps": 4}
+
+    async def serve():
+        async with AsyncEngine(mini) as serving:
+            with pytest.raises(MRCError, match="tier is 'slow'") as refused:
+                await serving.edit(photo, "snow", tier="slow")
+            assert refused.value.argument == "tier"
+            tiers = ("exact", "fast", None, "fast")
+            return await asyncio.gather(*(serving.edit(photo, "snow", seed=1, tier=t, **options) for t in tiers))
+
+    exact, quick = mini.edit(photo, "snow", seed=1, **options), fast.edit(photo, "snow", seed=1, **options)
+    assert error(quick.images, exact.images) > 1e-3
+    for result, expected in zip(asyncio.run(serve()), (exact, quick, exact, quick), strict=True):
+        assert error(result.images, expected.images) < 1e-5

@@ -7,7 +7,7 @@ from torch.utils._pytree import tree_flatten
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
 from mrc_edit.engine.backends.torch import TorchLoop
-from mrc_edit.engine.graphs import EACH_STEP, GRAPHS
+from mrc_edit.engine.graphs import EACH_STEP, GRAPHS, shapes
 from mrc_edit.export.trace import constants, example_input
 from mrc_edit.kernels import ops
 from mrc_edit.model import load_checkpoint
@@ -134,7 +134,7 @@ def test_the_conditioner_keeps_its_own_weights_alone_in_float32(tiny):
     whole = load_checkpoint(tiny).unet.state_dict()
     backend = Engine.from_pretrained(tiny, "torch", precision="bfloat16", device="cpu").backend
     conditioner, step = backend.modules["conditioner"], backend.modules["unet"]
-    own = {id(parameter) for layer in conditioner.layers() for parameter in layer.parameters()}
+    own = {id(parameter) for parameter in conditioner.own()}
     shared = {id(parameter) for parameter in step.parameters()}
     for name, parameter in conditioner.unet.named_parameters():
         assert (id(parameter) in own) != (id(parameter) in shared), name
@@ -164,7 +164,7 @@ def test_a_step_compiles_as_one_graph(tiny, name, fused):
     merge_projections(checkpoint.unet)
     module = graph_module(GRAPHS[name].module, checkpoint.unet, fused)
     sizes = constants(checkpoint)
-    inputs = {key: example_input(key, dims, sizes) for key, dims in GRAPHS[name].inputs.items()}
+    inputs = {key: example_input(key, dims, sizes) for key, dims in shapes(name, rewards=True)[0].items()}
     inputs["branch"] = torch.tensor([0, 1, 2, 3, 0, 1])
     with torch.inference_mode():
         expected = module(**inputs)
@@ -192,7 +192,7 @@ def test_feature_maps_keep_their_channels_last(tiny, name):
     plain = [block.upsamplers[0] for block in checkpoint.unet.up_blocks if block.upsamplers]
     module.upsamplers = torch.nn.ModuleList(plain)
     sizes = constants(checkpoint)
-    inputs = {key: example_input(key, dims, sizes) for key, dims in GRAPHS[name].inputs.items()}
+    inputs = {key: example_input(key, dims, sizes) for key, dims in shapes(name, rewards=True)[0].items()}
     if "deep" in inputs:
         inputs["deep"] = inputs["deep"].contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), ChannelsLast():
@@ -215,9 +215,10 @@ def test_no_graph_waits_for_the_host():
     sizes = constants(checkpoint)
     for part in (checkpoint.unet, checkpoint.vae, checkpoint.text_encoder):
         torch.nn.Module.to(part, "meta")
-    for graph in GRAPHS.values():
+    for name, graph in GRAPHS.items():
         module = graph_module(graph.module, getattr(checkpoint, graph.part), fused=True)
-        inputs = {key: example_input(key, dims, sizes).to("meta") for key, dims in graph.inputs.items()}
+        wanted = shapes(name, rewards=True)[0]
+        inputs = {key: example_input(key, dims, sizes).to("meta") for key, dims in wanted.items()}
         with torch.inference_mode(), OnDevice():
             module(**inputs)
 

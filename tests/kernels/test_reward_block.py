@@ -1,4 +1,5 @@
 import ctypes
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -145,3 +146,19 @@ def test_sizes_that_do_not_fit_are_refused_by_the_library(reward_arguments):
     for changed in ({"channels": 40}, {"groups": 5}, {"positions": 0}, {"threads": 0}, {"type": 3}):
         assert call(**changed) == 1, changed
     assert call(input=None) == 2
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype", "is_cuda", "takes"),
+    [
+        (320, torch.float32, False, True),
+        (1280, torch.float32, False, False),
+        (40, torch.float32, False, False),
+        (320, torch.float16, True, True),
+        (320, torch.float32, True, False),
+        (640, torch.bfloat16, True, False),  # of a reward layer after a deeper block
+    ],
+)
+def test_which_maps_the_kernels_compute(channels, dtype, is_cuda, takes):
+    hidden = SimpleNamespace(shape=(1, channels, 8, 8), dtype=dtype, is_cuda=is_cuda)
+    assert ops.takes_rewards(hidden) is takes

@@ -5,7 +5,6 @@ import torch
 from diffusers.models.upsampling import Upsample2D
 from torch.utils.flop_counter import FlopCounterMode
 
-from mrc_edit.core.errors import MRCError
 from mrc_edit.model.checkpoint import without_notes
 from mrc_edit.model.extend import add_reward_blocks
 from mrc_edit.model.graphs import Conditioner, VaeDecoder
@@ -15,17 +14,18 @@ from mrc_edit.model.step import UNetShallow, UNetStep
 from mrc_edit.model.unet import MRCUNet
 
 
-@pytest.fixture(scope="module", params=["rewards", "plain", "late text"])
+@pytest.fixture(scope="module", params=["rewards", "plain", "late text", "blocks", "late blocks"])
 def unet(request):
     unet = seeded_checkpoint(request.param != "plain").unet
-    if request.param != "late text":
-        return unet
+    injection = "blocks" if "blocks" in request.param else "time"
+    if not request.param.startswith("late"):
+        return seeded(add_reward_blocks(unet)) if injection == "blocks" else unet
     levels = {
         "block_out_channels": (32, 32, 64),
         "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),  # as `mini`
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
     }
-    return seeded(MRCUNet(True, **without_notes(dict(unet.config)) | levels))
+    return seeded(MRCUNet(True, injection, **without_notes(dict(unet.config)) | levels))
 
 
 @pytest.mark.parametrize("size", [(8, 8), (4, 12), (16, 12)])
@@ -133,7 +133,18 @@ def test_layers_are_found_in_the_order_of_the_forward_pass():
     assert [m for m in called if m in cross_attentions(unet)] == cross_attentions(unet)
 
 
-@pytest.mark.parametrize("graph", [Conditioner, UNetStep])
-def test_rewards_after_every_block_are_refused(graph):
-    with pytest.raises(MRCError, match=r"'blocks', which is for training and eager editing.*take 'time'"):
-        graph(add_reward_blocks(seeded_checkpoint().unet))
+@pytest.mark.parametrize("fused", [False, True])
+@torch.no_grad()
+def test_each_branch_takes_the_reward_of_its_input_in_every_layer(fused):
+    """Changing one reward layer's tensors of one input changes that input's branches alone."""
+    step = UNetStep(seeded(add_reward_blocks(seeded_checkpoint().unet)), fused)
+    sample, branch, _, time_bias, text_kv, *folded = inputs_of(step.unet)
+    before = step(sample, branch, torch.eye(4), time_bias, text_kv, *folded)[0]
+    start = 0
+    for layer in step.unet.reward_layers():
+        base = folded[2].clone()
+        base[0, start : start + layer.channels] += torch.randn(layer.channels, 1)
+        start += layer.channels
+        after = step(sample, branch, torch.eye(4), time_bias, text_kv, *folded[:2], base, folded[3])[0]
+        assert ((after - before).flatten(1).norm(dim=1) > 1e-3).tolist() == [True, True, False, False]
+    assert start == folded[2].shape[1]

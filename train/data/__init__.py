@@ -6,19 +6,27 @@ from pathlib import Path
 from ...core.errors import MRCError
 from .triplet import Triplet, Triplets, make_triplet
 
+HUB_FOLDERS = ("data", "train", "data/train")  # where data sets on the hub have their files
+
 __all__ = ["Triplet", "Triplets", "make_triplet", "open_data", "open_triplets"]
 
 
-def open_data(data: str, rewards: str | Path | None = None, photographs: str | None = None, seed: int = 0) -> Triplets:
+def open_data(
+    data: str, rewards: str | Path | None = None, photographs: str | None = None, seed: int = 0,
+    columns: str | None = None,
+) -> Triplets:  # fmt: skip
     """The data of `mrc-train --data`: miniature:N, N triplets of the miniature world, or what `open_triplets` reads.
 
     Args:
         photographs: folder of backgrounds, for the miniature world.
         seed: of the miniature world.
+        columns: as for `open_triplets`.
     """
     name, _, count = data.partition(":")
     if name != "miniature":
-        return open_triplets(data, rewards)
+        return open_triplets(data, rewards, columns)
+    if columns is not None:
+        raise MRCError(f"--columns is {columns!r}, but the miniature world has no columns; leave it out")
     from ..miniature.photographs import load_photographs
     from ..miniature.triplets import MiniatureTriplets
 
@@ -27,7 +35,7 @@ def open_data(data: str, rewards: str | Path | None = None, photographs: str | N
     return MiniatureTriplets(load_photographs(photographs), int(count), seed)
 
 
-def open_triplets(path: str | Path, rewards: str | Path | None = None) -> Triplets:
+def open_triplets(path: str | Path, rewards: str | Path | None = None, columns: str | None = None) -> Triplets:
     """Open a data set of triplets.
 
     Args:
@@ -35,31 +43,41 @@ def open_triplets(path: str | Path, rewards: str | Path | None = None) -> Triple
             or InstructPix2Pix folders.
         rewards: RewardEdit JSON, for InstructPix2Pix folders; `RewardEdit.json` in the folder is
             used by default.
+        columns: of a table, or members of tar shards: source=…,edited=…,instruction=…; by default as known.
 
     Raises:
         MRCError: no data set of these kinds, or an empty one.
     """
+    from .columns import parse_columns
     from .reward_edit import RewardEdit
-    from .shards import Shards
-    from .tables import ImageFolder, Table
 
-    path = Path(path)
+    path, given = Path(path), parse_columns(columns)
     if not path.exists():
         raise MRCError(f"{path} does not exist; give a data set")
-    readers: list[tuple[Callable[[Path], Triplets], bool]] = [
-        (Table, path.suffix == ".parquet" or any(path.glob("*.parquet")) or (path / "dataset_info.json").is_file()),
-        (ImageFolder, (path / "metadata.jsonl").is_file()),
-        (Shards, path.suffix == ".tar" or any(path.glob("*.tar"))),
-    ]
-    for reader, fits in readers:
-        if fits:
+    for place in (path, *(path / folder for folder in HUB_FOLDERS)):
+        if reader := reader_of(place):
             if rewards is not None:
                 raise MRCError(f"{path} carries its own rewards; {rewards} goes with InstructPix2Pix folders")
-            return reader(path)
+            return reader(place, given)
     if not any(path.glob("*/prompt.json")):
         raise MRCError(
-            f"{path} holds no data set: looked for *.parquet, dataset_info.json, metadata.jsonl, *.tar, */prompt.json"
+            f"{path} holds no data set: looked for *.parquet, dataset_info.json, metadata.jsonl, *.tar, */prompt.json, "
+            f"also in {', '.join(HUB_FOLDERS)}"
         )
+    if given:
+        raise MRCError(f"{path} has triplet folders, --columns goes with tables and tar shards; leave it out")
     if rewards is None and (path / "RewardEdit.json").is_file():
         rewards = path / "RewardEdit.json"
     return RewardEdit(path, None if rewards is None else Path(rewards))
+
+
+def reader_of(path: Path) -> Callable[[Path, dict[str, str]], Triplets] | None:
+    """The reader of a table, image folder or tar shards; None for anything else."""
+    from .shards import Shards
+    from .tables import ImageFolder, Table
+
+    if path.suffix == ".parquet" or any(path.glob("*.parquet")) or (path / "dataset_info.json").is_file():
+        return Table
+    if (path / "metadata.jsonl").is_file():
+        return ImageFolder
+    return Shards if path.suffix == ".tar" or any(path.glob("*.tar")) else None

@@ -5,7 +5,7 @@ So a resumed run reads the same samples as an undisturbed one, and two processes
 
 import functools
 from collections.abc import Iterable
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ class LoadedBatch(TypedDict):
     ids: list[str]
     positions: Tensor  # [b], unique over the run
     broken: list[str]  # messages of samples that could not be read
+    states: NotRequired[Tensor]  # [b, K, W] of SmartEdit's image tokens
+    features: NotRequired[Tensor]  # [b, N, M] of its CLIP
 
 
 @functools.lru_cache(maxsize=2)

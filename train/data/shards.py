@@ -1,14 +1,17 @@
-"""WebDataset shards: KEY.source.jpg, KEY.edited.jpg and KEY.json in uncompressed tar files.
+"""WebDataset shards: KEY.source.jpg, KEY.edited.jpg and KEY.json in uncompressed tar files, or other members
+by `--columns`.
 
 Tar files are read by offset, so any sample can be read by its number, as with the other readers, and the
 training order is the same shuffle for all.
 """
 
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 from ...core.errors import MRCError
 from ...core.paths import LARGEST
+from .columns import SHARDS
 from .triplet import Triplet, make_triplet, named, read_record
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
@@ -22,7 +25,8 @@ class Shards:
     A file that breaks off or is damaged in the middle has a last sample that cannot be read and says so.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: dict[str, str]) -> None:
+        self.columns = replace(SHARDS, **columns)
         files = sorted(path.glob("*.tar")) if path.is_dir() else [path]
         self.samples = [((file, key), parts) for file in files for key, parts in read_members(file).items()]
         if not self.samples:
@@ -38,11 +42,13 @@ class Shards:
     @named
     def __getitem__(self, index: int) -> Triplet:
         (file, _), parts = self.samples[index]
-        record = read_record(read_part(file, parts, ["json"]))
-        images = [
-            read_part(file, parts, [f"{role}.{extension}" for extension in EXTENSIONS]) for role in ("source", "edited")
-        ]
-        return make_triplet(self.name(index), *images, *(record.get(key) for key in ("edit", "scores", "reward_text")))
+        record, columns = read_record(read_part(file, parts, ["json"])), self.columns
+        source, edited = (
+            read_part(file, parts, [f"{role}.{extension}" for extension in EXTENSIONS])
+            for role in (columns.source, columns.edited)
+        )
+        instruction, scores, text = (record.get(name) for name in (columns.instruction, "scores", "reward_text"))
+        return make_triplet(self.name(index), source, edited, instruction, scores, text)
 
 
 def read_members(file: Path) -> dict[str, dict[str, Part]]:

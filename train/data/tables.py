@@ -1,50 +1,46 @@
 """Hugging Face `datasets`: parquet, saved data sets, image folders with metadata.jsonl. Local only.
 
-Columns: original_image, edit_prompt, edited_image; with rewards also reward_scores (three numbers) and
-reward_text.
+Columns as `columns.py` says; with rewards also reward_scores (three numbers) and reward_text.
 """
 
+import re
+import warnings
+from collections.abc import Iterable
 from pathlib import Path
-
-from PIL import Image
 
 from ...core.errors import MRCError
 from ...core.paths import file_inside
+from .columns import REWARDS, choose_columns
 from .triplet import Triplet, make_triplet, named, read_record
 
-NEEDED = {"original_image", "edit_prompt", "edited_image"}
-OPTIONAL = {"reward_scores", "reward_text"}
-
-
-def check_columns(columns: set[str], where: Path) -> None:
-    if columns - NEEDED - OPTIONAL or NEEDED - columns:
-        raise MRCError(
-            f"{where} has unknown columns {sorted(columns - NEEDED - OPTIONAL)} and lacks {sorted(NEEDED - columns)}; "
-            f"expected {sorted(NEEDED)} and perhaps {sorted(OPTIONAL)}"
-        )
+HELD_OUT = ("dev", "eval", "test", "val", "valid", "validation")  # names of splits that are not for training
 
 
 class Table:
-    """A parquet file, a folder of them, or a `save_to_disk` folder; see `Triplets`."""
+    """A parquet file, a folder of them, or a `save_to_disk` folder; see `Triplets`. Images are bytes or paths."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: dict[str, str]) -> None:
         import datasets
 
-        self.path = path
+        self.path, self.folder = path, path if path.is_dir() else path.parent
         try:
             if (path / "dataset_info.json").is_file():
                 rows = datasets.load_from_disk(str(path))
                 for file in rows.cache_files:  # which state.json names
                     file_inside(path, file["filename"])
             else:
-                files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+                files = training_files(path) if path.is_dir() else [path]
                 rows = datasets.Dataset.from_parquet([str(file) for file in files], cache_dir=None)
+        except MRCError:
+            raise
         except Exception as error:  # datasets and pyarrow raise many types for damaged files
             raise MRCError(f"{path} cannot be read as a table ({type(error).__name__}: {error})") from None
-        check_columns(set(rows.column_names), path)
+        names = set(rows.column_names)
+        self.columns = choose_columns(names, path, columns)
+        rows = rows.select_columns(self.columns.names() + sorted(REWARDS & names))  # others would be decoded
         if not len(rows):
             raise MRCError(f"{path} has no rows")
-        for column in ("original_image", "edited_image"):
+        for column in (self.columns.source, self.columns.edited):
             try:
                 rows = rows.cast_column(column, datasets.Image(decode=False))
             except (TypeError, ValueError, NotImplementedError) as error:  # pyarrow's errors are such
@@ -59,29 +55,64 @@ class Table:
 
     @named
     def __getitem__(self, index: int) -> Triplet:
-        row = self.rows[index]
-        source, edited = (embedded_image(row[column]) for column in ("original_image", "edited_image"))
-        return make_triplet(
-            self.name(index), source, edited, row["edit_prompt"], row.get("reward_scores"), row.get("reward_text")
-        )
+        row, columns = self.rows[index], self.columns
+        source, edited = (self.image(row[column]) for column in (columns.source, columns.edited))
+        instruction, scores, text = (row.get(name) for name in (columns.instruction, "reward_scores", "reward_text"))
+        return make_triplet(self.name(index), source, edited, instruction, scores, text)
+
+    def image(self, value: object) -> bytes | Path:
+        """An image from the bytes in the table, or from the file that it names beside the table.
+
+        Raises:
+            MRCError: neither, or a file outside the table's folder.
+        """
+        if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
+            raise MRCError("it has no image; give its bytes or the path of a file in the table's folder")
+        return value.get("bytes") or file_inside(self.folder, value["path"])
 
 
-def embedded_image(value: object) -> Image.Image:
-    """An image from the bytes in the table; paths are not followed.
+def training_files(folder: Path) -> list[Path]:
+    """The parquet files of a folder: those of the split train, or all but those held out for tests.
+
+    Warns of those that are left out.
 
     Raises:
-        MRCError: no bytes.
+        MRCError: all are held out.
     """
-    if not isinstance(value, dict) or not value.get("bytes"):
-        raise MRCError("the image is not in the table; embed its bytes")
-    return value["bytes"]
+    splits: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("*.parquet")):
+        splits.setdefault(split_of(file.name), []).append(file)
+    chosen = training_splits(splits.keys(), folder)
+    return [file for split in chosen for file in splits[split]]
+
+
+def split_of(name: str) -> str:
+    """The split that a file's name begins with, as in train-00000-of-00051.parquet."""
+    return re.split(r"[-._\d]", name, maxsplit=1)[0]
+
+
+def training_splits(splits: Iterable[str], where: object) -> list[str]:
+    """Of the names of splits `train`, or all but those held out for tests; warns of the others.
+
+    Raises:
+        MRCError: all are held out.
+    """
+    names = sorted(splits)
+    chosen = [name for name in names if name == "train"] or [name for name in names if name not in HELD_OUT]
+    if not chosen:
+        raise MRCError(
+            f"{where} has only {', '.join(names)}, which are for tests; give a file by its name to train on it"
+        )
+    if left_out := [name for name in names if name not in chosen]:
+        warnings.warn(f"{where}: not used: the splits {', '.join(left_out)}", stacklevel=2)
+    return chosen
 
 
 class ImageFolder:
     """`metadata.jsonl` with the columns above, images as file names inside the folder (`original_image` or
     Hugging Face's `original_image_file_name`); see `Triplets`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, columns: dict[str, str]) -> None:
         self.folder = folder.resolve()
         path = file_inside(folder, "metadata.jsonl")
         # lines end at \n alone: str.splitlines would also cut at U+2028, which JSON may hold
@@ -89,7 +120,8 @@ class ImageFolder:
         self.rows = [(number, read_row(line)) for number, line in lines if line.strip()]
         if not any(isinstance(row, dict) for _, row in self.rows):
             raise MRCError(f"{path} is empty or holds no JSON objects in lines")
-        check_columns(set().union(*(row for _, row in self.rows if isinstance(row, dict))), folder)
+        names = set[str]().union(*(row for _, row in self.rows if isinstance(row, dict)))
+        self.columns = choose_columns(names, path, columns)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -102,10 +134,10 @@ class ImageFolder:
         row = self.rows[index][1]
         if not isinstance(row, dict):
             raise MRCError(row)
-        source, edited = (file_inside(self.folder, row.get(column)) for column in ("original_image", "edited_image"))
-        return make_triplet(
-            self.name(index), source, edited, row.get("edit_prompt"), row.get("reward_scores"), row.get("reward_text")
-        )
+        columns = self.columns
+        source, edited = (file_inside(self.folder, row.get(column)) for column in (columns.source, columns.edited))
+        instruction, scores, text = (row.get(name) for name in (columns.instruction, "reward_scores", "reward_text"))
+        return make_triplet(self.name(index), source, edited, instruction, scores, text)
 
 
 def read_row(line: bytes) -> dict | str:

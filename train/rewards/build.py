@@ -27,6 +27,7 @@ from .scoring import open_config_judge, scorer
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, help="the data to judge, as for mrc-train --data (required)")
+    parser.add_argument("--columns", help="columns of the data, as for mrc-train --columns (default: none)")
     parser.add_argument(
         "--out", required=True, help="folder to write; the same command again computes what is missing (required)"
     )
@@ -52,6 +53,7 @@ def run(args: argparse.Namespace) -> None:
         args.out,
         given_options(args),
         args.judge,
+        args.columns,
         args.photographs,
         args.seed,
         args.workers if args.ray else None,
@@ -69,7 +71,7 @@ def build(config: BuildConfig, spending: Spending) -> Report:
     """
     out = Path(config.out)
     with locked(out, inside=True):
-        triplets = open_data(config.data, None, config.photographs, config.seed)
+        triplets = open_data(config.data, None, config.photographs, config.seed, config.columns)
         judge = open_config_judge(config, triplets, spending)
         claim(out, config)
         if config.ray_workers is None:
@@ -90,6 +92,8 @@ def claim(out: Path, config: BuildConfig) -> None:
     """
     model = config.options.judge_model if config.judge == "openai" else None
     asked: dict[str, object] = {"data": config.data, "judge": config.judge, "model": model, "prompts": VERSION}
+    if config.columns is not None:
+        asked["columns"] = config.columns
     if config.data.startswith("miniature:"):
         asked |= {"seed": config.seed, "photographs": config.photographs}
     path = out / "build.json"

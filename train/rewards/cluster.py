@@ -36,7 +36,7 @@ class Worker:
     @cached_property
     def score(self) -> Callable[[int], Reward | str]:
         config = self.config
-        triplets = open_data(config.data, None, config.photographs, config.seed)
+        triplets = open_data(config.data, None, config.photographs, config.seed, config.columns)
         return scorer(triplets, open_config_judge(config, triplets, self.spending))
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list]:

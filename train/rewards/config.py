@@ -11,7 +11,7 @@ JUDGES = ("openai", "oracle")
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """`data`, `photographs` and `seed` as for `mrc-train`.
+    """`data`, `columns`, `photographs` and `seed` as for `mrc-train`.
 
     Attributes:
         judge: "openai", a model behind an OpenAI-compatible server, or "oracle", for data miniature:N.
@@ -26,6 +26,7 @@ class BuildConfig:
     out: str
     options: JudgeOptions
     judge: str = "openai"
+    columns: str | None = None
     photographs: str | None = None
     seed: int = 0
     ray_workers: int | None = None

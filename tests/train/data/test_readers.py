@@ -85,16 +85,6 @@ def test_metadata_lines(tmp_path):
     (tmp_path / "metadata.jsonl").write_text(json.dumps(row | {"original_image": "../a.png"}) + "\n")
     with pytest.raises(MRCError, match="leads out of"):
         open_triplets(tmp_path)[0]
-    (tmp_path / "metadata.jsonl").write_text(json.dumps(row | {"caption": "x"}) + "\n")
-    with pytest.raises(MRCError, match="caption"):
-        open_triplets(tmp_path)
-
-
-def test_unknown_columns_of_a_table(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    datasets.Dataset.from_dict({"image": [1], "edit_prompt": ["x"]}).to_parquet(str(tmp_path / "t.parquet"))
-    with pytest.raises(MRCError, match=r"unknown columns \['image'\].*lacks"):
-        open_triplets(tmp_path)
 
 
 def test_nothing_there(tmp_path):

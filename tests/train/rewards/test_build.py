@@ -7,8 +7,10 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet
 import pytest
 
 from mrc_edit.core.errors import MRCError
@@ -82,6 +84,19 @@ def test_other_forms_of_data(form, triplets_of, config, plain, tmp_path):
         assert table[i].scores is not None
         if found is not None:
             assert (found[i].scores, found[i].reward_text) == (table[i].scores, table[i].reward_text)
+
+
+def test_columns_as_for_training(triplets_of, config):
+    table = pyarrow.parquet.read_table(triplets_of(2) / "triplets.parquet")
+    names = {"original_image": "before", "edit_prompt": "text", "edited_image": "after"}
+    data = triplets_of(1) / "other"
+    data.mkdir()
+    pyarrow.parquet.write_table(table.rename_columns(names), data / "t.parquet")
+    settings = replace(config(data), columns="source=before,edited=after,instruction=text")
+    assert build(settings, Spending())["complete"] == 2
+    assert open_triplets(settings.out)[1].instruction == "make it 1"
+    with pytest.raises(MRCError, match="was built from"):
+        build(replace(settings, columns="source=after,edited=before,instruction=text"), Spending())
 
 
 def test_a_folder_of_several_seeds_is_scored_by_its_lowest(triplets_of, config):

@@ -1,0 +1,1 @@
+"""Weights of other layouts become checkpoint folders that load: `mrc-convert`."""
