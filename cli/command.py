@@ -16,7 +16,7 @@ COMMANDS = {
     "train": ("train a checkpoint", "train,cpu"),
     "rewards": ("build reward data with a judge, and look at it", "judge"),
     "convert": ("make a checkpoint folder of other files", "torch"),
-    "serve": ("serve edits over HTTP", "cpu"),
+    "serve": ("serve edits over HTTP", "serve,cpu"),
     "bench": ("measure speed and fidelity", "bench"),
     "doctor": ("say what works here, and what installs the rest", "cpu"),
 }

@@ -30,11 +30,13 @@ from ..model.smartedit.folder import (
     BIMSizes,
     QFormerSizes,
     check_sizes,
+    plain_attention,
     read_tokenizer,
     write_settings,
 )
 from ..model.smartedit.tokens import OWN, Wording, build_tokenizer, check_wording
 from ..model.weights import WEIGHTS
+from .checkpoint import copy
 from .pickles import read_pickle
 from .smartedit_sizes import bim_sizes, llm_config, qformer_sizes, unet_config
 
@@ -126,8 +128,7 @@ def write_base(source: Path, out: Path, unet: dict[str, Tensor], path: Path) -> 
     """The checkpoint folder: the release's U-Net and InstructPix2Pix's other parts."""
     for name in CHECKPOINT_FILES:
         if name.split("/")[0] not in ("unet", "defaults.json") and (source / name).is_file():
-            (out / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / name).write_bytes((source / name).read_bytes())
+            copy(source / name, out / name)
     missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not (out / part).is_dir()]
     if missing or not (out / "model_index.json").is_file():
         raise MRCError(f"{source} lacks {', '.join(missing) or 'model_index.json'}; put instruct-pix2pix there")
@@ -149,7 +150,8 @@ def write_vision(source: Path, out: Path) -> CLIPVisionConfig:
     kept = {key: value for key, value in state.items() if key.startswith(start) and not key.endswith("position_ids")}
     with init_empty_weights():
         expected = {
-            start + key.removeprefix(start): value for key, value in CLIPVisionModel(config).state_dict().items()
+            start + key.removeprefix(start): value
+            for key, value in CLIPVisionModel(plain_attention(config)).state_dict().items()
         }
     check_tensors(expected, {key: value.shape for key, value in kept.items()}, source / "model.safetensors")
     write_tensors(out, {key: given(value) for key, value in kept.items()})

@@ -73,6 +73,7 @@ class Engine:
         tier: str = "exact",
         tier_settings: Mapping[str, object] | None = None,
         threads: int | None = None,
+        lora: Mapping[str | Path, float] | None = None,
         **options: object,
     ) -> "Engine":
         """Open a checkpoint (PyTorch) or an export folder (no PyTorch needed).
@@ -87,8 +88,11 @@ class Engine:
             tier_settings: values of `engine.tiers.Tier` in place of the tier's.
             threads: of the CPU; None for the backend's own choice. PyTorch's are the process's, so of two engines
                 the later one decides. `tensorrt` computes on the card and refuses them.
+            lora: scales by LoRA file, merged into the weights of a checkpoint (docs/lora.md). An export takes none:
+                it is made with them.
             options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `device` and
-                `compile` of torch; for a checkpoint also `variant`, `vae` and `base` (docs/checkpoints.md).
+                `compile` of torch; for a checkpoint also `variant`, `vae` and `base` (docs/checkpoints.md), and
+                `decode`, `template` and `llm_precision` of SmartEdit (docs/smartedit.md).
 
         Raises:
             MRCError: not such a folder, damaged or changed files, a backend that is not installed, or
@@ -99,7 +103,9 @@ class Engine:
             precision = "int8"
         if threads is not None:
             options["threads"] = check_threads(threads)
-        loaded = load_backend(shipped(folder, backend), backend, precision=precision, **options)
+        adapters = {"lora": lora} if lora else {}
+        reads = "eager" if adapters and backend == "auto" else backend  # of a shipped model the checkpoint
+        loaded = load_backend(shipped(folder, reads), backend, precision=precision, **adapters, **options)
         return cls(loaded, check_tier(tier, chosen, loaded))
 
     def edit(

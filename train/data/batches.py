@@ -4,7 +4,7 @@ So a resumed run reads the same samples as an undisturbed one, and two processes
 """
 
 import functools
-from collections.abc import Iterable
+import itertools
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from ...core.errors import MRCError
 from .triplet import Triplet, Triplets
 
-REPLACEMENTS = 100  # samples tried in the place of a broken one
+REPLACEMENTS = 100  # random samples tried in the place of a broken one, before all in order
 
 
 class LoadedBatch(TypedDict):
@@ -30,6 +30,7 @@ class LoadedBatch(TypedDict):
     ids: list[str]
     positions: Tensor  # [b], unique over the run
     broken: list[str]  # messages of samples that could not be read
+    resized: list[str]  # one for each pair of two sizes
     states: NotRequired[Tensor]  # [b, K, W] of SmartEdit's image tokens
     features: NotRequired[Tensor]  # [b, N, M] of its CLIP
 
@@ -51,6 +52,8 @@ def fit_pair(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both images, float32 `[3, size, size]` in -1…1, scaled, cropped and flipped alike.
 
+    An edited image of another size is squeezed to the source's, as the release squeezes both to one square.
+
     Args:
         crop: where the square lies along each direction, 0 (left, top) to 1.
     """
@@ -65,6 +68,12 @@ def fit_pair(
         return np.ascontiguousarray((pixels[:, ::-1] if flip else pixels).transpose(2, 0, 1)) / 127.5 - 1
 
     return fit(source), fit(edited)
+
+
+def two_sizes(sample: Triplet) -> str:
+    """Names a pair of two sizes."""
+    source, edited = ("×".join(map(str, image.size)) for image in (sample.source, sample.edited))
+    return f"sample {sample.id}: source is {source}, edited {edited}"
 
 
 class StepBatches(Dataset[LoadedBatch]):
@@ -97,6 +106,7 @@ class StepBatches(Dataset[LoadedBatch]):
             "ids": [sample.id for sample in samples],
             "positions": torch.tensor(positions),
             "broken": broken,
+            "resized": [two_sizes(sample) for sample in samples if sample.source.size != sample.edited.size],
         }
 
     def fit(self, sample: Triplet, position: int) -> tuple[np.ndarray, np.ndarray]:
@@ -108,23 +118,11 @@ class StepBatches(Dataset[LoadedBatch]):
 
     def readable(self, index: int, position: int, broken: list[str]) -> Triplet:
         """Sample `index`, or another if it does not open; messages of broken samples go to `broken`."""
-        rng = np.random.default_rng([self.seed, 3, position])
-        for _ in range(REPLACEMENTS):
+        count = len(self.triplets)
+        others = np.random.default_rng([self.seed, 3, position]).integers(count, size=REPLACEMENTS)
+        for number in itertools.chain([index], map(int, others), range(count)):
             try:
-                return self.triplets[index]
+                return self.triplets[number]
             except MRCError as error:
                 broken.append(str(error))
-                index = int(rng.integers(len(self.triplets)))
-        raise MRCError(f"{REPLACEMENTS} samples in a row cannot be read; the last says: {broken[-1]}")
-
-
-def check_broken(broken: set[str], messages: Iterable[str], limit: int) -> None:
-    """Add messages to those of the broken samples so far.
-
-    Raises:
-        MRCError: there are now more than `limit`.
-    """
-    broken.update(messages)
-    if len(broken) > limit:
-        first = "; ".join(sorted(broken)[:3])
-        raise MRCError(f"{len(broken)} broken samples, more than --broken-limit {limit}: {first}; mend the data")
+        raise MRCError(f"none of the {count} samples can be read; the last says: {broken[-1]}")
