@@ -32,7 +32,11 @@ def arguments() -> argparse.ArgumentParser:
     runtime.add_argument(
         "--tier", choices=list(TIERS), default="exact", help="of requests that name none (default: exact)"
     )
-    runtime.add_argument("--provider", metavar="NAME", help="ONNX Runtime's execution provider")
+    runtime.add_argument(
+        "--provider",
+        metavar="NAME",
+        help="ONNX Runtime's execution provider (default: CUDA where it has that, else the CPU)",
+    )
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-batch", type=int, default=8, help="images edited together, at most (default: 8)")
     limits.add_argument("--max-waiting", type=int, default=64, help="edits that wait, at most (default: 64)")
