@@ -119,17 +119,21 @@ def arguments() -> argparse.ArgumentParser:
     add_sampler_options(parser, 4, "euler_ancestral", 7.5, 1.5)
     parser.add_argument("--warmup", type=int, default=1, help="untimed edits of each variant, from 1 (default 1)")
     parser.add_argument("--rounds", type=int, default=5, help="timed edits of each variant (default 5)")
-    parser.add_argument("--threads", type=int, help="cores that every process may use, with as many threads (Linux)")
+    parser.add_argument(
+        "--threads", type=int, help="cores that every process may use, with as many threads, on Linux (default all)"
+    )
     parser.add_argument("--device", default="", help="cpu or cuda, for PyTorch (default: the card, where there is one)")
-    parser.add_argument("--provider", default="", help="execution provider of the onnxruntime variants")
-    add_output_options(parser, plot="draw the medians here")
+    parser.add_argument(
+        "--provider", default="", help="execution provider of the onnxruntime variants (default ONNX Runtime's first)"
+    )
+    add_output_options(parser, plot="draw the medians here (default none)")
     parser.add_argument(
         "--check",
         type=Path,
         metavar="FILE",
         help="report of an earlier --json: exit with status 1 if a step or an edit became slower. With several "
         "variants their medians relative to the first are compared, so that a slow moment of the machine cancels; "
-        "with one, its median seconds",
+        "with one, its median seconds (default none)",
     )
     parser.add_argument("--tolerance", type=float, default=1.1, help="slowdown that --check allows (default 1.1)")
     return parser

@@ -274,7 +274,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to time (default cpu)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default float32, on CUDA float16")
     parser.add_argument("--rounds", type=int, default=15, help="timed runs of each operator (default 15)")
-    parser.add_argument("--resources", action="store_true", help="registers, spills, instructions; launches a step")
+    parser.add_argument(
+        "--resources", action="store_true", help="registers, spills, instructions; launches a step (default no)"
+    )
     add_output_options(parser)
     return parser
 

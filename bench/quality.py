@@ -74,23 +74,38 @@ def out_folder(args: argparse.Namespace) -> Path:
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--world", choices=("miniature",), help="edit held-out scenes of the miniature world")
-    what.add_argument("--real-edit", type=Path, metavar="DIR", help="edit the items of Real-Edit's folder")
-    what.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"), help="compare two OUTs of --real-edit")
-    parser.add_argument("--model", default="mini", help="MRC checkpoint or export folder, or mini")
+    what.add_argument(
+        "--world", choices=("miniature",), help="edit held-out scenes of the miniature world (default none)"
+    )
+    what.add_argument(
+        "--real-edit", type=Path, metavar="DIR", help="edit the items of Real-Edit's folder (default none)"
+    )
+    what.add_argument(
+        "--compare", type=Path, nargs=2, metavar=("A", "B"), help="compare two OUTs of --real-edit (default none)"
+    )
+    parser.add_argument("--model", default="mini", help="MRC checkpoint or export folder, or mini (default mini)")
     add_sampler_options(parser, steps=2)
     add_output_options(parser)
-    parser.add_argument("--out", type=Path, help="folder for the edits and the pages of --real-edit and --compare")
     parser.add_argument(
-        "--judge", choices=("none", "openai"), default="none", help="for --real-edit: proxies alone, or a model too"
+        "--out", type=Path, help="folder for the edits and the pages of --real-edit and --compare (default none)"
+    )
+    parser.add_argument(
+        "--judge",
+        choices=("none", "openai"),
+        default="none",
+        help="for --real-edit: proxies alone, or a model too (default none)",
     )
     add_arguments(parser)
     world = parser.add_argument_group("--world")
-    world.add_argument("--baseline", type=Path, help="checkpoint or export folder without rewards")
-    world.add_argument("--photographs", type=Path, help="folder of pictures that the model was trained with")
+    world.add_argument("--baseline", type=Path, help="checkpoint or export folder without rewards (default none)")
+    world.add_argument(
+        "--photographs", type=Path, help="folder of pictures that the model was trained with (default none)"
+    )
     world.add_argument("--scenes", type=int, default=500, help="scenes to edit (default 500)")
-    world.add_argument("--picture", type=Path, help="draw the first scene of each kind here, by every row")
-    world.add_argument("--run", type=Path, help="OUT of mrc-train; its report.html then shows the table")
+    world.add_argument(
+        "--picture", type=Path, help="draw the first scene of each kind here, by every row (default none)"
+    )
+    world.add_argument("--run", type=Path, help="OUT of mrc-train; its report.html then shows the table (default none)")
     return parser
 
 

@@ -68,8 +68,8 @@ def csv_text(rows: Sequence[Row]) -> str:
 
 def add_output_options(parser: argparse.ArgumentParser, plot: str = "") -> None:
     """`--json` and `--csv`, and `--plot` with the help text `plot`."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the full report here")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table here, unrounded")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the full report here (default none)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table here, unrounded (default none)")
     if plot:
         parser.add_argument("--plot", type=Path, metavar="FILE", help=plot)
 

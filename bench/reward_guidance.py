@@ -115,11 +115,13 @@ def plot(rows: list[dict], lowered: str, scenes: int, path: Path) -> None:
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     parser.add_argument("--model", default="mini", help="MRC checkpoint or export folder, or mini (default mini)")
-    parser.add_argument("--photographs", type=Path, help="folder of pictures that the model was trained with")
+    parser.add_argument(
+        "--photographs", type=Path, help="folder of pictures that the model was trained with (default none)"
+    )
     parser.add_argument("--scenes", type=int, default=50, help="scenes to edit (default 50)")
     parser.add_argument("--lower", choices=list(LOWERED), default="all", help="which scores are lowered (default all)")
     add_sampler_options(parser, steps=5, guidance="1.5,2.5,4")
-    add_output_options(parser, plot="draw the mean scores here")
+    add_output_options(parser, plot="draw the mean scores here (default none)")
     return parser
 
 

@@ -68,7 +68,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sizes", default="256,384,512", help="pixels of a side, separated by commas (default 256,384,512)"
     )
-    parser.add_argument("--batches", default="1", help="images an edit, the others than the first at the first size")
+    parser.add_argument(
+        "--batches",
+        default="1",
+        help="images an edit, the others than the first at the first size (default %(default)s)",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="timed edits of each case (default 3)")
     add_output_options(parser)
     return parser

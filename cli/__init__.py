@@ -1,1 +1,1 @@
-"""`mrc`: every command under one name."""
+"""`mrc`: every command under one name, and `mrc doctor`."""

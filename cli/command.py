@@ -4,6 +4,7 @@ import argparse
 import runpy
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from ..core import console
 from ..core.errors import MRCError
@@ -15,9 +16,11 @@ COMMANDS = {
     "train": ("train a checkpoint", "train,cpu"),
     "rewards": ("build reward data with a judge, and look at it", "judge"),
     "convert": ("make a checkpoint folder of other files", "torch"),
-    "serve": ("serve edits over HTTP", "cpu"),
+    "serve": ("serve edits over HTTP", "serve,cpu"),
     "bench": ("measure speed and fidelity", "bench"),
+    "doctor": ("say what works here, and what installs the rest", "cpu"),
 }
+OWN = ("bench", "doctor")  # without a console script of their own
 BENCHMARKS = {
     "latency": "whole edits of several backends, and their fidelity",
     "operators": "the kernels against eager PyTorch",
@@ -32,7 +35,7 @@ BENCHMARKS = {
 
 def available() -> dict[str, str]:
     """The commands that this version has, and what they do."""
-    return {name: text for name, (text, _) in COMMANDS.items() if name == "bench" or hasattr(console, f"mrc_{name}")}
+    return {name: text for name, (text, _) in COMMANDS.items() if name in OWN or hasattr(console, f"mrc_{name}")}
 
 
 def arguments(name: str, description: str, choices: dict[str, str]) -> argparse.ArgumentParser:
@@ -60,6 +63,8 @@ def run(name: str, rest: Sequence[str]) -> None:
     try:
         if name == "bench":
             bench(rest)
+        elif name == "doctor":
+            import_module("mrc_edit.cli.doctor").main()
         else:
             getattr(console, f"mrc_{name}")()
     except ModuleNotFoundError as error:

@@ -9,7 +9,8 @@ from typing import Any
 from .. import __version__
 from .errors import run_command
 
-VERSION = f"mrc-edit {__version__}"
+DISTRIBUTION = "mrc-edit"
+VERSION = f"{DISTRIBUTION} {__version__}"
 
 
 def script(module: str) -> Callable[[], None]:

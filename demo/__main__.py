@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from ..core.errors import run_command
 from ..engine import Engine
-from ..engine.command import save
+from ..engine.outputs import save
 from ..train.miniature.scene import SIZE, Scene, Thing, render
 from ..train.miniature.triplets import to_image
 

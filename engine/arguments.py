@@ -57,6 +57,12 @@ def check_guidance(value: object, name: str) -> float:
     return scale
 
 
+def check_threads(threads: object) -> int:
+    if not isinstance(threads, int) or isinstance(threads, bool) or threads < 1:
+        raise MRCError(f"threads is {threads!r:.40}; give a whole number from 1", argument="threads")
+    return threads
+
+
 def check_seeds(seed: object, count: int) -> list[int]:
     seeds = spread([secrets.randbits(32) for _ in range(count)] if seed is None else as_list(seed), count, "seed")
     for value in seeds:

@@ -1,46 +1,86 @@
-"""`mrc-edit`: edit one image from the command line."""
+"""`mrc-edit`: edit images from the command line."""
 
 import argparse
-import io
 import json
-import os
 import sys
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+from tqdm import tqdm
 
 from ..core.adapters import add_adapter_flags, parse_embeddings, parse_loras
 from ..core.console import command_parser
 from ..core.defaults import Defaults, read_defaults
 from ..core.errors import MRCError, run_command
-from ..core.files import write_file
 from ..core.layout import add_layout_options, layout_options
-from ..core.precision import PRECISIONS
+from ..core.precision import PRECISIONS, TF32
+from .arguments import check_seeds
 from .backends import BACKENDS, state_of
 from .engine import Engine
-from .framing import FITS, make_frame
+from .framing import FITS
 from .images import load_image
+from .metadata import read_metadata
+from .outputs import FORMATS, Output, check_outputs, check_quality, name_outputs, write
+from .parameters import NOT_SETTINGS, check_same, describe_edits, flags_of, read_parameters, text_of
 from .request import EditOptions, EditRequest, check_arguments
 from .sampling import SAMPLERS
 from .shipped import MODELS
+from .sources import check_source, find_sources
 from .tiers import TIERS
 
 
-def arguments() -> argparse.ArgumentParser:
+def arguments(again: bool = False) -> argparse.ArgumentParser:
+    """The parser; `again`: an edit is repeated, and model, images and instruction are those of its file."""
     states = "\n".join(f"  {name:13}{state_of(name)}" for name in BACKENDS)
     released, mini = (describe(defaults) for defaults in (Defaults(), read_defaults(MODELS["mini"] / "checkpoint")))
     parser = command_parser(
         "mrc-edit",
-        "Edit an image by an instruction.",
+        "Edit images by an instruction.",
         epilog=f"the model's own defaults:\n  as released  {released}\n  mini         {mini}\n\nbackends:\n{states}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", help="checkpoint, export folder, mini: the small one inside, or OWNER/NAME of the hub")
-    parser.add_argument("image", type=Path, help="image file to edit")
-    parser.add_argument("instruction", help="what to change")
     parser.add_argument(
-        "-o", "--output", type=Path, help="image file to write, format by its ending (default: IMAGE-edited.png)"
+        "model",
+        nargs="?" if again else None,
+        help="checkpoint, export folder, mini: the small one inside, or OWNER/NAME of the hub",
     )
+    parser.add_argument(
+        "images",
+        nargs="*" if again else "+",
+        metavar="IMAGE",
+        help="image files to edit, patterns of them, or - for standard input",
+    )
+    if not again:
+        parser.add_argument("instruction", help="what to change")
+    parser.add_argument(
+        "--again",
+        type=Path,
+        metavar="FILE",
+        help="repeat the edit of a PNG that mrc-edit wrote; MODEL, IMAGE and flags given here go first (default: none)",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="file to write, format by its ending; folder for IMAGE-edited.png; or - for standard output "
+        "(default: IMAGE-edited.png beside each image)",
+    )
+    output.add_argument("--format", choices=FORMATS, help="of the files that -o does not name (default: png)")
+    output.add_argument(
+        "--quality", type=int, metavar="Q", help="of JPEG, WebP and AVIF, 1 to 100 (default: 75, 80 and 75)"
+    )
+    output.add_argument(
+        "--overwrite", action="store_true", help="replace files that mrc-edit did not write (default: no)"
+    )
+    output.add_argument("--json", action="store_true", help="print a JSON line an edit (default: no)")
+    add_edit_flags(parser)
+    add_runtime_flags(parser)
+    return parser
+
+
+def add_edit_flags(parser: argparse.ArgumentParser) -> None:
+    """What the edit shall be."""
     reward = parser.add_argument_group("rewards")
     reward.add_argument(
         "--reward", default="5,5,5", metavar="F,P,Q", help="following, preserving, quality, 0 to 5 (default: 5,5,5)"
@@ -63,6 +103,9 @@ def arguments() -> argparse.ArgumentParser:
     sampling.add_argument("--scheduler", choices=list(SAMPLERS), help="sampling algorithm (default: the model's own)")
     sampling.add_argument("--seed", type=int, help="the same seed gives the same edit (default: a random one)")
     sampling.add_argument(
+        "--num-images", type=int, default=1, metavar="N", help="edits of each image, with seeds in a row (default: 1)"
+    )
+    sampling.add_argument(
         "--resolution", type=int, help="pixels of the longer side (default: the model's own); 0 keeps the size"
     )
     sampling.add_argument(
@@ -74,10 +117,14 @@ def arguments() -> argparse.ArgumentParser:
     sampling.add_argument(
         "--keep-size", action="store_true", help="scale the edit back to the image's size (default: no)"
     )
+
+
+def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
+    """What computes it."""
     runtime = parser.add_argument_group("runtime")
     runtime.add_argument("--backend", default="auto", metavar="NAME", help="one of those below (default: auto)")
     runtime.add_argument(
-        "--precision", choices=(*PRECISIONS, "int8"), help="of the arithmetic (default: the backend's choice)"
+        "--precision", choices=(*PRECISIONS, TF32, "int8"), help="of the arithmetic (default: the backend's choice)"
     )
     runtime.add_argument(
         "--tier",
@@ -90,10 +137,13 @@ def arguments() -> argparse.ArgumentParser:
         metavar="NAME",
         help="ONNX Runtime's execution provider (default: CUDA where it has that, else the CPU)",
     )
+    runtime.add_argument("--device", help="of PyTorch: cpu, cuda, cuda:1 (default: the card, where there is one)")
+    runtime.add_argument("--threads", type=int, help="of the CPU (default: the backend's choice)")
+    runtime.add_argument(
+        "--batch-size", type=int, default=1, metavar="N", help="images of one size that one pass edits (default: 1)"
+    )
     add_layout_options(runtime)
     add_adapter_flags(runtime)
-    runtime.add_argument("--json", action="store_true", help="print seed, size and timings as JSON (default: no)")
-    return parser
 
 
 def describe(defaults: Defaults) -> str:
@@ -102,11 +152,62 @@ def describe(defaults: Defaults) -> str:
     return f"{defaults.num_inference_steps} steps, {guidance}, {scheduler}"
 
 
-def edit(args: argparse.Namespace) -> None:
-    output = args.output or unused(args.image.with_name(f"{args.image.stem}-edited.png"))
-    check_output(output)
+def edit(args: argparse.Namespace, again: dict[str, Any] | None = None) -> None:
+    """Edit all images.
+
+    Args:
+        again: the record of the edit that is repeated (`engine.parameters`).
+    """
+    options = edit_options(args)
+    check_arguments(EditRequest(None, args.instruction, **options))  # before the model, which takes long to load
+    jobs = prepare(args)
+    engine: Engine | None = None
+    record: dict[str, Any] = {}
+    with tqdm(total=len(jobs), desc="edits", unit="edit", disable=None if len(jobs) > 1 else True) as bar:
+        for start in range(0, len(jobs), args.batch_size):
+            some = jobs[start : start + args.batch_size]
+            pictures = [load_image(output.source.image) for output, _ in some]
+            metadata = [read_metadata(output.source) for output, _ in some]
+            if engine is None:
+                engine = open_engine(args)
+                if again or any(output.format == "PNG" for output, _ in jobs):
+                    record = describe_edits(args, engine, options)
+            if again:
+                check_same(again, record, [output.source for output, _ in some])
+            options["seed"] = [seed for _, seed in some]
+            result = engine.edit(pictures, args.instruction, **options)
+            for (output, seed), image, carried in zip(some, result.images, metadata, strict=True):
+                text = text_of(record, output.source, seed, image.size) if output.format == "PNG" else None
+                write(image, output, carried, args.quality, text)
+                report(output.path, seed, image.size, result.timings, args.json)
+            bar.update(len(some))
+
+
+def prepare(args: argparse.Namespace) -> list[tuple[Output, int]]:
+    """The edits to make: where each goes, and its seed.
+
+    Raises:
+        MRCError: what can be seen to fail before a model is loaded.
+    """
+    for option, number in (("--num-images", args.num_images), ("--batch-size", args.batch_size)):
+        if number < 1:
+            raise MRCError(f"{option} is {number}; give a whole number from 1")
+    sources = find_sources(args.images)
+    named = name_outputs(sources, args.output, args.format, args.num_images)
+    outputs = [output for one in named for output in one]
+    if args.json and outputs[0].path is None:
+        raise MRCError("--json prints to standard output, where the image goes; name a file with -o")
+    check_outputs(outputs, args.overwrite)
+    check_quality(outputs, args.quality)
+    for source in sources:
+        check_source(source, args.resolution)
+    return list(zip(outputs, each_seed(args.seed, len(sources), args.num_images), strict=True))
+
+
+def edit_options(args: argparse.Namespace) -> EditOptions:
+    """What all edits share, under the names of `Engine.edit`."""
     steered_from = None if args.reward_guidance is None else scores("--reward-guidance", args.reward_guidance)
-    options: EditOptions = {
+    return {
         "reward_scores": scores("--reward", args.reward),
         "reward_text": args.reward_text,
         "reward_guidance": steered_from,
@@ -115,50 +216,41 @@ def edit(args: argparse.Namespace) -> None:
         "guidance_scale": args.guidance,
         "image_guidance_scale": args.image_guidance,
         "scheduler": args.scheduler,
-        "seed": args.seed,
         "resolution": args.resolution,
         "fit": args.fit,
         "keep_size": args.keep_size,
     }
-    lora, embeddings = parse_loras(args.lora), parse_embeddings(args.embedding)
-    picture = load_image(args.image)
-    check_arguments(EditRequest(picture, args.instruction, **options))  # before the model, which takes long to load
-    if args.resolution == 0:
-        make_frame(*picture.size, 0, 1)  # refuses what is too large for any model
-    given = layout_options(args) | ({"provider": args.provider} if args.provider else {})
-    engine = Engine.from_pretrained(
+
+
+def each_seed(first: int | None, images: int, count: int) -> list[int]:
+    """Seeds of `count` edits of each image: from `first` on, or random ones."""
+    given = None if first is None else [first + i for _ in range(images) for i in range(count)]
+    return check_seeds(given, images * count)
+
+
+def open_engine(args: argparse.Namespace) -> Engine:
+    """The engine of the runtime flags."""
+    given = {"provider": args.provider, "device": args.device}
+    own = layout_options(args) | {name: value for name, value in given.items() if value is not None}
+    return Engine.from_pretrained(
         args.model,
         args.backend,
         precision=args.precision,
         tier=args.tier,
-        lora=lora,
-        embeddings=embeddings,
-        **given,
+        threads=args.threads,
+        lora=parse_loras(args.lora),
+        embeddings=parse_embeddings(args.embedding),
+        **own,
     )
-    result = engine.edit(picture, args.instruction, **options)
-    image = result.images[0]
-    save(image, output)
-    if args.json:
-        size = list(image.size)
-        print(json.dumps({"output": str(output), "seed": result.seed, "size": size, "seconds": result.timings}))
+
+
+def report(path: Path | None, seed: int, size: tuple[int, int], timings: dict[str, float], as_json: bool) -> None:
+    """One line an edit; the timings are those of its pass."""
+    if as_json:
+        line = json.dumps({"output": str(path), "seed": seed, "size": list(size), "seconds": timings})
     else:
-        print(f"{output}: seed {result.seed}, {sum(result.timings.values()):.1f} s")
-
-
-def check_output(path: Path) -> None:
-    """Refuse a file that could not be written after the edit."""
-    try:
-        Image.new("RGB", (8, 8)).save(io.BytesIO(), Image.registered_extensions()[path.suffix.lower()])
-    except (KeyError, OSError, ValueError):
-        raise MRCError(f"{path} has no ending of an image format to write; use .png, .jpg or .webp") from None
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise MRCError(f"{path} cannot be written; name a file in a folder that exists and that you may write to")
-
-
-def unused(path: Path) -> Path:
-    if path.exists():
-        raise MRCError(f"{path} exists; name the file to write with -o")
-    return path
+        line = f"{path or 'standard output'}: seed {seed}, {sum(timings.values()):.1f} s"
+    tqdm.write(line, file=sys.stdout if path else sys.stderr)
 
 
 def scores(option: str, value: str) -> list[float]:
@@ -168,19 +260,24 @@ def scores(option: str, value: str) -> list[float]:
         raise MRCError(f"{option} is {value!r}; give three numbers such as 5,5,5") from None
 
 
-def save(image: Image.Image, path: Path) -> None:
-    """Write an image whole or not at all."""
-    data = io.BytesIO()
-    try:
-        image.save(data, Image.registered_extensions()[path.suffix.lower()])
-    except (OSError, ValueError) as error:  # such as a picture too large for the format
-        raise MRCError(f"{path} cannot be written ({error}); choose another format") from None
-    write_file(path, data.getvalue())
+def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any] | None]:
+    """The arguments, and the record of the edit that `--again` repeats: what is not given comes from there."""
+    if not any(word.partition("=")[0] == "--again" for word in words):
+        return arguments().parse_intermixed_args(words), None
+    parser = arguments(again=True)
+    given = parser.parse_intermixed_args(words)
+    record = read_parameters(given.again)
+    flags = flags_of(record, vars(given).keys() - NOT_SETTINGS | {"seed"}, given.again)
+    args = parser.parse_intermixed_args([*flags, *words])
+    args.model = args.model or Path(record["model"])
+    args.images = args.images or [record["image"]]
+    args.instruction = record["instruction"]
+    args.output = args.output or str(given.again.with_stem(f"{given.again.stem}-again"))
+    return args, record
 
 
 def main() -> None:
-    args = arguments().parse_args()
-    sys.exit(run_command(lambda: edit(args)))
+    sys.exit(run_command(lambda: edit(*parse(sys.argv[1:]))))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core.errors import MRCError
 from .aliases import to_tensors
+from .arguments import check_threads
 from .backends import Backend, load_backend
 from .backends.base import Conditions, Reader
 from .failures import computing, enough_memory
@@ -71,6 +72,7 @@ class Engine:
         precision: str | None = None,
         tier: str = "exact",
         tier_settings: Mapping[str, object] | None = None,
+        threads: int | None = None,
         lora: Mapping[str | Path, float] | None = None,
         embeddings: Mapping[str, str | Path] | None = None,
         **options: object,
@@ -86,6 +88,8 @@ class Engine:
             tier: "exact", or "fast" or "turbo" to compute less at a price (docs/runtime.md); turbo takes
                 precision "int8" unless another is given.
             tier_settings: values of `engine.tiers.Tier` in place of the tier's.
+            threads: of the CPU; None for the backend's own choice. PyTorch's are the process's, so of two engines
+                the later one decides. `tensorrt` computes on the card and refuses them.
             lora: scales by LoRA file, merged into the weights of a checkpoint (docs/lora.md). An export takes none:
                 it is made with them.
             embeddings: files of textual inversion by the token that instructions use, such as "<cat>"; else as `lora`.
@@ -100,6 +104,8 @@ class Engine:
         chosen = make_tier(tier, tier_settings)
         if precision is None and tier == "turbo":
             precision = "int8"
+        if threads is not None:
+            options["threads"] = check_threads(threads)
         given = {"lora": lora, "embeddings": embeddings}
         adapters = {name: value for name, value in given.items() if value}
         reads = "eager" if adapters and backend == "auto" else backend  # of a shipped model the checkpoint

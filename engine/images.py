@@ -79,13 +79,20 @@ def decoding(name: str) -> Iterator[None]:
 
 
 def read(file: BinaryIO, name: str) -> Image.Image:
+    with opened(file, name) as image:
+        return decoded(image, name)
+
+
+@contextmanager
+def opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
+    """The image of a file, of which only the header is read so far."""
     if isinstance(file, io.TextIOBase):
         raise MRCError(f"{name} is a file opened as text; open it in binary, with mode 'rb'")
     if not file.seekable():
         file = io.BytesIO(file.read())
     try:
         with Image.open(file, formats=FORMATS) as image:
-            return decoded(image, name)
+            yield image
     except (UnidentifiedImageError, KeyError):  # KeyError: this Pillow has no reader for a format
         found = file_format(file)
         if found in FORMATS:

@@ -13,7 +13,7 @@ from typing import Annotated
 from ..core.adapters import Adapters
 from ..core.defaults import Defaults
 from ..core.errors import MRCError
-from ..core.files import read_json, read_record
+from ..core.files import file_digest, read_json, read_record
 from ..core.paths import roots
 from ..core.schema import Between
 
@@ -132,3 +132,9 @@ def files_of(manifest: Manifest, artifact: Artifact) -> list[str]:
     """All files beside an artifact's own, such as external weights."""
     parent = str(PurePosixPath(artifact.path).parent)
     return [name for name in manifest.files if str(PurePosixPath(name).parent) == parent]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in an export folder but its manifest, by relative path."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != NAME]
+    return {str(path.relative_to(folder)): file_digest(path) for path in paths}

@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from ..core.adapters import Adapters
 from ..core.errors import MRCError
-from ..core.files import anything, file_digest, replace_folder, write_file, write_json
+from ..core.files import anything, replace_folder, write_file, write_json
 from ..core.precision import PRECISIONS
 from ..engine.backends.eager import EagerBackend, geometry
 from ..engine.graphs import EACH_STEP, GRAPHS
-from ..engine.manifest import Artifact, Geometry, Manifest
+from ..engine.manifest import Artifact, Geometry, Manifest, digests
 from ..engine.models import model_folder
 from ..engine.sampling import sampler_of
 from ..model.adapters import load_adapted
@@ -24,7 +24,7 @@ from ..model.checkpoint import Checkpoint, checkpoint_digest
 from ..model.scheduler import scheduler_config, write_scheduler
 from .calibration import check_int8
 from .target import check_export, check_target
-from .tensorrt import Sizes, Toolkit, build_engine, engine_profiles, engine_sides, toolkit, with_targets
+from .tensorrt import Sizes, Toolkit, build_engine, check_sizes, engine_profiles, engine_sides, tools_for
 from .tensorrt_report import write_report
 from .trace import convert, trace
 from .validate import cases, eager_outputs, validate
@@ -123,7 +123,7 @@ def export(
         check_int8(Path(int8))
     if trt_targets is not None and not trt:
         raise MRCError("trt_targets were given without trt; add it (--trt), or leave them out")
-    tools = with_targets(toolkit(), trt_targets) if trt else None
+    tools = tools_for(trt_targets) if trt else None
     pictures = None if int8 is None else Path(int8)
     layout = {name: value for name, value in (("variant", variant), ("vae", vae), ("base", base)) if value is not None}
     options = Options(source, out, dtype, pictures, tools, sizes, max_batch, precision_report, layout, lora, embeddings)
@@ -177,15 +177,6 @@ def check_precision(dtype: str, int8: str | Path | None) -> None:
         raise MRCError(f"dtype is {dtype!r}; choose one of {', '.join(PRECISIONS)}")
     if int8 is not None and dtype != "float32":
         raise MRCError(f"int8 graphs are made from float32 ones and dtype is {dtype!r}; leave out one of the two")
-
-
-def check_sizes(sizes: Sizes, max_batch: int) -> None:
-    """Refuse sizes of TensorRT engines that no model can have."""
-    given = [size for size in sizes if size is not None]
-    if not all(type(size) is int and size > 0 for size in given) or given != sorted(given):
-        raise MRCError(f"sizes are {sizes}; give min ≤ opt ≤ max")
-    if max_batch < 1:
-        raise MRCError(f"max_batch is {max_batch}; give a whole number from 1")
 
 
 def load(work: Work) -> None:
@@ -321,8 +312,3 @@ def report_engines(work: Work) -> None:
 def write_manifest(work: Work) -> None:
     assert work.manifest is not None
     work.manifest.write(work.folder)
-
-
-def digests(folder: Path) -> dict[str, str]:
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "manifest.json"]
-    return {str(path.relative_to(folder)): file_digest(path) for path in paths}

@@ -5,15 +5,12 @@ TensorRT for RTX builds without a GPU; data-centre TensorRT is used where it can
 take their precision from the ONNX graph (strongly typed).
 """
 
-import json
-import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..core.child import ask
 from ..core.errors import MRCError
 from ..engine.manifest import Artifact, Bounds, Geometry
 from ..engine.profiles import profile, sides
@@ -57,6 +54,20 @@ def with_targets(tools: Toolkit, asked: Sequence[str] | None) -> Toolkit:
             f"builds here for {', '.join(tools.targets)}"
         )
     return replace(tools, targets=tuple(target for target in tools.targets if target in asked))
+
+
+def tools_for(asked: Sequence[str] | None) -> Toolkit:
+    """`toolkit` for the GPUs asked for; raises as that and `with_targets`."""
+    return with_targets(toolkit(), asked)
+
+
+def check_sizes(sizes: Sizes, max_batch: int) -> None:
+    """Refuse sizes of TensorRT engines that no model can have."""
+    given = [size for size in sizes if size is not None]
+    if not all(type(size) is int and size > 0 for size in given) or given != sorted(given):
+        raise MRCError(f"sizes are {sizes}; give min ≤ opt ≤ max")
+    if max_batch < 1:
+        raise MRCError(f"max_batch is {max_batch}; give a whole number from 1")
 
 
 def engine_sides(geometry: Geometry, sizes: Sizes, max_batch: int) -> tuple[int, int, int]:
@@ -114,18 +125,5 @@ def build_engine(
 
 
 def child(request: dict[str, Any], failure: str) -> dict[str, Any]:
-    """What a child process answers.
-
-    Raises:
-        MRCError: `failure`, with the child's words.
-    """
-    command = [sys.executable, "-m", f"{__package__}.tensorrt_build"]
-    done = subprocess.run(command, input=json.dumps(request), text=True, capture_output=True, check=False)
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
-        hint = "; that is mostly for want of memory: free some" if name == "SIGKILL" else ""
-        raise MRCError(f"{failure}: its process was ended by {name}{hint}")
-    if done.returncode:
-        words = (done.stderr or done.stdout).strip().splitlines()[-8:] or ["nothing was printed"]
-        raise MRCError(f"{failure}: {' | '.join(words)}")
-    return json.loads(done.stdout.splitlines()[-1])
+    """What the process that builds answers; raises as `core.child.ask`."""
+    return ask(f"{__package__}.tensorrt_build", request, failure)

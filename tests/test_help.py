@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from mrc_edit.cli.command import BENCHMARKS
+
 COMMANDS = {
     "mrc": ("mrc_edit.cli.command", ()),
     "mrc-edit": ("mrc_edit.engine.command", ()),
@@ -57,3 +59,10 @@ def test_every_default_is_shown(actions):
     flags = [action for action in actions if action.option_strings]
     hidden = [a.dest for a in flags if "default: " not in a.help and "(required" not in a.help]
     assert hidden == []
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_so_are_those_of_a_benchmark(name):
+    parser = importlib.import_module(f"mrc_edit.bench.{name}").arguments()
+    flags = [a for a in parser._actions if a.option_strings and a.dest not in ("help", "version")]
+    assert [a.dest for a in flags if "default" not in a.help] == []

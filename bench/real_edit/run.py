@@ -21,11 +21,11 @@ from ...core.errors import MRCError
 from ...core.files import claim_folder, file_digest, read_json, write_json
 from ...core.schema import JsonObject
 from ...engine import Engine
-from ...engine.command import save
 from ...engine.framing import framed, make_frame
 from ...engine.images import load_image
 from ...engine.manifest import NAME as MANIFEST
 from ...engine.models import model_folder
+from ...engine.outputs import save
 from ...engine.request import naming
 from ...judge import Judge, Reward
 from ...judge.batch import judge_all

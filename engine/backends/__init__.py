@@ -36,16 +36,18 @@ TORCH = ("torch", "diffusers", "transformers")
 READING = ("decode", "template", "llm_precision")  # of SmartEdit
 EXPORT_READING = ("reader", *READING)  # of an export of it
 BACKENDS = {
-    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", *LAYOUT, *ADAPTERS, *READING)),
-    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", *LAYOUT, *ADAPTERS, *READING)),
+    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", "threads", *LAYOUT, *ADAPTERS, *READING)),
+    "torch": Entry(
+        "checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", "threads", *LAYOUT, *ADAPTERS, *READING)
+    ),
     "onnxruntime": Entry(
         "export",
         ("onnxruntime",),
         "cpu or gpu",
         lazy("onnxruntime"),
-        ("provider", "provider_options", "sizes", "max_batch", *EXPORT_READING),
+        ("provider", "provider_options", "sizes", "max_batch", "threads", *EXPORT_READING),
     ),
-    "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino"), ("shapes", *EXPORT_READING)),
+    "openvino": Entry("export", ("openvino",), "openvino", lazy("openvino"), ("shapes", "threads", *EXPORT_READING)),
     "tensorrt": Entry("export", ("cuda",), "trt-rtx or trt", lazy("tensorrt"), EXPORT_READING),
 }
 
@@ -117,7 +119,9 @@ def load_backend(folder: Path, name: str, precision: str | None = None, **option
         )
     entry = entry_for(folder, kind, name, options)
     if kind == "checkpoint":
-        return entry.load(folder, precision=precision, **options)
+        backend = entry.load(folder, precision=precision, **options)
+        backend.folder = folder
+        return backend
     reading = {name: options.pop(name) for name in EXPORT_READING if name in options}
     manifest = (folder / MANIFEST).read_bytes()
     try:

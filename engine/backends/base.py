@@ -1,6 +1,7 @@
 """What a backend is: the seam between the engine and the runtimes that compute the model."""
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,7 @@ class Backend(ABC):
         reuses_features: whether `GuidedUNet.shallow` works, which lossy tiers need.
         device_loop: None where the host runs the loop.
         reader: of SmartEdit alone; otherwise the text encoder reads the instruction.
+        folder: of the model, or its one file, where it was loaded from there.
     """
 
     geometry: Geometry
@@ -106,6 +108,7 @@ class Backend(ABC):
     scheduler: dict
     tokenizer: Tokenizer
     precision: str
+    folder: Path
     reuses_features: bool = False
     device_loop: DeviceLoop | None = None
     reader: Reader | None = None

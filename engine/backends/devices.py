@@ -33,6 +33,12 @@ def torch_device(name: str | None) -> torch.device:
     return device
 
 
+def use_threads(count: int | None) -> None:
+    """Compute with so many threads on the CPU, in the whole process; None changes nothing."""
+    if count is not None:
+        torch.set_num_threads(count)
+
+
 @contextmanager
 def float32_products(device: torch.device, tf32: bool = False) -> Iterator[None]:
     """Inside, a card computes float32 products and convolutions in float32 (IEEE), or with `tf32` in TF32.

@@ -19,7 +19,7 @@ from ...model.scheduler import scheduler_config
 from ..manifest import Geometry
 from ..text import whole_texts
 from .base import Backend, Conditions, GuidedUNet, feature_condition
-from .devices import float32_products, torch_device
+from .devices import float32_products, torch_device, use_threads
 from .reading import load_reader
 
 CPU = torch.device("cpu")
@@ -74,10 +74,17 @@ def latent_side(size: object) -> int:
     return max(sides)
 
 
-def load(folder: Path, precision: str | None = None, device: str | None = None, **options: Any) -> "EagerBackend":
+def load(
+    folder: Path,
+    precision: str | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    **options: Any,
+) -> "EagerBackend":
     """Open a checkpoint; `options` are keywords of `load_adapted` and of `load_reader`."""
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
+    use_threads(threads)
     place = torch_device(device)
     loading = {name: options.pop(name) for name in (*LAYOUT, *ADAPTERS) if name in options}
     backend = EagerBackend(load_adapted(folder, **loading)[0], place)

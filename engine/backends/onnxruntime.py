@@ -35,8 +35,9 @@ def load(
     provider_options: Mapping[str, object] | None = None,
     sizes: tuple[int, int, int] | None = None,
     max_batch: int | None = None,
+    threads: int | None = None,
 ) -> "OnnxRuntimeBackend":
-    return OnnxRuntimeBackend(folder, precision, provider, provider_options, sizes, max_batch)
+    return OnnxRuntimeBackend(folder, precision, provider, provider_options, sizes, max_batch, threads=threads)
 
 
 class OnnxRuntimeBackend(ExportBackend[OrtValue]):
@@ -47,6 +48,7 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         sizes: least, best and greatest pixels of a side, and `max_batch` images a pass, that a provider builds
             engines for; by default half, once and one and a half times the model's own side, and one image.
         cached: keep optimized graphs and engines on disk.
+        threads: of each session on the CPU.
     """
 
     def __init__(
@@ -58,9 +60,10 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         sizes: tuple[int, int, int] | None = None,
         max_batch: int | None = None,
         cached: bool = True,
+        threads: int | None = None,
     ) -> None:
         super().__init__(folder, precision)
-        self.cached = cached
+        self.cached, self.threads = cached, threads
         self.provider, self.options = choose(provider, provider_options)
         if self.provider not in PREFIX and (sizes, max_batch) != (None, None):
             raise MRCError(
@@ -83,9 +86,14 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
             return None
         return profile(artifact, self.sizes, self.geometry.vae_scale, self.max_batch)
 
+    def session_options(self) -> SessionOptions:
+        options = SessionOptions()
+        options.intra_op_num_threads = self.threads or 0  # 0 leaves it to ONNX Runtime
+        return options
+
     def session(self, artifact: Artifact) -> InferenceSession:
         """Open a graph: what was made of it earlier for this machine, if that is there."""
-        plain = partial(self.open, artifact, SessionOptions())
+        plain = partial(self.open, artifact, self.session_options())
         if not self.cached or self.provider not in (CPU, TENSORRT, RTX):
             return plain()
         files = [artifact.path, *files_of(self.manifest, artifact)]
@@ -104,14 +112,14 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
 
     def optimize(self, artifact: Artifact, place: Path) -> None:
         """Write a graph optimized for this machine."""
-        options = SessionOptions()
+        options = self.session_options()
         options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "model.onnx.data")
         options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
         options.optimized_model_filepath = str(place / "model.onnx")
         self.open(artifact, options)
 
     def open_optimized(self, artifact: Artifact, place: Path) -> InferenceSession:
-        options = SessionOptions()
+        options = self.session_options()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # done already
         return open_session(named(artifact), str(place / "model.onnx"), options, self.chain(artifact))
 
@@ -119,21 +127,21 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         """Build the engines of a graph with TensorRT, which takes minutes, with the timings of earlier builds."""
         timed = {"trt_timing_cache_enable": "1", "trt_timing_cache_path": str(place)}
         with timings(place):
-            self.open(artifact, SessionOptions(), engines_in(place) | timed)
+            self.open(artifact, self.session_options(), engines_in(place) | timed)
 
     def open_engine(self, artifact: Artifact, place: Path) -> InferenceSession:
-        return self.open(artifact, SessionOptions(), engines_in(place))
+        return self.open(artifact, self.session_options(), engines_in(place))
 
     def build_context(self, artifact: Artifact, place: Path) -> None:
         """Build the engines of a graph with TensorRT-RTX, and a graph that holds them."""
-        options = SessionOptions()
+        options = self.session_options()
         options.add_session_config_entry("ep.context_enable", "1")
         options.add_session_config_entry("ep.context_embed_mode", "0")
         options.add_session_config_entry("ep.context_file_path", str(place / "model.onnx"))
         self.open(artifact, options)
 
     def open_context(self, artifact: Artifact, place: Path) -> InferenceSession:
-        return open_session(named(artifact), str(place / "model.onnx"), SessionOptions(), self.chain(artifact))
+        return open_session(named(artifact), str(place / "model.onnx"), self.session_options(), self.chain(artifact))
 
     def chain(self, artifact: Artifact) -> dict[str, dict[str, str]]:
         return chain(self.provider, self.options, artifact, self.profile(artifact))
@@ -187,7 +195,7 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         """Rows `index` `[N]` of a value along `axis`, copied on the device."""
         if axis not in self.gathering:
             providers = {self.gathers: {"device_id": str(self.device_id)} if self.gathers == CUDA else {}}
-            self.gathering[axis] = open_session("rows", gather_graph(axis), SessionOptions(), providers)
+            self.gathering[axis] = open_session("rows", gather_graph(axis), self.session_options(), providers)
         run = SessionRunner(self.gathering[axis], self.device, self.device_id, ("rows",))
         return run({"data": value, "index": index})["rows"]
 

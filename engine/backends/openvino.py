@@ -25,8 +25,10 @@ SHAPES = 2  # with both, a size that alternates with another is compiled once
 CORE = openvino.Core()
 
 
-def load(folder: Path, precision: str | None = None, shapes: int = SHAPES) -> "OpenVinoBackend":
-    return OpenVinoBackend(folder, precision, shapes)
+def load(
+    folder: Path, precision: str | None = None, shapes: int = SHAPES, threads: int | None = None
+) -> "OpenVinoBackend":
+    return OpenVinoBackend(folder, precision, shapes, threads)
 
 
 class OpenVinoBackend(ExportBackend[openvino.Tensor]):
@@ -38,7 +40,9 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
     Of each graph the models of the last `shapes` sets of shapes are kept: each has its own copy of the weights.
     """
 
-    def __init__(self, folder: Path, precision: str | None = None, shapes: int = SHAPES) -> None:
+    def __init__(
+        self, folder: Path, precision: str | None = None, shapes: int = SHAPES, threads: int | None = None
+    ) -> None:
         if not isinstance(shapes, int) or isinstance(shapes, bool) or shapes < 1:
             raise MRCError(f"shapes is {shapes!r}; give the number of sets of shapes to keep compiled, from 1")
         if precision not in (None, "float32", "bfloat16", "int8"):
@@ -47,6 +51,7 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
         fast = "BF16" in CORE.get_property("CPU", properties.device.capabilities)
         if precision == "bfloat16" and not fast:
             raise MRCError("precision is 'bfloat16' and this CPU has no instructions for it; use float32 or int8")
+        self.threads = {} if threads is None else {properties.inference_num_threads: threads}
         self.precision = precision or ("bfloat16" if fast else "float32")
         self.half = fast and self.precision != "float32"
         self.graphs = {graph: self.read(self.artifact(graph)) for graph in GRAPHS}
@@ -72,6 +77,7 @@ class OpenVinoBackend(ExportBackend[openvino.Tensor]):
         settings = {
             properties.hint.inference_precision: openvino.Type.bf16 if half else openvino.Type.f32,
             properties.hint.performance_mode: properties.hint.PerformanceMode.LATENCY,
+            **self.threads,
         }
         try:
             return CORE.compile_model(self.reshaped(graph, shapes), "CPU", settings)

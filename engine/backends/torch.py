@@ -26,7 +26,7 @@ from ..plan import Plan
 from ..sampling import SamplerTable, clipping
 from ..text import whole_texts
 from .base import Conditions, DeviceLoop, GuidedUNet, feature_condition
-from .devices import float32_products, torch_device
+from .devices import float32_products, torch_device, use_threads
 from .eager import geometry
 from .graphs import Feeds, GraphBackend, GraphUNet, Runner
 from .reading import load_reader
@@ -38,6 +38,7 @@ def load(
     precision: str | None = None,
     device: str | None = None,
     compile: bool = False,
+    threads: int | None = None,
     **options: Any,
 ) -> "TorchBackend":
     """Open a checkpoint.
@@ -47,6 +48,7 @@ def load(
             bfloat16 on a card and float32 on a CPU.
         device: by default the card, where there is one.
         compile: compile the step graphs with `torch.compile`, anew for each set of shapes.
+        threads: of the CPU, in the whole process.
         options: keywords of `load_adapted` and of `load_reader`.
     """
     place = torch_device(device)
@@ -57,6 +59,7 @@ def load(
         raise MRCError(f"precision is {precision!r}; the torch backend has {', '.join(names)} on {place.type}")
     if compile and place.type == "cpu":
         raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
+    use_threads(threads)
     own = "float32" if place.type == "cpu" else "bfloat16"
     loading = {name: options.pop(name) for name in (*LAYOUT, *ADAPTERS) if name in options}
     backend = TorchBackend(load_adapted(folder, **loading)[0], place, precision or own, compile)

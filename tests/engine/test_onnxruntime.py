@@ -123,7 +123,7 @@ def test_servers_that_start_together_share_the_cache(tiny_export, cached):
         ({"provider": "FastProvider"}, "has no provider 'FastProvider' here, it has .*CPUExecutionProvider"),
         ({"provider_options": {"a": 1}}, "without provider"),
         ({"precision": "bfloat16"}, "--dtype bfloat16"),
-        ({"threads": 3}, "no option threads"),
+        ({"layers": 3}, "no option layers"),
     ],
 )
 def test_what_it_cannot_do_is_refused(tiny_export, options, word):

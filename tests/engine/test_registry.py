@@ -3,10 +3,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
-from mrc_edit.engine.backends import state_of
+from mrc_edit.engine.backends import BACKENDS, state_of
 
 
 def test_auto_takes_what_fits_the_folder(eager, engine):
@@ -58,3 +59,38 @@ print(json.dumps(result.images[0].size))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [64, 64]
+
+
+def threads_of(backend) -> int:
+    """Threads that a backend computes with."""
+    if type(backend).__name__ == "OnnxRuntimeBackend":
+        options = [session.get_session_options() for session in backend.sessions.values()]
+        return max(option.intra_op_num_threads for option in options)
+    if type(backend).__name__ == "OpenVinoBackend":
+        model = backend.compiled("vae_decoder", {"latents": (1, 4, 8, 8)})
+        return model.get_property("INFERENCE_NUM_THREADS")
+    return torch.get_num_threads()
+
+
+@pytest.mark.parametrize("backend", [name for name, entry in BACKENDS.items() if "threads" in entry.options])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_backend_takes_its_threads(backend, threads):
+    if state_of(backend) != "available":
+        pytest.skip(state_of(backend))
+    before = torch.get_num_threads()
+    try:
+        assert threads_of(Engine.from_pretrained("mini", backend, threads=threads).backend) == threads
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2"])
+def test_threads_that_cannot_be(threads):
+    with pytest.raises(MRCError, match=r"threads is .*whole number from 1"):
+        Engine.from_pretrained("mini", threads=threads)
+
+
+def test_a_backend_without_threads_refuses_them(tiny_export, monkeypatch):
+    monkeypatch.setattr("mrc_edit.engine.backends.find_spec", lambda name: name)
+    with pytest.raises(MRCError, match="tensorrt has no option threads"):
+        Engine.from_pretrained(tiny_export, "tensorrt", threads=2)

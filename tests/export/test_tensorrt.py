@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mrc_edit.core import child
 from mrc_edit.core.errors import MRCError
 from mrc_edit.core.locks import locked
 from mrc_edit.engine.graphs import GRAPHS
 from mrc_edit.engine.manifest import read_checked, read_manifest
 from mrc_edit.engine.shipped import MODELS
-from mrc_edit.export import command, exporter, tensorrt
+from mrc_edit.export import command, exporter
 from mrc_edit.export.exporter import export
 from mrc_edit.export.tensorrt import Toolkit, engine_profiles, engine_sides, with_targets
 
@@ -157,7 +158,7 @@ def test_a_build_that_fails_is_one_error_and_leaves_the_old_export(quick, tmp_pa
             Path(request["onnx"]).write_bytes(b"no model")
         return run(command, **options)
 
-    monkeypatch.setattr(tensorrt.subprocess, "run", killed if fault == "killed" else spoiled)
+    monkeypatch.setattr(child.subprocess, "run", killed if fault == "killed" else spoiled)
     words = {"full disk": "No space left on device", "killed": "ended by SIGKILL; .*memory", "refused": "[Pp]ars"}
     with pytest.raises(MRCError, match=f"TensorRT could not build conditioner: .*{words[fault]}") as failed:
         quick(out)
