@@ -7,7 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # laid out as they are installed, for mypy and editors, which do not follow an editable install
-PACKAGE := __init__.py core kernels model engine export convert judge train bench cli demo mini
+PACKAGE := __init__.py core kernels model engine export convert judge train serve bench cli demo mini
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/csrc/*)
 
 demo: .venv/demo.stamp

@@ -9,6 +9,7 @@ Tensors go from the old files to the new ones by and by: no more than one shard 
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -30,6 +31,7 @@ from ..model.smartedit.folder import (
     BIMSizes,
     QFormerSizes,
     check_sizes,
+    plain_attention,
     read_tokenizer,
     write_settings,
 )
@@ -127,7 +129,7 @@ def write_base(source: Path, out: Path, unet: dict[str, Tensor], path: Path) -> 
     for name in CHECKPOINT_FILES:
         if name.split("/")[0] not in ("unet", "defaults.json") and (source / name).is_file():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
-            (out / name).write_bytes((source / name).read_bytes())
+            shutil.copyfile(source / name, out / name)
     missing = [part for part in ("vae", "text_encoder", "tokenizer", "scheduler") if not (out / part).is_dir()]
     if missing or not (out / "model_index.json").is_file():
         raise MRCError(f"{source} lacks {', '.join(missing) or 'model_index.json'}; put instruct-pix2pix there")
@@ -149,7 +151,8 @@ def write_vision(source: Path, out: Path) -> CLIPVisionConfig:
     kept = {key: value for key, value in state.items() if key.startswith(start) and not key.endswith("position_ids")}
     with init_empty_weights():
         expected = {
-            start + key.removeprefix(start): value for key, value in CLIPVisionModel(config).state_dict().items()
+            start + key.removeprefix(start): value
+            for key, value in CLIPVisionModel(plain_attention(config)).state_dict().items()
         }
     check_tensors(expected, {key: value.shape for key, value in kept.items()}, source / "model.safetensors")
     write_tensors(out, {key: given(value) for key, value in kept.items()})

@@ -55,8 +55,10 @@ def snapshot(text: str, choose: Choose, kind: Kind = "model") -> Path:
     with explained(text, name, kind):
         try:
             api = huggingface_hub.HfApi()
-            describe = {"model": api.model_info, "dataset": api.dataset_info}[kind]
-            info = describe(name, revision=revision)
+            if kind == "model":
+                siblings = api.model_info(name, revision=revision).siblings
+            else:
+                siblings = api.dataset_info(name, revision=revision).siblings
         except Exception as error:  # of the network: types of whichever library makes the requests
             if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
                 raise
@@ -71,7 +73,7 @@ def snapshot(text: str, choose: Choose, kind: Kind = "model") -> Path:
                 why = f"the hub cannot be reached ({reason(error)})"
                 warnings.warn(f"{why}; {text} is the copy in {folder}", stacklevel=2)
             return folder
-        files = choose([file.rfilename for file in info.siblings or ()])
+        files = choose([file.rfilename for file in siblings or ()])
         return fetched(name, revision, files, kind)
 
 

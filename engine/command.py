@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from ..core.adapters import add_adapter_flags, parse_embeddings, parse_loras
 from ..core.console import command_parser
 from ..core.defaults import Defaults, read_defaults
 from ..core.errors import MRCError, run_command
@@ -90,6 +91,7 @@ def arguments() -> argparse.ArgumentParser:
         help="ONNX Runtime's execution provider (default: CUDA where it has that, else the CPU)",
     )
     add_layout_options(runtime)
+    add_adapter_flags(runtime)
     runtime.add_argument("--json", action="store_true", help="print seed, size and timings as JSON (default: no)")
     return parser
 
@@ -118,12 +120,21 @@ def edit(args: argparse.Namespace) -> None:
         "fit": args.fit,
         "keep_size": args.keep_size,
     }
+    lora, embeddings = parse_loras(args.lora), parse_embeddings(args.embedding)
     picture = load_image(args.image)
     check_arguments(EditRequest(picture, args.instruction, **options))  # before the model, which takes long to load
     if args.resolution == 0:
         make_frame(*picture.size, 0, 1)  # refuses what is too large for any model
     given = layout_options(args) | ({"provider": args.provider} if args.provider else {})
-    engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **given)
+    engine = Engine.from_pretrained(
+        args.model,
+        args.backend,
+        precision=args.precision,
+        tier=args.tier,
+        lora=lora,
+        embeddings=embeddings,
+        **given,
+    )
     result = engine.edit(picture, args.instruction, **options)
     image = result.images[0]
     save(image, output)

@@ -71,6 +71,8 @@ class Engine:
         precision: str | None = None,
         tier: str = "exact",
         tier_settings: Mapping[str, object] | None = None,
+        lora: Mapping[str | Path, float] | None = None,
+        embeddings: Mapping[str, str | Path] | None = None,
         **options: object,
     ) -> "Engine":
         """Open a checkpoint (PyTorch) or an export folder (no PyTorch needed).
@@ -84,8 +86,12 @@ class Engine:
             tier: "exact", or "fast" or "turbo" to compute less at a price (docs/runtime.md); turbo takes
                 precision "int8" unless another is given.
             tier_settings: values of `engine.tiers.Tier` in place of the tier's.
+            lora: scales by LoRA file, merged into the weights of a checkpoint (docs/lora.md). An export takes none:
+                it is made with them.
+            embeddings: files of textual inversion by the token that instructions use, such as "<cat>"; else as `lora`.
             options: the backend's own, such as `provider` and `provider_options` of onnxruntime, or `device` and
-                `compile` of torch; for a checkpoint also `variant`, `vae` and `base` (docs/checkpoints.md).
+                `compile` of torch; for a checkpoint also `variant`, `vae` and `base` (docs/checkpoints.md), and
+                `decode`, `template` and `llm_precision` of SmartEdit (docs/smartedit.md).
 
         Raises:
             MRCError: not such a folder or name, damaged or changed files, a backend that is not installed, or
@@ -94,8 +100,11 @@ class Engine:
         chosen = make_tier(tier, tier_settings)
         if precision is None and tier == "turbo":
             precision = "int8"
-        found = model_folder(folder, backend, precision, options)
-        loaded = load_backend(found, backend, precision=precision, **options)
+        given = {"lora": lora, "embeddings": embeddings}
+        adapters = {name: value for name, value in given.items() if value}
+        reads = "eager" if adapters and backend == "auto" else backend  # of a shipped model the checkpoint
+        found = model_folder(folder, reads, precision, options)
+        loaded = load_backend(found, backend, precision=precision, **adapters, **options)
         return cls(loaded, check_tier(tier, chosen, loaded))
 
     def edit(

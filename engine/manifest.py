@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
+from ..core.adapters import Adapters
 from ..core.defaults import Defaults
 from ..core.errors import MRCError
 from ..core.files import read_json, read_record
@@ -74,6 +75,7 @@ class Manifest:
     files: dict[str, str]
     tools: dict[str, str]
     defaults: Defaults = field(default_factory=Defaults)
+    adapters: Adapters = field(default_factory=Adapters)  # what was added to the checkpoint's weights and tokens
     warnings: list[str] = field(default_factory=list)  # what a user of the export should know
     schema: int = SCHEMA
 

@@ -201,8 +201,10 @@ class AsyncEngine:
         for waiting, outcome in zip(self.running, outcomes, strict=True):
             if waiting.future.done():
                 continue
-            if isinstance(failure := waiting.failure or outcome, Exception):
-                waiting.future.set_exception(failure)
+            if waiting.failure is not None:
+                waiting.future.set_exception(waiting.failure)
+            elif isinstance(outcome, Exception):
+                waiting.future.set_exception(outcome)
             else:
                 waiting.future.set_result(replace(outcome, waited=waiting.waited))
         self.running = []

@@ -32,13 +32,16 @@ def tokenize(tokenizer: Tokenizer, texts: list[str], geometry: Geometry) -> np.n
     Raises:
         MRCError: a text that the tokenizer cannot read.
     """
+    several = tokens_of_several(tokenizer)
     ids = np.full((len(texts), geometry.text_length), geometry.pad_token_id, dtype=np.int64)
     for row, text in zip(ids, texts, strict=True):
         encoding = encode(tokenizer, text)
-        tokens = encoding.ids
+        pairs = zip(encoding.ids, encoding.offsets, strict=True)
+        spread = [(each, place) for token, place in pairs for each in several.get(token, [token])]
+        tokens = [token for token, _ in spread]
         if len(tokens) > len(row):
             length = len(row) - 1  # the last place is for the end-of-text token
-            lost = text[encoding.offsets[length][0] :]
+            lost = text[spread[length][1][0] :]
             shown = repr(lost) if len(lost) <= SHOWN else f"{lost[:SHOWN]!r} and {len(lost) - SHOWN} characters more"
             warnings.warn(
                 f"the text is {len(tokens)} tokens long and the model reads {len(row)}; cut: {shown}", stacklevel=2
@@ -46,6 +49,17 @@ def tokenize(tokenizer: Tokenizer, texts: list[str], geometry: Geometry) -> np.n
             tokens = [*tokens[:length], geometry.eos_token_id]
         row[: len(tokens)] = tokens
     return ids
+
+
+def tokens_of_several(tokenizer: Tokenizer) -> dict[int, list[int]]:
+    """Added tokens that stand for several, `<cat>` for `<cat>`, `<cat>_1`, … as in diffusers, by number."""
+    added = {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items()}
+    several = {}
+    for name, number in added.items():
+        several[number] = [number]
+        while (following := added.get(f"{name}_{len(several[number])}")) is not None:
+            several[number].append(following)
+    return several
 
 
 def encode(tokenizer: Tokenizer, text: str) -> Encoding:

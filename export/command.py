@@ -6,6 +6,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from ..core.adapters import parse_embeddings, parse_loras
 from ..core.console import command_parser
 from ..core.errors import MRCError, run_command
 from ..core.layout import add_layout_options, layout_options
@@ -52,6 +53,8 @@ def export(args: argparse.Namespace) -> None:
         precision_report=args.precision_report,
         sizes=(args.min_size, args.opt_size, args.max_size),
         max_batch=args.max_batch,
+        lora=parse_loras(args.lora),
+        embeddings=parse_embeddings(args.embedding),
         overwrite=args.overwrite,
         **layout_options(args),
     )

@@ -1,6 +1,6 @@
 """A checkpoint folder becomes an export folder, whole and validated, or not at all."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..core.adapters import Adapters
 from ..core.errors import MRCError
 from ..core.files import anything, file_digest, replace_folder, write_file, write_json
 from ..core.precision import PRECISIONS
@@ -18,7 +19,7 @@ from ..engine.graphs import EACH_STEP, GRAPHS
 from ..engine.manifest import Artifact, Geometry, Manifest
 from ..engine.models import model_folder
 from ..engine.sampling import sampler_of
-from ..model import load_checkpoint
+from ..model.adapters import load_adapted
 from ..model.checkpoint import Checkpoint, checkpoint_digest
 from ..model.scheduler import scheduler_config, write_scheduler
 from .calibration import check_int8
@@ -45,6 +46,8 @@ class Options:
     max_batch: int
     precision_report: bool = False
     layout: dict[str, Any] = field(default_factory=dict)  # keywords of `load_checkpoint`
+    lora: Mapping[str | Path, float] | None = None
+    embeddings: Mapping[str, str | Path] | None = None
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Work:
     folder: Path  # temporary; it takes the place of `options.out` at the end
     digest: str = ""  # of the checkpoint before it was loaded
     checkpoint: Checkpoint | None = None
+    adapters: Adapters = field(default_factory=Adapters)  # what was added to it
     geometry: Geometry | None = None
     expected: list[dict[str, np.ndarray]] = field(default_factory=list)
     wider: set[str] = field(default_factory=set)  # layers that stay in float32 in a half-precision export
@@ -77,6 +81,8 @@ def export(
     precision_report: bool = False,
     sizes: Sizes = (None, None, None),
     max_batch: int = 1,
+    lora: Mapping[str | Path, float] | None = None,
+    embeddings: Mapping[str, str | Path] | None = None,
     overwrite: bool = False,
     variant: str | None = None,
     vae: str | Path | None = None,
@@ -99,6 +105,8 @@ def export(
         sizes: least, best and greatest side in pixels of the engines; None for half of the model's resolution, the
             resolution, or half as much again. They are fastest for one square image of the best.
         max_batch: images a pass of the engines.
+        lora: scales by LoRA file, merged into the weights (docs/lora.md); the manifest records them.
+        embeddings: files of textual inversion by token, added to tokenizer and text encoder; recorded too.
         overwrite: replace `out` whatever it holds; otherwise only an export whose manifest lists all its files.
         variant, vae, base: of the checkpoint, as in `load_checkpoint`.
 
@@ -118,7 +126,7 @@ def export(
     tools = with_targets(toolkit(), trt_targets) if trt else None
     pictures = None if int8 is None else Path(int8)
     layout = {name: value for name, value in (("variant", variant), ("vae", vae), ("base", base)) if value is not None}
-    options = Options(source, out, dtype, pictures, tools, sizes, max_batch, precision_report, layout)
+    options = Options(source, out, dtype, pictures, tools, sizes, max_batch, precision_report, layout, lora, embeddings)
     with replace_folder(out, anything if overwrite else check_export, wait=False) as folder:
         work = Work(options, folder)
         with tqdm(stages(options), desc="export", unit="stage", disable=None) as bar:
@@ -181,11 +189,11 @@ def check_sizes(sizes: Sizes, max_batch: int) -> None:
 
 
 def load(work: Work) -> None:
-    source, layout = work.options.source, work.options.layout
-    work.digest = checkpoint_digest(source, **layout)
-    work.checkpoint = load_checkpoint(source, **layout)
+    options = work.options
+    work.digest = checkpoint_digest(options.source, **options.layout)
+    work.checkpoint, work.adapters = load_adapted(options.source, options.lora, options.embeddings, **options.layout)
     work.geometry = geometry(work.checkpoint)
-    engine_sides(work.geometry, work.options.sizes, work.options.max_batch)
+    engine_sides(work.geometry, options.sizes, options.max_batch)
 
 
 def reference(work: Work) -> None:
@@ -244,6 +252,7 @@ def write_settings(work: Work) -> None:
         files=digests(folder),
         tools={tool: version(tool) for tool in TOOLS},
         defaults=checkpoint.defaults,
+        adapters=work.adapters,
     )
     work.manifest.write(folder)
     work.checkpoint = None

@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..core.adapters import add_adapter_flags
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags that both commands share."""
@@ -29,4 +31,5 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for name, size in (("min", "half of it"), ("opt", "the model's resolution"), ("max", "one and a half of it")):
         parser.add_argument(f"--{name}-size", type=int, help=f"pixels of a side, for --trt (default: {size})")
     parser.add_argument("--max-batch", type=int, default=1, help="images a pass, for --trt (default: 1)")
+    add_adapter_flags(parser)
     parser.add_argument("--json", action="store_true", help="print the manifest instead of the table (default: no)")

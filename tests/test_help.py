@@ -12,6 +12,7 @@ COMMANDS = {
     "mrc-export": ("mrc_edit.export.command", ()),
     "mrc-train": ("mrc_edit.train.command", ()),
     "mrc-convert checkpoint": ("mrc_edit.convert.command", ("checkpoint",)),
+    "mrc-serve": ("mrc_edit.serve.command", ()),
     "mrc-rewards build": ("mrc_edit.train.rewards.command", ("build",)),
     "mrc-rewards stats": ("mrc_edit.train.rewards.command", ("stats",)),
     "mrc-rewards sheet": ("mrc_edit.train.rewards.command", ("sheet",)),

@@ -3,7 +3,7 @@
     source.npy [N, 4, h, w] float16    mode of the source image, unscaled
     edited.npy [N, 2, 4, h, w] float16 mean and standard deviation of the edited image, scaled
     scores.npy [N, 3] float32          only if the data has rewards
-    texts.json                         ids, instructions, reward texts, broken samples
+    texts.json                         ids, instructions, reward texts, broken samples, pairs of two sizes
     key.json                           data, size, precision and VAE it was computed from
 
 Cached images are centre crops without flips.
@@ -24,7 +24,8 @@ from ..core.errors import MRCError
 from ..core.files import read_json, swapped_folder
 from .arrays import write_array
 from .data import Triplets
-from .data.batches import LoadedBatch, check_broken, fit_pair, step_indices
+from .data.batches import LoadedBatch, fit_pair, step_indices, two_sizes
+from .data.notes import check_broken, say_counts
 from .data.triplet import Scores
 from .image_states import ImageStates
 from .stored import check_texts, finite_rows, read_array
@@ -41,6 +42,7 @@ class Record(TypedDict):
     instruction: str
     scores: Scores | None
     reward_text: str | None
+    resized: str | None  # names a pair of two sizes
 
 
 class Samples(Dataset[tuple[np.ndarray, Record] | str]):
@@ -63,16 +65,17 @@ class Samples(Dataset[tuple[np.ndarray, Record] | str]):
             "instruction": triplet.instruction,
             "scores": triplet.scores,
             "reward_text": triplet.reward_text,
+            "resized": two_sizes(triplet) if triplet.source.size != triplet.edited.size else None,
         }
 
 
 @torch.no_grad()
 def build_cache(
-    triplets: Triplets, vae: AutoencoderKL, folder: Path, size: int, key: dict, workers: int, broken_limit: int
+    triplets: Triplets, vae: AutoencoderKL, folder: Path, size: int, key: dict, workers: int, broken_limit: int | None
 ) -> None:
     """Write the cache whole or not at all; the caller holds its lock.
 
-    Up to `broken_limit` broken samples are left out; texts.json names them.
+    Up to `broken_limit` broken samples are left out; the terminal and texts.json name them.
 
     Raises:
         MRCError: more broken samples than that, or none that can be read.
@@ -92,6 +95,7 @@ def build_cache(
         records += [record for _, record in readable]
     if not records:
         raise MRCError(f"no sample of the data can be read; one says: {min(broken, default='it is empty')}")
+    say_counts(len(broken), sum(record["resized"] is not None for record in records), len(records))
     with swapped_folder(folder) as out:
         write_array(out / "source.npy", len(records), sources)
         write_array(out / "edited.npy", len(records), edits)
@@ -102,6 +106,7 @@ def build_cache(
             "id": [record["id"] for record in records],
             "instruction": [record["instruction"] for record in records],
             "reward_text": [record["reward_text"] for record in records],
+            "resized": [record["resized"] for record in records],
             "broken": sorted(broken),
         }
         (out / "texts.json").write_text(json.dumps(texts))
@@ -161,6 +166,7 @@ class CachedBatches(Dataset[LoadedBatch]):
             "ids": [self.texts["id"][i] for i in indices],
             "positions": torch.arange(first, first + share),
             "broken": self.texts["broken"],
+            "resized": [self.texts["resized"][i] for i in indices if self.texts["resized"][i] is not None],
         }
         if self.image_states:
             batch["states"], batch["features"] = self.image_states(indices)
@@ -193,6 +199,8 @@ def read_texts(folder: Path, count: int | None = None, rewarded: bool = False) -
         check_texts(texts.get(name), count, path, REMEDY)
     check_texts(texts.get("reward_text"), count, path, REMEDY, optional=not rewarded)
     check_texts(texts.get("broken"), None, path, REMEDY)
+    texts.setdefault("resized", [None] * len(texts["id"]))  # older caches have no such pairs
+    check_texts(texts["resized"], count, path, REMEDY, optional=True)
     return texts
 
 

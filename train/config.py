@@ -88,7 +88,10 @@ class TrainConfig:
     train_qformer: Annotated[bool, "SmartEdit: train the Q-Former too"] = False
     train_bim: Annotated[bool, "SmartEdit: train the bidirectional interaction module too"] = False
     lora_rank: Annotated[
-        int | None, "train only the reward modules and low-rank updates of the attention, merged at the end", Between(1)
+        int | None,
+        "train only the reward modules and low-rank updates of the attention, merged at the end and saved "
+        "as a LoRA file too",
+        Between(1),
     ] = None
     cache: Annotated[str | None, "folder for latents and text states, computed once; needs --no-augment"] = None
     workers: Annotated[int, "processes that load data; 0 loads in the training process", Between(0)] = 1
@@ -96,7 +99,9 @@ class TrainConfig:
     checkpoint_every: Annotated[int, "steps between two saved states", Between(1)] = 500
     checkpoints_total_limit: Annotated[int, "number of saved states that stay on the disk", Between(1)] = 3
     validate_every: Annotated[int, "steps between two pictures of edits; 0 for none", Between(0)] = 500
-    broken_limit: Annotated[int, "stop when more different samples than this cannot be read", Between(0)] = 100
+    broken_limit: Annotated[
+        int | None, "stop when more different samples than this cannot be read; none stops when all are", Between(0)
+    ] = None
     tracker: Annotated[str, "accelerate's experiment tracker; an empty text for none"] = "tensorboard"
 
     def __post_init__(self) -> None:

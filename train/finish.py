@@ -13,7 +13,7 @@ from ..core.files import anything, write_json
 from ..model.checkpoint import save_checkpoint
 from ..model.smartedit.trained import save_conditioning
 from .config import TrainConfig
-from .lora import merge_lora
+from .lora import LORA_FILE, merge_lora, save_lora
 from .objective import Editor
 from .report import write_report
 from .run_folder import check_own
@@ -27,6 +27,8 @@ RECORD_EVERY = 50  # steps that one number of the recorded loss curve averages
 
 def write_checkpoint(run: Run, state: TrainState, overwrite: bool) -> None:
     """Write `training.json`, `report.html` and last `checkpoint`: averaged weights in the released layout.
+
+    With low-rank updates they are in a LoRA file, too.
 
     All processes must call it; the first one writes. With `overwrite` any folder `checkpoint` is replaced.
     """
@@ -43,8 +45,12 @@ def write_checkpoint(run: Run, state: TrainState, overwrite: bool) -> None:
     with torch.no_grad():
         for parameter, tensor in zip(trained, averages, strict=True):
             parameter.copy_(tensor)
-    merge_lora(checkpoint.unet, config.lora_rank)
     out = Path(config.out)
+    if config.lora_rank:
+        save_lora(checkpoint.unet, out / LORA_FILE)
+        merge_lora(checkpoint.unet)
+    elif overwrite:
+        (out / LORA_FILE).unlink(missing_ok=True)  # of the run that this one replaces
     write_json(out / "training.json", training_record(run, state))
     write_report(out)
     finished = dataclasses.replace(checkpoint, unet=checkpoint.unet.eval(), text_encoder=checkpoint.text_encoder.eval())
@@ -61,7 +67,7 @@ def save_more(config: TrainConfig, editor: Editor, folder: Path) -> None:
 
 
 def training_record(run: Run, state: TrainState) -> dict[str, object]:
-    """Settings, versions, losses, seconds, broken samples."""
+    """Settings, versions, losses, seconds, broken samples, number of resized ones."""
     libraries = (torch, diffusers, transformers, accelerate)
     return {
         "config": run.config.record(),
@@ -69,4 +75,5 @@ def training_record(run: Run, state: TrainState) -> dict[str, object]:
         "seconds": round(sum(seconds for _, _, seconds in state.curve)),
         "loss_every_50_steps": state.mean_losses(RECORD_EVERY),
         "broken": sorted(state.broken),
+        "resized": state.resized,
     }

@@ -16,11 +16,14 @@ from .cache import CachedBatches, build_cache, cache_key, cached_texts, open_cac
 from .config import TrainConfig
 from .data import Triplets, open_data
 from .data.batches import LoadedBatch, StepBatches
+from .data.stream import Stream, StreamBatches, open_stream
 from .image_states import ImageStates, build_image_states, is_whole
 from .objective import Batch, Draws, RewardBatch, changed_positions, draw
 from .setup import Run
 from .smartedit import reader
 from .texts import TextStates, build_text_states
+
+SHOWN = 32  # first samples of a stream, of which pictures of edits take those that open
 
 
 def open_data_set(config: TrainConfig) -> Triplets:
@@ -28,10 +31,31 @@ def open_data_set(config: TrainConfig) -> Triplets:
     return open_data(config.data, config.rewards, config.photographs, config.seed, config.columns)
 
 
+def open_config_stream(config: TrainConfig) -> Stream | None:
+    """The stream that the settings name; None for data on this disk.
+
+    Raises:
+        MRCError: settings that a stream does not have, or what `open_stream` raises.
+    """
+    stream = open_stream(config.data, config.columns)
+    for name in ("cache", "rewards"):
+        if stream and (value := getattr(config, name)) is not None:
+            raise MRCError(f"--{name} is {value}, but {config.data} is a stream; leave it out, or download the data")
+    return stream
+
+
+def samples_to_show(config: TrainConfig) -> Triplets:
+    """The data's first samples, for pictures of edits."""
+    stream = open_config_stream(config)
+    return open_data_set(config) if stream is None else stream.head(SHOWN)
+
+
 def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accelerator) -> StepBatches | CachedBatches:
     """This process's share of every batch; with `cache` from cached latents, which are computed if they are missing."""
     size = config.batch_size // config.accumulation
     rank, world_size = accelerator.process_index, accelerator.num_processes
+    if stream := open_config_stream(config):
+        return StreamBatches(stream, size, config.resolution, config.seed, rank, world_size, config.augment)
     if config.cache is None:
         triplets = open_data_set(config)
         return StepBatches(triplets, size, config.resolution, config.seed, rank, world_size, config.augment)

@@ -23,10 +23,11 @@ from ..core.errors import MRCError
 from ..core.files import write_json
 from .cache import CachedBatches
 from .config import TrainConfig
-from .data.batches import LoadedBatch, check_broken
+from .data.batches import LoadedBatch
+from .data.notes import add_resized, check_broken, say_counts
 from .finish import write_checkpoint
 from .grid import save_grid
-from .inputs import load_batches, load_texts, open_data_set, to_device
+from .inputs import load_batches, load_texts, samples_to_show, to_device
 from .objective import sample_losses
 from .run_folder import run_folder
 from .setup import Run, arrange_weights, new_state, open_accelerator, start_run, starting_point, trainable_editor
@@ -80,7 +81,7 @@ def train_in_folder(config: TrainConfig, accelerator: Accelerator, resume: str |
     first, passes = state.step, config.accumulation
     numbers = range(first * passes, config.steps * passes)
     stream = load(batches, numbers, config.workers)
-    shown = open_data_set(config) if config.validate_every and (accelerator.is_main_process or config.shard) else None
+    shown = samples_to_show(config) if config.validate_every and (accelerator.is_main_process or config.shard) else None
     bar = tqdm(total=config.steps, initial=first, desc="train", disable=None if accelerator.is_main_process else True)
     run.model.train()
     for step in range(first, config.steps + 1):
@@ -104,6 +105,8 @@ def train_in_folder(config: TrainConfig, accelerator: Accelerator, resume: str |
         bar.update()
         bar.set_postfix(loss=f"{recent:.4f}", rate=f"{rate:.1e}", images_s=f"{images_s:.1f}")
     bar.close()
+    if accelerator.is_main_process:
+        say_counts(len(state.broken), state.resized, state.step * config.batch_size)
     write_checkpoint(run, state, overwrite)
     return out / "checkpoint"
 
@@ -123,7 +126,7 @@ def train_step(run: Run, state: TrainState, stream: Iterator[LoadedBatch], learn
     ids: list[str] = []
     for _ in range(config.accumulation):
         loaded = next(stream)
-        check_broken(state.broken, gather_object(loaded["broken"]), config.broken_limit)
+        note_samples(run, state, loaded)
         ids += loaded["ids"]
         with accelerator.accumulate(run.model), attention_kernel(accelerator.device):
             batch_loss = forward(run, loaded)
@@ -139,6 +142,19 @@ def train_step(run: Run, state: TrainState, stream: Iterator[LoadedBatch], learn
             state.optimizer.zero_grad()
     state.average.step(state.trained)
     return loss, norm
+
+
+def note_samples(run: Run, state: TrainState, loaded: LoadedBatch) -> None:
+    """Count broken samples and pairs of two sizes over all processes; the first one prints them.
+
+    Raises:
+        MRCError: too many samples are broken.
+    """
+    show = run.accelerator.is_main_process
+    named = show and run.config.cache is None  # the run that fills a cache names them
+    for broken, resized in gather_object([(loaded["broken"], loaded["resized"])]):
+        check_broken(state.broken, broken, run.config.broken_limit, named)
+        state.resized = add_resized(state.resized, resized, show)
 
 
 def forward(run: Run, loaded: LoadedBatch) -> Tensor:

@@ -9,6 +9,7 @@ from ..core.files import foreign_files, read_json
 from ..core.locks import locked
 from ..model.checkpoint import CHECKPOINT_FILES
 from ..model.smartedit.trained import own_files
+from .lora import LORA_FILE
 from .state import list_states
 
 RECORDS = {"config", "stage2"}  # entries of the training.json of a run, and of the recipe of mini
@@ -41,7 +42,7 @@ def run_folder(out: Path, resume: bool, overwrite: bool) -> Iterator[None]:
 
 def check_new(out: Path) -> None:
     """Refuse to begin a run where another left something."""
-    there = [name for name in ("checkpoint", "training.json", "report.html") if (out / name).exists()]
+    there = [name for name in ("checkpoint", "training.json", "report.html", LORA_FILE) if (out / name).exists()]
     if (out / "states").is_dir() and any(not entry.name.startswith(".") for entry in (out / "states").iterdir()):
         there.append("states")  # not those that a killed run was writing
     if there:

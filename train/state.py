@@ -45,6 +45,7 @@ class TrainState:
         step: number of finished optimizer steps.
         curve: for each of them [step, loss, seconds].
         broken: messages of the samples that could not be read.
+        resized: number of samples so far that were pairs of two sizes.
     """
 
     trained: list[nn.Parameter]
@@ -53,6 +54,7 @@ class TrainState:
     step: int = 0
     curve: list[list[float]] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
+    resized: int = 0
 
     def finish_step(self, loss: float, seconds: float) -> None:
         self.curve.append([self.step, round(loss, 6), round(seconds, 4)])
@@ -79,6 +81,7 @@ class TrainState:
         """
         check_tensors(tensors, self.trained, record["step"])
         self.step, self.curve, self.broken = record["step"], record["curve"], set(record["broken"])
+        self.resized = record.get("resized", 0)  # older states have no such pairs
         for i, parameter in enumerate(self.trained):
             parameter.copy_(shared_like(tensors[f"weights.{i}"], parameter))
         self.average.shadow_params = [shared_like(tensors[f"average.{i}"], p) for i, p in enumerate(self.trained)]
@@ -99,7 +102,10 @@ def save_state(config: TrainConfig, accelerator: Accelerator, state: TrainState)
     tensors = state.tensors()
     if not accelerator.is_main_process:
         return
-    record = {"config": config.record(), "curve": state.curve, "broken": sorted(state.broken), "step": state.step}
+    record = {
+        "config": config.record(), "curve": state.curve, "broken": sorted(state.broken), "resized": state.resized,
+        "step": state.step,
+    }  # fmt: skip
     out = Path(config.out)
     with replace_folder(out / "states" / f"{state.step:08d}", check_state) as partial:
         write_weights(tensors, partial / "state.safetensors")

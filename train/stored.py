@@ -69,6 +69,7 @@ def check_record(record: dict, step: int, path: Path, remedy: str) -> None:
         "config": isinstance(record.get("config"), dict),
         "curve": isinstance(rows, list) and len(rows) == step and all(map(is_point, rows, range(step))),
         "broken": isinstance(broken, list) and all(isinstance(message, str) for message in broken),
+        "resized": type(record.get("resized", 0)) is int and record.get("resized", 0) >= 0,
     }
     if damaged := [name for name, right in checks.items() if not right]:
         raise MRCError(f"{path} is damaged: its {', '.join(damaged)} cannot be; {remedy}")

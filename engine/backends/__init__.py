@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+from ...core.adapters import ADAPTERS
 from ...core.errors import MRCError
 from ...core.layout import LAYOUT
 from ...core.paths import snapshot
@@ -34,8 +35,8 @@ def lazy(module: str) -> Callable[..., Backend]:
 TORCH = ("torch", "diffusers", "transformers")
 READING = ("decode", "template", "llm_precision")  # of SmartEdit
 BACKENDS = {
-    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", *LAYOUT, *READING)),
-    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", *LAYOUT, *READING)),
+    "eager": Entry("checkpoint", TORCH, "torch", lazy("eager"), ("device", *LAYOUT, *ADAPTERS, *READING)),
+    "torch": Entry("checkpoint", TORCH, "torch", lazy("torch"), ("device", "compile", *LAYOUT, *ADAPTERS, *READING)),
     "onnxruntime": Entry(
         "export",
         ("onnxruntime",),
@@ -86,6 +87,11 @@ def entry_for(model: str | Path, kind: str, name: str, options: Mapping[str, obj
     if entry.reads != kind:
         advice = "run mrc-export first" if kind == "checkpoint" else "give the checkpoint it was exported from"
         raise MRCError(f"backend {name} reads a {entry.reads} folder and {model} is a {kind} folder; {advice}")
+    if kind == "export" and (added := [name for name in ADAPTERS if name in options]):
+        raise MRCError(
+            f"{model} is an export, whose graphs hold derived weights: {' and '.join(added)} cannot be added; export "
+            "the checkpoint again with mrc-export --lora FILE:SCALE or --embedding TOKEN=FILE, or open the checkpoint"
+        )
     if unknown := set(options) - set(entry.options):
         own = ", ".join(entry.options) or "none"
         raise MRCError(f"backend {name} has no option {', '.join(sorted(unknown))}; its own are: {own}")

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from ...core.adapters import ADAPTERS
 from ...core.errors import MRCError
 from ...core.layout import LAYOUT
-from ...model import Checkpoint, load_checkpoint
+from ...model import Checkpoint
+from ...model.adapters import load_adapted
 from ...model.pipeline import decode_latents, encode_image
 from ...model.scheduler import scheduler_config
 from ..manifest import Geometry
@@ -73,12 +75,12 @@ def latent_side(size: object) -> int:
 
 
 def load(folder: Path, precision: str | None = None, device: str | None = None, **options: Any) -> "EagerBackend":
-    """Open a checkpoint; `options` are keywords of `load_checkpoint` and of `load_reader`."""
+    """Open a checkpoint; `options` are keywords of `load_adapted` and of `load_reader`."""
     if precision not in (None, "float32"):
         raise MRCError(f"precision is {precision!r}; eager is the ground truth, in float32: use another backend")
     place = torch_device(device)
-    layout = {name: options.pop(name) for name in LAYOUT if name in options}
-    backend = EagerBackend(load_checkpoint(folder, **layout), place)
+    loading = {name: options.pop(name) for name in (*LAYOUT, *ADAPTERS) if name in options}
+    backend = EagerBackend(load_adapted(folder, **loading)[0], place)
     backend.reader = load_reader(folder, place, **options)
     return backend
 

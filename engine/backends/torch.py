@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...core.adapters import ADAPTERS
 from ...core.errors import MRCError
 from ...core.layout import LAYOUT
 from ...core.precision import PRECISIONS, TF32
 from ...kernels import ops
-from ...model import Checkpoint, load_checkpoint
+from ...model import Checkpoint
+from ...model.adapters import load_adapted
 from ...model.graphs import graph_module
 from ...model.layers import merge_projections
 from ...model.scheduler import scheduler_config
@@ -45,7 +47,7 @@ def load(
             bfloat16 on a card and float32 on a CPU.
         device: by default the card, where there is one.
         compile: compile the step graphs with `torch.compile`, anew for each set of shapes.
-        options: keywords of `load_checkpoint` and of `load_reader`.
+        options: keywords of `load_adapted` and of `load_reader`.
     """
     place = torch_device(device)
     names = PRECISIONS if place.type == "cpu" else (*PRECISIONS, TF32)
@@ -56,8 +58,8 @@ def load(
     if compile and place.type == "cpu":
         raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
     own = "float32" if place.type == "cpu" else "bfloat16"
-    layout = {name: options.pop(name) for name in LAYOUT if name in options}
-    backend = TorchBackend(load_checkpoint(folder, **layout), place, precision or own, compile)
+    loading = {name: options.pop(name) for name in (*LAYOUT, *ADAPTERS) if name in options}
+    backend = TorchBackend(load_adapted(folder, **loading)[0], place, precision or own, compile)
     backend.reader = load_reader(folder, place, **options)
     return backend
 

@@ -9,7 +9,7 @@ The language model may be in shards. Every tensor must be there, under its name 
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from tokenizers import Tokenizer
@@ -20,7 +20,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaFo
 from ...core.errors import MRCError, reason
 from ...core.files import read_record, write_json
 from ...core.memory import check_memory
-from ...core.schema import Between
+from ...core.schema import Between, JsonObject
 from ..checkpoint import built
 from ..weights import fill, read_weights
 from . import CONFIG
@@ -31,6 +31,7 @@ from .tokens import ADDED_TOKENS, Wording, check_wording, numbers
 REMEDY = "the folder is incomplete or damaged, convert the model again"
 TOKENIZER = "llm_tokenizer/tokenizer.json"
 KIND = "smartedit"
+Config = TypeVar("Config", CLIPVisionConfig, LlamaConfig)
 Size = Annotated[int, Between(1, 65_536)]
 
 
@@ -96,8 +97,8 @@ def load_smartedit(folder: Path, llm_dtype: torch.dtype = torch.float32) -> Smar
             that do not fit together, or too little memory for the language model.
     """
     settings = read_settings(folder)
-    vision = built(folder / "vision", lambda config: CLIPVisionModel(CLIPVisionConfig(**config)))
-    llm = built(folder / "llm", lambda config: LlamaForCausalLM(LlamaConfig(**config)))
+    vision = built(folder / "vision", vision_model)
+    llm = built(folder / "llm", language_model)
     sizes = read_record(folder / "qformer" / "config.json", QFormerSizes, REMEDY)
     bim_sizes = read_record(folder / "bim" / "config.json", BIMSizes, REMEDY)
     check_sizes(folder, vision.config, llm.config, sizes, bim_sizes)
@@ -132,6 +133,20 @@ def load_conditioning(folder: Path) -> tuple[QFormer, BIM]:
     for part, module in (("qformer", qformer), ("bim", bim)):
         fill(module, read_weights(folder, part, torch.float32), torch.float32, folder / part)
     return qformer, bim
+
+
+def vision_model(config: JsonObject) -> CLIPVisionModel:
+    return CLIPVisionModel(plain_attention(CLIPVisionConfig(**config)))
+
+
+def language_model(config: JsonObject) -> LlamaForCausalLM:
+    return LlamaForCausalLM(plain_attention(LlamaConfig(**config)))
+
+
+def plain_attention(config: Config) -> Config:
+    """PyTorch's attention, whatever the file asks for: transformers would fetch and run a kernel that it names."""
+    config._attn_implementation = "sdpa"
+    return config
 
 
 def read_settings(folder: Path) -> Settings:

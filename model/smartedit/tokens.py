@@ -3,7 +3,7 @@
 The release cuts a text at its added tokens, drops blanks beside them, and gives each piece a leading blank of its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,7 +90,6 @@ def build_tokenizer(model: Path) -> Tokenizer:
     Raises:
         MRCError: no such file, or another kind of tokenizer.
     """
-    from transformers.tokenization_utils_base import generate_merges
     from transformers.utils import sentencepiece_model_pb2_new as sentencepiece
 
     proto = sentencepiece.ModelProto()
@@ -102,13 +101,15 @@ def build_tokenizer(model: Path) -> Tokenizer:
         raise MRCError(f"{model} is no SentencePiece model ({reason(error)}); give Vicuna's tokenizer.model") from None
     if proto.trainer_spec.model_type != SENTENCEPIECE_BPE or not proto.trainer_spec.byte_fallback:
         raise MRCError(f"{model} is no byte-fallback BPE; give Vicuna's tokenizer.model")
-    return tokenizer_of({piece.piece: i for i, piece in enumerate(proto.pieces)}, generate_merges)
+    return tokenizer_of({piece.piece: i for i, piece in enumerate(proto.pieces)})
 
 
-def tokenizer_of(vocabulary: dict[str, int], merges_of: Callable[[dict[str, int]], list]) -> Tokenizer:
+def tokenizer_of(vocabulary: dict[str, int]) -> Tokenizer:
     """The tokenizer of pieces whose numbers are their ranks."""
+    from transformers.tokenization_utils_base import generate_merges
+
     tokenizer = Tokenizer(
-        BPE(vocab=vocabulary, merges=merges_of(vocabulary), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+        BPE(vocab=vocabulary, merges=generate_merges(vocabulary), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
     )
     # a leading blank for every piece between added tokens
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])

@@ -40,25 +40,22 @@ def export_folder(tiny, traced_once, once):
     return once("exported-feature-bias", make)
 
 
-def loaded(name, export_folder):
-    if name == "torch":
-        return TorchBackend(checkpoint(), torch.device("cpu"), "float32")
-    if name != "tensorrt":  # which is a stand-in
-        pytest.importorskip(name)
-    return load_backend(export_folder, name, precision="float32")
-
-
 @pytest.fixture(scope="module")
 def truth():
     return EagerBackend(checkpoint())
 
 
 @pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino", "tensorrt"])
-def backend(request, export_folder):
+def backend(request):
+    if request.param == "torch":
+        return TorchBackend(checkpoint(), torch.device("cpu"), "float32")
+    folder = request.getfixturevalue("export_folder")
     if request.param == "tensorrt":
         request.getfixturevalue("on_a_fake_gpu")("tensorrt")
-        export_folder = request.getfixturevalue("engine_export")(export_folder, "tensorrt")
-    return loaded(request.param, export_folder)
+        folder = request.getfixturevalue("engine_export")(folder, "tensorrt")
+    else:
+        pytest.importorskip(request.param)
+    return load_backend(folder, request.param, precision="float32")
 
 
 def arrays():
@@ -98,9 +95,9 @@ def test_zero_is_the_model_without(truth, error):
 
 
 @pytest.mark.parametrize("tier", ["fast", "turbo"])
-def test_lossy_tiers_agree_on_it(backend, export_folder, error, tier):
+def test_lossy_tiers_agree_on_it(backend, error, tier):
     features = arrays()["feature_bias"]
-    other = loaded("onnxruntime", export_folder)
+    other = TorchBackend(checkpoint(), torch.device("cpu"), "float32")
     assert error(noises(backend, features, tier), noises(other, features, tier)) <= 1e-4
     assert error(noises(backend, features * 2, tier), noises(backend, features, tier)) > 0.1
 

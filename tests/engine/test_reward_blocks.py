@@ -23,14 +23,13 @@ def edit(engine, photo, **options):
 
 
 @pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino", "tensorrt"])
-def engine(request, blocks, blocks_export):
-    name, folder = request.param, blocks_export
-    if name == "torch":
-        folder = blocks
-    elif name == "tensorrt":
+def engine(request):
+    name = request.param
+    folder = request.getfixturevalue("blocks" if name == "torch" else "blocks_export")
+    if name == "tensorrt":
         request.getfixturevalue("on_a_fake_gpu")(name)
         folder = request.getfixturevalue("engine_export")(folder, name)
-    else:
+    elif name != "torch":
         pytest.importorskip(name)
     return Engine.from_pretrained(folder, name, precision="float32")
 

@@ -5,13 +5,18 @@ import signal
 import subprocess
 import sys
 import termios
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
 
 from mrc_edit.core.errors import MRCError
+from mrc_edit.core.files import file_digest
 from mrc_edit.core.locks import locked
 from mrc_edit.engine import Engine
 from mrc_edit.engine.backends.eager import EagerBackend
@@ -21,6 +26,7 @@ from mrc_edit.export import command, exporter
 from mrc_edit.export.exporter import export
 from mrc_edit.export.validate import TOLERANCE, differences
 from mrc_edit.model import load_checkpoint
+from mrc_edit.model.adapters import load_adapted
 from mrc_edit.model.checkpoint import checkpoint_digest
 
 ROLES = set(GRAPHS)
@@ -139,13 +145,13 @@ def test_a_checkpoint_that_changes_under_the_export_is_an_error(tiny, tmp_path, 
 
     def another_run_writes(*_):
         (source / "defaults.json").write_text('{"num_inference_steps": 7}')
-        return load_checkpoint(tiny)
+        return load_adapted(tiny)
 
     whole = work("whole")
     exporter.write_settings(whole)
     assert whole.manifest.checkpoint == checkpoint_digest(tiny)
     if during == "load":
-        monkeypatch.setattr(exporter, "load_checkpoint", another_run_writes)
+        monkeypatch.setattr(exporter, "load_adapted", another_run_writes)
     changed = work("changed")
     if during == "trace":
         another_run_writes()
@@ -312,3 +318,65 @@ def test_int8_above_its_budget_is_said(tiny_export, tmp_path, monkeypatch, capsy
         command.main()
     assert status.value.code == 0
     assert capsys.readouterr().err == f"warning: {warning}\n"
+
+
+@pytest.fixture
+def adapters(tmp_path):
+    """A LoRA and a token of two vectors for the seeded model."""
+    generator = torch.Generator().manual_seed(1)
+    name = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k"
+    shapes = {"down": (4, 64), "up": (64, 4)}
+    factors = {f"{name}.lora_{role}.weight": torch.randn(shapes[role], generator=generator) for role in shapes}
+    save_file(factors, lora := tmp_path / "style.safetensors")
+    save_file({"emb_params": torch.randn(2, 64, generator=generator)}, token := tmp_path / "cat.safetensors")
+    return {"lora": {str(lora): 0.8}, "embeddings": {"<cat>": str(token)}}
+
+
+def test_the_flags_of_adapters_are_arguments(adapters, monkeypatch):
+    given = {}
+
+    def record(*_, **options):
+        given.update(options)
+        raise MRCError("enough")
+
+    monkeypatch.setattr(exporter, "export", record)
+    (lora, scale), (token, file) = (next(iter(each.items())) for each in adapters.values())
+    flags = ["--lora", f"{lora}:{scale}", "--embedding", f"{token}={file}"]
+    monkeypatch.setattr(sys, "argv", ["mrc-export", "a", "b", *flags])
+    with pytest.raises(SystemExit, match="2"):
+        command.main()
+    assert {name: given[name] for name in adapters} == adapters
+
+
+def test_adapters_are_added_and_recorded(tiny, adapters, tmp_path):
+    (tmp_path / "out").mkdir()
+    work = exporter.Work(
+        exporter.Options(tiny, tmp_path, "float32", None, None, (64,) * 3, 1, **adapters), tmp_path / "out"
+    )
+    exporter.load(work)
+    expected = load_adapted(tiny, **adapters)[0]
+    for part in ("unet", "text_encoder"):
+        state = getattr(work.checkpoint, part).state_dict()
+        assert all(torch.equal(value, state[key]) for key, value in getattr(expected, part).state_dict().items())
+    exporter.write_settings(work)
+    (lora, scale), (token, file) = (next(iter(each.items())) for each in adapters.values())
+    manifest = read_manifest(tmp_path / "out")
+    assert asdict(manifest.adapters) == {
+        "lora": [{"file": "style.safetensors", "sha256": file_digest(Path(lora)), "scale": scale}],
+        "embeddings": [{"token": token, "file": "cat.safetensors", "sha256": file_digest(Path(file))}],
+    }
+    assert manifest.checkpoint == checkpoint_digest(tiny)
+    tokenizer = Tokenizer.from_file(str(tmp_path / "out" / "tokenizer" / "tokenizer.json"))
+    assert [tokenizer.token_to_id(each) for each in ("<cat>", "<cat>_1")] == [514, 515]
+
+
+@pytest.mark.slow
+def test_an_export_with_adapters_edits_as_the_checkpoint_with_them(tiny, adapters, tmp_path, photo, error):
+    export(tiny, tmp_path / "out", **adapters)
+    arguments = {"seed": 1, "resolution": 0, "num_inference_steps": 2, "output_type": "latent"}
+    exported = Engine.from_pretrained(tmp_path / "out").edit(photo, "a <cat>", **arguments).images
+    ours, without = (
+        Engine.from_pretrained(tiny, "eager", **added).edit(photo, "a <cat>", **arguments).images
+        for added in (adapters, {"embeddings": adapters["embeddings"]})
+    )
+    assert error(exported, ours) <= 1e-4 < 1e-3 < error(without, ours)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -122,3 +123,50 @@ def test_a_loss_that_is_not_finite_stops_with_the_ids(base, tmp_path):
     saved = json.loads((tmp_path / "nan" / "not_finite.json").read_text())
     assert len(saved["ids"]) == 4 and saved["ids"][0].startswith("miniature-0-") and "nan" in saved["what"]
     assert not (tmp_path / "nan" / "states").exists()
+
+
+@pytest.fixture(scope="module")
+def mixed_folders(tmp_path_factory):
+    """Four triplets: one broken, one of two sizes."""
+    from mrc_edit.train.data import open_data
+    from mrc_edit.train.data.writers import write_triplets
+
+    drawn = open_data("miniature:4")
+    folder = tmp_path_factory.mktemp("data") / "mixed"
+    pairs = [drawn[0], drawn[1], replace(drawn[2], edited=drawn[2].edited.resize((80, 70))), drawn[3]]
+    write_triplets([replace(pair, scores=None, reward_text=None) for pair in pairs], folder, "folders")
+    (folder / "0000001" / "0_1.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def test_samples_left_out_and_resized_are_named_and_counted(base, mixed_folders, tmp_path, capsys):
+    """In a run, in its continuation, and by way of a cache."""
+    config = replace(base, stage=1, data=str(mixed_folders), cache=None, out=str(tmp_path / "run"), steps=1)
+    train(config)
+    said = capsys.readouterr().err
+    assert said.count("left out: sample 0000001/0") == 1 and said.count("sample 0000002/0: source is") == 1
+    assert "1 samples could not be read and were left out" in said
+    first = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert f"{first['resized']} of 4 samples were pairs of two sizes" in said and 1 <= first["resized"] <= 2
+    assert len(first["broken"]) == 1 and "0000001/0" in first["broken"][0]
+    train(replace(config, steps=2), resume="latest")
+    said = capsys.readouterr().err
+    resumed = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert "left out" not in said.replace("were left out", "") and "source is" not in said
+    assert resumed["resized"] > first["resized"] and resumed["broken"] == first["broken"]
+    train(replace(config, cache=str(tmp_path / "cache"), out=str(tmp_path / "cached"), steps=3))
+    said = capsys.readouterr().err
+    assert said.count("left out: sample 0000001/0") == 1 and "1 of 3 samples were pairs of two sizes" in said
+    assert json.loads((tmp_path / "cached" / "training.json").read_text())["resized"] == 4  # of 12, each 4 times
+
+
+def test_only_when_all_samples_are_broken_training_stops(base, mixed_folders, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(mixed_folders, data)
+    config = replace(base, stage=1, data=str(data), cache=None, out=str(tmp_path / "o"), steps=1)
+    with pytest.raises(MRCError, match="--broken-limit 0"):
+        train(replace(config, broken_limit=0))
+    for folder in data.iterdir():
+        (folder / "0_0.jpg").write_bytes(b"")
+    with pytest.raises(MRCError, match="none of 4 samples can be read; the last says: sample"):
+        train(config)

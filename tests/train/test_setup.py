@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import StableDiffusionInstructPix2PixPipeline
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.model import load_checkpoint
 from mrc_edit.model.extend import add_rewards
+from mrc_edit.model.lora import merge_loras
 from mrc_edit.model.rewards import REWARD_KEYS
 from mrc_edit.train.loop import train
 from mrc_edit.train.setup import starting_point
@@ -54,6 +56,26 @@ def test_lora_trains_low_rank_updates_and_merges_them(base, tmp_path):
         elif ".to_" not in key:
             assert not difference.any(), key
     assert ranks and set(ranks.values()) <= {1, 2}
+    file = tmp_path / "lora" / "pytorch_lora_weights.safetensors"
+    ours = load_checkpoint(base.init)
+    merge_loras(ours, {file: 1.0})
+    theirs = StableDiffusionInstructPix2PixPipeline.from_pretrained(base.init, safety_checker=None)
+    theirs.load_lora_weights(file.parent)
+    theirs.fuse_lora()
+    theirs.unload_lora_weights()
+    for key in start:  # all but the reward modules
+        torch.testing.assert_close(ours.unet.state_dict()[key], trained[key], rtol=0, atol=1e-6)
+        torch.testing.assert_close(theirs.unet.state_dict()[key], trained[key], rtol=0, atol=1e-6)
+
+
+def test_a_run_without_lora_leaves_none_of_the_run_that_it_replaces(base, tmp_path):
+    config = replace(base, steps=1, out=str(tmp_path))
+    train(replace(config, lora_rank=1))
+    with pytest.raises(MRCError, match="pytorch_lora_weights"):
+        train(config)
+    assert (tmp_path / "pytorch_lora_weights.safetensors").is_file()
+    train(config, overwrite=True)
+    assert not (tmp_path / "pytorch_lora_weights.safetensors").exists()
 
 
 def test_rewards_after_every_block_train_and_load(base, undisturbed, tmp_path):

@@ -64,7 +64,8 @@ def record_with(record, name, value):
 @pytest.mark.parametrize(
     ("name", "value"),
     [*[(name, value) for name in ("config", "curve", "broken", "step") for value in (GONE, None, 5, "x", [[]], {})],
-     ("step", True), ("step", 3), ("step", -1), ("broken", [5]), ("curve", []), ("curve", [[0, 1.0, 0.1]] * 2),
+     ("step", True), ("step", 3), ("step", -1), ("broken", [5]), ("resized", -1), ("resized", "x"),
+     ("curve", []), ("curve", [[0, 1.0, 0.1]] * 2),
      ("curve", [[0, 1.0, 0.1], [1, float("nan"), 0.1]]), ("curve", [[0, 1.0], [1, 1.0]]),
      ("curve", [[0, "1", 0.1], [1, 1.0, 0.1]]), ("config", CONFIG | {"other": 1}), ("config", CONFIG | {"seed": 1})],
     ids=str,
@@ -208,6 +209,15 @@ def test_files_of_a_cache_that_are_missing(cache, name):
 def test_texts_of_another_form(cache, name, value):
     texts = record_with(json.loads((cache / "texts.json").read_text()), name, value)
     (cache / "texts.json").write_text(json.dumps(texts))
+    with pytest.raises(MRCError, match=r"texts\.json"):
+        first_batch(cache)
+
+
+@pytest.mark.parametrize("value", [None, 5, {}, ["x", 5], ["x"]], ids=str)
+def test_names_of_resized_pairs_of_another_form(cache, value):
+    texts = json.loads((cache / "texts.json").read_text())
+    assert "resized" not in texts and first_batch(cache)["resized"] == []  # a cache of an earlier version
+    (cache / "texts.json").write_text(json.dumps(texts | {"resized": value}))
     with pytest.raises(MRCError, match=r"texts\.json"):
         first_batch(cache)
 

@@ -1,6 +1,5 @@
 """Data sets of triplets: `open_triplets` chooses the reader by the files."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from ...core.errors import MRCError
@@ -25,6 +24,8 @@ def open_data(
     """
     name, _, count = data.partition(":")
     if name != "miniature":
+        if "://" in data:
+            raise MRCError(f"{data} is read as a stream, for training without --cache; here give files on this disk")
         return open_triplets(data, rewards, columns)
     if columns is not None:
         raise MRCError(f"--columns is {columns!r}, but the miniature world has no columns; leave it out")
@@ -40,8 +41,8 @@ def open_triplets(path: str | Path, rewards: str | Path | None = None, columns: 
     """Open a data set of triplets.
 
     Args:
-        path: parquet file or folder, `save_to_disk` folder, folder with metadata.jsonl, tar shards,
-            or InstructPix2Pix folders; or as text OWNER/NAME of such a data set on the Hugging Face hub.
+        path: parquet file or folder, `save_to_disk` folder, folder with metadata.jsonl, tar shards, a pattern such as
+            a-{00..09}.tar, or InstructPix2Pix folders; or as text the OWNER/NAME of one on the Hugging Face hub.
         rewards: RewardEdit JSON, for InstructPix2Pix folders; `RewardEdit.json` in the folder is
             used by default.
         columns: of a table, or members of tar shards: source=…,edited=…,instruction=…; by default as known.
@@ -53,12 +54,12 @@ def open_triplets(path: str | Path, rewards: str | Path | None = None, columns: 
     from .reward_edit import RewardEdit
 
     given = parse_columns(columns)
-    path = data_folder(path)
+    path = Path(path) if "{" in str(path) else data_folder(path)
     for place in (path, *(path / folder for folder in HUB_FOLDERS)):
-        if reader := reader_of(place):
+        if (found := open_files(place, given)) is not None:
             if rewards is not None:
                 raise MRCError(f"{path} carries its own rewards; {rewards} goes with InstructPix2Pix folders")
-            return reader(place, given)
+            return found
     if not any(path.glob("*/prompt.json")):
         raise MRCError(
             f"{path} holds no data set: looked for *.parquet, dataset_info.json, metadata.jsonl, *.tar, */prompt.json, "
@@ -71,13 +72,28 @@ def open_triplets(path: str | Path, rewards: str | Path | None = None, columns: 
     return RewardEdit(path, None if rewards is None else Path(rewards))
 
 
-def reader_of(path: Path) -> Callable[[Path, dict[str, str]], Triplets] | None:
-    """The reader of a table, image folder or tar shards; None for anything else."""
-    from .shards import Shards
-    from .tables import ImageFolder, Table
+def open_files(path: Path, columns: dict[str, str]) -> Triplets | None:
+    """The table, image folder or tar shards at `path`, which may be a pattern of files; None for anything else.
 
-    if path.suffix == ".parquet" or any(path.glob("*.parquet")) or (path / "dataset_info.json").is_file():
-        return Table
+    Raises:
+        MRCError: what the readers raise, or files of a pattern that are missing.
+    """
+    from .braces import expand
+    from .shards import Shards
+    from .tables import ImageFolder, Table, training_files
+
+    files = [path] if path.exists() else [Path(name) for name in expand(str(path))]
+    if missing := [file for file in files if len(files) > 1 and not file.is_file()]:
+        raise MRCError(f"{path}: {len(missing)} files do not exist, such as {missing[0]}; mend the pattern")
+    if all(file.suffix == ".parquet" for file in files):
+        return Table(path, columns, files)
+    if all(file.suffix == ".tar" for file in files):
+        return Shards(path, columns, files)
+    if any(path.glob("*.parquet")):
+        return Table(path, columns, training_files(path))
+    if (path / "dataset_info.json").is_file():
+        return Table(path, columns, [])
     if (path / "metadata.jsonl").is_file():
-        return ImageFolder
-    return Shards if path.suffix == ".tar" or any(path.glob("*.tar")) else None
+        return ImageFolder(path, columns)
+    shards = sorted(path.glob("*.tar"))
+    return Shards(path, columns, shards) if shards else None

@@ -4,7 +4,8 @@ So a resumed run reads the same samples as an undisturbed one, and two processes
 """
 
 import functools
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterator
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 from ...core.errors import MRCError
 from .triplet import Triplet, Triplets
 
-REPLACEMENTS = 100  # samples tried in the place of a broken one
+REPLACEMENTS = 100  # random samples tried in the place of a broken one, before all in order
 
 
 class LoadedBatch(TypedDict):
@@ -30,6 +31,7 @@ class LoadedBatch(TypedDict):
     ids: list[str]
     positions: Tensor  # [b], unique over the run
     broken: list[str]  # messages of samples that could not be read
+    resized: list[str]  # one for each pair of two sizes
     states: NotRequired[Tensor]  # [b, K, W] of SmartEdit's image tokens
     features: NotRequired[Tensor]  # [b, N, M] of its CLIP
 
@@ -40,16 +42,22 @@ def order(length: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, 0, epoch]).permutation(length)
 
 
+def index_at(position: int, length: int, seed: int) -> int:
+    """Sample number of a position in the run, in which epoch follows epoch."""
+    return int(order(length, seed, position // length)[position % length])
+
+
 def step_indices(step: int, batch_size: int, length: int, seed: int) -> list[int]:
     """Sample numbers of batch `step`; batches run on over the ends of epochs."""
-    positions = range(step * batch_size, (step + 1) * batch_size)
-    return [int(order(length, seed, p // length)[p % length]) for p in positions]
+    return [index_at(position, length, seed) for position in range(step * batch_size, (step + 1) * batch_size)]
 
 
 def fit_pair(
     source: Image.Image, edited: Image.Image, size: int, flip: bool, crop: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both images, float32 `[3, size, size]` in -1…1, scaled, cropped and flipped alike.
+
+    An edited image of another size is squeezed to the source's, as the release squeezes both to one square.
 
     Args:
         crop: where the square lies along each direction, 0 (left, top) to 1.
@@ -67,6 +75,12 @@ def fit_pair(
     return fit(source), fit(edited)
 
 
+def two_sizes(sample: Triplet) -> str:
+    """Names a pair of two sizes."""
+    source, edited = ("×".join(map(str, image.size)) for image in (sample.source, sample.edited))
+    return f"sample {sample.id}: source is {source}, edited {edited}"
+
+
 class StepBatches(Dataset[LoadedBatch]):
     """Item `step` is this process's share of the global batch of that step; broken samples are replaced by others."""
 
@@ -81,9 +95,8 @@ class StepBatches(Dataset[LoadedBatch]):
         share = self.batch_size // self.world_size
         mine = slice(self.rank * share, (self.rank + 1) * share)
         positions = range(step * self.batch_size, (step + 1) * self.batch_size)[mine]
-        indices = step_indices(step, self.batch_size, len(self.triplets), self.seed)[mine]
         broken: list[str] = []
-        samples = [self.readable(index, p, broken) for index, p in zip(indices, positions, strict=True)]
+        samples = [self.readable(position, broken) for position in positions]
         pairs = [self.fit(sample, p) for sample, p in zip(samples, positions, strict=True)]
         scores = [sample.scores for sample in samples if sample.scores is not None]
         texts = [sample.reward_text for sample in samples if sample.reward_text is not None]
@@ -97,6 +110,7 @@ class StepBatches(Dataset[LoadedBatch]):
             "ids": [sample.id for sample in samples],
             "positions": torch.tensor(positions),
             "broken": broken,
+            "resized": [two_sizes(sample) for sample in samples if sample.source.size != sample.edited.size],
         }
 
     def fit(self, sample: Triplet, position: int) -> tuple[np.ndarray, np.ndarray]:
@@ -106,25 +120,17 @@ class StepBatches(Dataset[LoadedBatch]):
             flip, crop = bool(rng.random() < 0.5), (rng.random(), rng.random())
         return fit_pair(sample.source, sample.edited, self.size, flip, crop)
 
-    def readable(self, index: int, position: int, broken: list[str]) -> Triplet:
-        """Sample `index`, or another if it does not open; messages of broken samples go to `broken`."""
-        rng = np.random.default_rng([self.seed, 3, position])
-        for _ in range(REPLACEMENTS):
+    def candidates(self, position: int) -> Iterator[int]:
+        """The number of the sample of this position in the run, then of those in its place should it be broken."""
+        count = len(self.triplets)
+        others = np.random.default_rng([self.seed, 3, position]).integers(count, size=REPLACEMENTS)
+        return itertools.chain([index_at(position, count, self.seed)], map(int, others), range(count))
+
+    def readable(self, position: int, broken: list[str]) -> Triplet:
+        """The sample of a position, or another if it does not open; messages of broken samples go to `broken`."""
+        for number in self.candidates(position):
             try:
-                return self.triplets[index]
+                return self.triplets[number]
             except MRCError as error:
                 broken.append(str(error))
-                index = int(rng.integers(len(self.triplets)))
-        raise MRCError(f"{REPLACEMENTS} samples in a row cannot be read; the last says: {broken[-1]}")
-
-
-def check_broken(broken: set[str], messages: Iterable[str], limit: int) -> None:
-    """Add messages to those of the broken samples so far.
-
-    Raises:
-        MRCError: there are now more than `limit`.
-    """
-    broken.update(messages)
-    if len(broken) > limit:
-        first = "; ".join(sorted(broken)[:3])
-        raise MRCError(f"{len(broken)} broken samples, more than --broken-limit {limit}: {first}; mend the data")
+        raise MRCError(f"none of {len(self.triplets)} samples can be read; the last says: {broken[-1]}")

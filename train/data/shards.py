@@ -5,18 +5,25 @@ Tar files are read by offset, so any sample can be read by its number, as with t
 training order is the same shuffle for all.
 """
 
+import itertools
 import tarfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import IO, TypeVar
 
 from ...core.errors import MRCError
 from ...core.paths import LARGEST
-from .columns import SHARDS
+from .columns import SHARDS, Columns
 from .triplet import Triplet, make_triplet, named, read_record
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 BLOCK = 512  # bytes of a tar header
+TWICE = "its {} is there twice; give every sample a key of its own"
 Part = tuple[int, int] | str  # of a sample: offset and size, or why it cannot be read
+
+Content = TypeVar("Content")
 
 
 class Shards:
@@ -25,9 +32,8 @@ class Shards:
     A file that breaks off or is damaged in the middle has a last sample that cannot be read and says so.
     """
 
-    def __init__(self, path: Path, columns: dict[str, str]) -> None:
+    def __init__(self, path: Path, columns: dict[str, str], files: list[Path]) -> None:
         self.columns = replace(SHARDS, **columns)
-        files = sorted(path.glob("*.tar")) if path.is_dir() else [path]
         self.samples = [((file, key), parts) for file in files for key, parts in read_members(file).items()]
         if not self.samples:
             raise MRCError(f"{path} holds no sample; expected KEY.source.jpg, KEY.edited.jpg, KEY.json in tar files")
@@ -42,13 +48,17 @@ class Shards:
     @named
     def __getitem__(self, index: int) -> Triplet:
         (file, _), parts = self.samples[index]
-        record, columns = read_record(read_part(file, parts, ["json"])), self.columns
-        source, edited = (
-            read_part(file, parts, [f"{role}.{extension}" for extension in EXTENSIONS])
-            for role in (columns.source, columns.edited)
-        )
-        instruction, scores, text = (record.get(name) for name in (columns.instruction, "scores", "reward_text"))
-        return make_triplet(self.name(index), source, edited, instruction, scores, text)
+        return sample_triplet(self.name(index), partial(read_part, file, parts), self.columns)
+
+
+def sample_triplet(name: str, read: Callable[[list[str]], bytes], columns: Columns) -> Triplet:
+    """The triplet of a sample; `read` gives the content of the first of some members."""
+    record = read_record(read(["json"]))
+    source, edited = (
+        read([f"{role}.{extension}" for extension in EXTENSIONS]) for role in (columns.source, columns.edited)
+    )
+    instruction, scores, text = (record.get(key) for key in (columns.instruction, "scores", "reward_text"))
+    return make_triplet(name, source, edited, instruction, scores, text)
 
 
 def read_members(file: Path) -> dict[str, dict[str, Part]]:
@@ -85,22 +95,53 @@ def read_members(file: Path) -> dict[str, dict[str, Part]]:
 
 def add_member(members: dict[str, dict[str, Part]], member: tarfile.TarInfo) -> None:
     """Note where the data of a tar member lie."""
-    folder, _, base = member.name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    key = f"{folder}/{stem}".removeprefix("./").removeprefix("/")
+    key, extension = key_and_extension(member)
     if not member.isfile():
         return
     parts = members.setdefault(key, {})
     if member.issparse():
         parts[extension] = f"its {extension} is stored as a sparse file; pack it again without"
     elif extension in parts:
-        parts[extension] = f"its {extension} is there twice; give every sample a key of its own"
+        parts[extension] = TWICE.format(extension)
     else:
         parts[extension] = (member.offset_data, member.size)
 
 
-def read_part(file: Path, parts: dict[str, Part], names: list[str]) -> bytes:
-    """The content of the first of these members.
+def key_and_extension(member: tarfile.TarInfo) -> tuple[str, str]:
+    """a/b.source.jpg → a/b, source.jpg."""
+    folder, _, base = member.name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return f"{folder}/{stem}".removeprefix("./").removeprefix("/"), extension
+
+
+def tar_samples(opened: IO[bytes]) -> Iterator[tuple[str, dict[str, bytes | str]]]:
+    """Key and members of every sample of a tar file that is read from front to back; the members of a sample are
+    neighbours. A member that cannot be read is the reason why.
+
+    Raises:
+        tarfile.TarError: it is no uncompressed tar file, or breaks off.
+    """
+    with tarfile.open(fileobj=opened, mode="r|") as tar:
+        files = (member for member in tar if member.isfile())
+        for key, members in itertools.groupby(files, lambda member: key_and_extension(member)[0]):
+            parts: dict[str, bytes | str] = {}
+            for member in members:
+                _, extension = key_and_extension(member)
+                if extension in parts:
+                    parts[extension] = TWICE.format(extension)
+                elif member.size > LARGEST:
+                    parts[extension] = f"its {extension} has {member.size:,} bytes, more than {LARGEST:,}"
+                elif content := tar.extractfile(member):
+                    parts[extension] = content.read()
+            yield key, parts
+        assert tar.fileobj is not None
+        rest = tar.fileobj.read(BLOCK)
+        if rest.strip(b"\0") or tar.fileobj.tell() % BLOCK:  # tarfile takes a damaged header for the end
+            raise tarfile.TarError("there are data behind its end")
+
+
+def find_part(parts: Mapping[str, Content | str], names: list[str]) -> Content:
+    """The first of these members.
 
     Raises:
         MRCError: none is there, or it cannot be read.
@@ -110,7 +151,16 @@ def read_part(file: Path, parts: dict[str, Part], names: list[str]) -> bytes:
         raise MRCError(f"it has no {names[0]}; its members are {sorted(parts)}")
     if isinstance(part, str):
         raise MRCError(part)
-    offset, size = part
+    return part
+
+
+def read_part(file: Path, parts: dict[str, Part], names: list[str]) -> bytes:
+    """The content of the first of these members.
+
+    Raises:
+        MRCError: none is there, or it cannot be read.
+    """
+    offset, size = find_part(parts, names)
     if not 0 <= size <= LARGEST or offset + size > file.stat().st_size:
         raise MRCError(f"its {names[0]} has {size:,} bytes, more than {LARGEST:,} or than the file has")
     with file.open("rb") as opened:

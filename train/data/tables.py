@@ -5,12 +5,13 @@ Columns as `columns.py` says; with rewards also reward_scores (three numbers) an
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from ...core.errors import MRCError
 from ...core.paths import file_inside
-from .columns import REWARDS, choose_columns
+from .columns import REWARDS, Columns, choose_columns
 from .triplet import Triplet, make_triplet, named, read_record
 
 HELD_OUT = ("dev", "eval", "test", "val", "valid", "validation")  # names of splits that are not for training
@@ -19,7 +20,7 @@ HELD_OUT = ("dev", "eval", "test", "val", "valid", "validation")  # names of spl
 class Table:
     """A parquet file, a folder of them, or a `save_to_disk` folder; see `Triplets`. Images are bytes or paths."""
 
-    def __init__(self, path: Path, columns: dict[str, str]) -> None:
+    def __init__(self, path: Path, columns: dict[str, str], files: list[Path]) -> None:
         import datasets
 
         self.path, self.folder = path, path if path.is_dir() else path.parent
@@ -29,10 +30,7 @@ class Table:
                 for file in rows.cache_files:  # which state.json names
                     file_inside(path, file["filename"])
             else:
-                files = training_files(path) if path.is_dir() else [path]
                 rows = datasets.Dataset.from_parquet([str(file) for file in files], cache_dir=None)
-        except MRCError:
-            raise
         except Exception as error:  # datasets and pyarrow raise many types for damaged files
             raise MRCError(f"{path} cannot be read as a table ({type(error).__name__}: {error})") from None
         names = set(rows.column_names)
@@ -55,20 +53,30 @@ class Table:
 
     @named
     def __getitem__(self, index: int) -> Triplet:
-        row, columns = self.rows[index], self.columns
-        source, edited = (self.image(row[column]) for column in (columns.source, columns.edited))
-        instruction, scores, text = (row.get(name) for name in (columns.instruction, "reward_scores", "reward_text"))
-        return make_triplet(self.name(index), source, edited, instruction, scores, text)
+        image = partial(embedded_image, folder=self.folder)
+        return row_triplet(self.name(index), self.rows[index], self.columns, image)
 
-    def image(self, value: object) -> bytes | Path:
-        """An image from the bytes in the table, or from the file that it names beside the table.
 
-        Raises:
-            MRCError: neither, or a file outside the table's folder.
-        """
-        if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
-            raise MRCError("it has no image; give its bytes or the path of a file in the table's folder")
-        return value.get("bytes") or file_inside(self.folder, value["path"])
+def row_triplet(name: str, row: dict, columns: Columns, image: Callable[[object], bytes | Path]) -> Triplet:
+    """The triplet of a row; `image` makes an image of the value of a column."""
+    source, edited = (image(row.get(column)) for column in (columns.source, columns.edited))
+    instruction, scores, text = (row.get(key) for key in (columns.instruction, "reward_scores", "reward_text"))
+    return make_triplet(name, source, edited, instruction, scores, text)
+
+
+def embedded_image(value: object, folder: Path | None = None) -> bytes | Path:
+    """An image from the bytes in the table, or from the file in the table's folder that it names.
+
+    Raises:
+        MRCError: neither, a file outside the folder, or no folder.
+    """
+    if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
+        raise MRCError("it has no image; give its bytes or the path of a file in the table's folder")
+    if value.get("bytes"):
+        return value["bytes"]
+    if folder is None:
+        raise MRCError(f"its image is the file {value['path']!r}, not in the table; download the data set")
+    return file_inside(folder, value["path"])
 
 
 def training_files(folder: Path) -> list[Path]:
@@ -134,10 +142,7 @@ class ImageFolder:
         row = self.rows[index][1]
         if not isinstance(row, dict):
             raise MRCError(row)
-        columns = self.columns
-        source, edited = (file_inside(self.folder, row.get(column)) for column in (columns.source, columns.edited))
-        instruction, scores, text = (row.get(name) for name in (columns.instruction, "reward_scores", "reward_text"))
-        return make_triplet(self.name(index), source, edited, instruction, scores, text)
+        return row_triplet(self.name(index), row, self.columns, partial(file_inside, self.folder))
 
 
 def read_row(line: bytes) -> dict | str:

@@ -23,7 +23,7 @@ T = TypeVar("T", bound="Reader")
 
 @dataclass(frozen=True)
 class Triplet:
-    """Source and edited image (RGB, the same size), instruction, and the reward of the edit if there is one.
+    """Source and edited image (RGB), instruction, and the reward of the edit if there is one.
 
     `scores` are following, preserving, quality, 0–5; `reward_text` is three texts joined by "; ",
     "None" where nothing went wrong; `id` names the sample in errors and reports.
@@ -102,8 +102,8 @@ def make_triplet(
     """A triplet of values read from a data set, checked; scores and reward text come together or not at all.
 
     Raises:
-        MRCError: an image that does not open, two sizes, a very narrow one, an instruction that is empty, too long or
-            no valid text, scores outside 0–5.
+        MRCError: an image that does not open, a very narrow one, an instruction that is empty, too long or no valid
+            text, scores outside 0–5.
     """
     images = []
     for role, image in (("source", source), ("edited", edited)):
@@ -111,10 +111,9 @@ def make_triplet(
             images.append(load_image(image))
         except MRCError as error:
             raise MRCError(f"sample {name}, {role} image: {error}") from None
-    if images[0].size != images[1].size:
-        raise MRCError(f"sample {name}: source is {images[0].size}, edited {images[1].size}; they must be one size")
-    if max(images[0].size) > NARROWEST * min(images[0].size):
-        raise MRCError(f"sample {name}: {images[0].size} is too narrow, the limit is {NARROWEST} to 1; crop it")
+    for size in (image.size for image in images):
+        if max(size) > NARROWEST * min(size):
+            raise MRCError(f"sample {name}: {size} is too narrow, the limit is {NARROWEST} to 1; crop it")
     instruction = check_text(name, "instruction", instruction)
     if not instruction.strip():
         raise MRCError(f"sample {name}: the instruction is {instruction!r}; give a text")

@@ -22,6 +22,7 @@ from ...core.files import replaced_file, write_file
 from ...core.reward import PERSPECTIVES
 from ...judge import Reward
 from ..data import Triplet, Triplets
+from ..data.notes import say_broken
 from ..data.reward_edit import RewardEdit
 from ..data.writers import RewardEntry, reward_entry, write_table
 
@@ -74,6 +75,8 @@ def write_results(out: Path, triplets: Triplets, judged: list[Reward | str]) -> 
                 yield replace(triplet, scores=scores, reward_text=text)
 
     report = summary(judged)
+    for number, reason in enumerate((reward for reward in judged if isinstance(reward, str)), start=1):
+        say_broken(number, reason)
     if report["complete"]:
         with replaced_file(out / "triplets.parquet") as partial:
             write_table(complete(), partial)

@@ -5,11 +5,15 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
+from accelerate import init_empty_weights
 
 from mrc_edit.convert import smartedit as convert
+from mrc_edit.convert import smartedit_sizes as sizes
 from mrc_edit.convert.command import convert as command
 from mrc_edit.core.errors import MRCError
 from mrc_edit.core.fidelity import relative_error
+from mrc_edit.model import MRCUNet
+from mrc_edit.model.checkpoint import without_notes
 from mrc_edit.model.smartedit.folder import load_smartedit, read_settings
 from mrc_edit.model.smartedit.tokens import OWN
 
@@ -50,13 +54,39 @@ def test_every_tensor_arrives_alone_and_lora_is_folded(release, smartedit):
     assert size < 1.1 * sum(value.nbytes for value in written.values()) + 10_000
 
 
+@pytest.mark.parametrize("size", ["7b", "13b"])
+def test_all_tensors_of_the_released_sizes_fit(released_golden, tmp_path, monkeypatch, size):
+    """By name and shape, without values."""
+    lists = json.loads((released_golden / f"state_dict_{size}.json").read_text())
+    names = {"LLM": "llm", "embeddings_qformer": "qformer", "modulate": "bim", "unet": "unet"}
+    states = {
+        names[file]: {key: torch.empty(shape, device="meta") for key, (shape, _) in entries.items()}
+        for file, entries in lists["files"].items()
+    }
+    written = {}
+    monkeypatch.setattr(convert, "write_tensors", lambda folder, sources: written.update({folder.name: sources}))
+    paths = dict.fromkeys(states, tmp_path)
+    llm = sizes.llm_config(states["llm"], convert.LLM_PREFIX)
+    qformer, bim = sizes.qformer_sizes(states["qformer"], 12), sizes.bim_sizes(states["bim"])
+    for part in ("llm", "qformer", "bim"):
+        (tmp_path / part).mkdir()
+    convert.write_llm(tmp_path / "llm", states["llm"], states["qformer"], llm, tmp_path)
+    convert.write_readers(tmp_path, states, paths, qformer, bim)
+    assert (llm.num_attention_heads, qformer.layers, bim.hidden) == ({"7b": 32, "13b": 40}[size], 6, 2048)
+    assert sum(len(sources) for part, sources in written.items() if part != "llm") == 133 - 2 + 89
+    unet = {key.removeprefix("unet."): value for key, value in states["unet"].items()}
+    with init_empty_weights():
+        expected = MRCUNet(rewards=False, **without_notes(sizes.unet_config(unet, tmp_path))).state_dict()
+    convert.check_tensors(expected, {key: value.shape for key, value in unet.items()}, tmp_path)
+    assert len(unet) == 686
+
+
 def test_half_precision_is_folded_in_float32():
-    weight, a, b = torch.ones(4, 4).bfloat16(), torch.full((1, 4), 2**-5), torch.full((4, 1), 2**-4)
+    """A little more than half of a last place: rounded first, it would be lost."""
+    weight, a, b = torch.ones(4, 4).bfloat16(), torch.full((1, 4), 2**-5 * (1 + 2**-10)), torch.full((4, 1), 2**-4)
     folded = convert.given(weight, a, b)[2]()
     assert folded.dtype == torch.bfloat16
-    assert torch.equal(folded, (torch.ones(4, 4) + 2**-8).bfloat16())
-    rounded = convert.given(weight, a.bfloat16() * 1.01, b)[2]()
-    assert torch.equal(rounded, (1 + 2 * b @ (a.bfloat16() * 1.01).float()).bfloat16())
+    assert torch.equal(folded, torch.full((4, 4), 1 + 2**-7).bfloat16())
 
 
 def test_shards_load_as_one_file_does(release, smartedit, tmp_path, monkeypatch):

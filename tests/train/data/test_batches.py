@@ -7,7 +7,8 @@ from PIL import Image
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.train.data import make_triplet
-from mrc_edit.train.data.batches import StepBatches, check_broken, fit_pair, step_indices
+from mrc_edit.train.data.batches import StepBatches, fit_pair, step_indices
+from mrc_edit.train.data.notes import check_broken
 
 
 class Numbers:
@@ -69,6 +70,36 @@ def test_a_batch_depends_on_its_number_alone():
     assert not same(StepBatches(Numbers(), 3, 16, seed=3)[4], expected[4])
 
 
+def test_one_readable_sample_is_enough():
+    batch = StepBatches(Numbers(400, broken=set(range(400)) - {399}), 4, 16, seed=0)[0]
+    assert batch["ids"] == ["399"] * 4 and len(batch["broken"]) > 4
+
+
+@given(width=st.integers(4, 40), height=st.integers(4, 40), size=st.sampled_from([8, 16]))
+def test_an_edited_image_of_another_size_is_squeezed_as_released(width, height, size):
+    """The release resizes each picture of a pair to the same square, whatever its own sides are."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    _, edited = fit_pair(Image.new("RGB", (20, 20)), image, size, False, (0.5, 0.5))
+    squeezed = np.asarray(image.resize((size, size), Image.Resampling.LANCZOS), dtype=np.float32)
+    assert np.array_equal(edited, squeezed.transpose(2, 0, 1) / 127.5 - 1)
+
+
+@given(width=st.integers(8, 60), height=st.integers(8, 60), flip=st.booleans(), x=st.floats(0, 1), y=st.floats(0, 1))
+def test_pairs_of_two_sizes_are_cut_alike(width, height, flip, x, y):
+    """A smooth picture at another size and other proportions gives nearly the same crop."""
+    whole = Image.linear_gradient("L").convert("RGB")
+    whole = Image.merge("RGB", (whole.getchannel(0), whole.getchannel(0).rotate(90), whole.getchannel(0)))
+    source, edited = fit_pair(whole.resize((width, height)), whole.resize((91, 77)), 16, flip, (x, y))
+    assert np.abs(source - edited).max() < 0.25
+
+
+def test_pairs_of_two_sizes_are_named():
+    pair = make_triplet("7", Image.new("RGB", (20, 16)), Image.new("RGB", (24, 16)), "edit")
+    batch = StepBatches([pair], 2, 16, seed=0)[0]
+    assert batch["resized"] == ["sample 7: source is 20×16, edited 24×16"] * 2
+    assert StepBatches(Numbers(), 2, 16, seed=0)[0]["resized"] == []
+
+
 def test_broken_samples_are_replaced_and_reported():
     batches = StepBatches(Numbers(6, broken=(2, 5)), 6, 16, seed=0)
     batch = batches[0]
@@ -78,5 +109,5 @@ def test_broken_samples_are_replaced_and_reported():
     assert seen == {"sample 2 is broken", "sample 5 is broken"}
     with pytest.raises(MRCError, match="--broken-limit 1"):
         check_broken(seen, (), limit=1)
-    with pytest.raises(MRCError, match="in a row"):
+    with pytest.raises(MRCError, match="none of 3 samples"):
         StepBatches(Numbers(3, broken=range(3)), 1, 16, seed=0)[0]

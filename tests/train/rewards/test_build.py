@@ -111,14 +111,15 @@ def test_a_folder_of_several_seeds_is_scored_by_its_lowest(triplets_of, config):
     assert [part["Score"] for part in released["0000000"]] == lines[0]["scores"] and len(released) == 2
 
 
-def test_unreadable_triplets_are_counted(triplets_of, config):
+def test_unreadable_triplets_are_counted(triplets_of, config, capsys):
     data = triplets_of(3, "folders")
     (data / "0000001" / "0_1.jpg").write_bytes(b"no picture")
     settings = config(data)
     report = build(settings, Spending())
     assert (report["triplets"], report["complete"], report["unreadable"]) == (3, 2, 1)
     line = (Path(settings.out) / "rewards.jsonl").read_text().splitlines()[1]
-    assert "0000001" in json.loads(line)["unreadable"]
+    reason = json.loads(line)["unreadable"]
+    assert "0000001" in reason and f"left out: {reason}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("source", ["parquet", "released"])

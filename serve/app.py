@@ -1,0 +1,98 @@
+"""The routes of a server."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, JSONResponse, Response
+
+from .. import __version__
+from ..engine.sampling import SAMPLERS
+from .document import document_of, edit_operation
+from .edits import create_edit
+from .errors import add_handlers
+from .limits import EDITS, Limits
+from .log import Log
+from .metrics import CONTENT_TYPE
+from .service import Service, tiers
+
+HERE = Path(__file__).parent
+PAGE = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application; `service.serving` is open as long as it runs."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.serving:
+            yield
+
+    app = FastAPI(title="mrc-serve", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.service = service
+    app.state.created = int(time.time())
+    add_handlers(app)
+    app.post(EDITS, openapi_extra=edit_operation(), response_model=None)(create_edit)
+    app.get("/v1/models")(models)
+    app.get("/health")(health)
+    app.get("/health/ready", responses={503: {"description": "The server is about to stop."}})(ready)
+    app.get("/metrics", response_class=Response)(metrics)
+    for path in PAGE:
+        app.get(path, include_in_schema=False)(page)
+    app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
+    routes = frozenset({EDITS, "/v1/models", "/health", "/health/ready", "/metrics", "/openapi.json", *PAGE})
+    app.add_middleware(Limits, service=service)
+    app.add_middleware(Log, service=service, routes=routes)
+    return app
+
+
+async def models(request: Request) -> dict:
+    """The one model, with what the page needs to know of it."""
+    service: Service = request.app.state.service
+    backend = service.engine.backend
+    own = {
+        "defaults": asdict(backend.defaults),
+        "rewards": backend.geometry.rewards,
+        "resolution": backend.geometry.resolution,
+        "multiple": backend.geometry.multiple,
+        "schedulers": list(SAMPLERS),
+        "tiers": tiers(service.engine),
+        "max_bytes": service.options.max_bytes,
+    }
+    model = {"id": service.model, "object": "model", "created": request.app.state.created, "owned_by": "mrc-edit"}
+    return {"object": "list", "data": [model | own]}
+
+
+async def health() -> dict:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+async def ready(request: Request) -> JSONResponse:
+    """Whether new edits are taken."""
+    draining = request.app.state.service.draining
+    return JSONResponse({"status": "draining" if draining else "ok"}, 503 if draining else 200)
+
+
+async def metrics(request: Request) -> Response:
+    """For Prometheus."""
+    return Response(request.app.state.service.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def page(request: Request) -> FileResponse:
+    name, kind = PAGE[request.url.path]
+    return FileResponse(HERE / name, media_type=kind, headers=PAGE_HEADERS)

@@ -1,0 +1,113 @@
+"""`mrc-serve`: edits over HTTP."""
+
+import argparse
+import ipaddress
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..core.console import command_parser
+from ..core.errors import MRCError, run_command
+from ..core.precision import PRECISIONS
+from ..engine.tiers import TIERS
+
+PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = command_parser(
+        "mrc-serve",
+        "Serve a model over HTTP: OpenAI's image edits, and a page at /.",
+        epilog="Keys come from MRC_API_KEYS (separated by commas), or from the file that MRC_API_KEYS_FILE names (one "
+        "a line). Without keys only this machine is answered.",
+    )
+    parser.add_argument("model", help="checkpoint, export folder, mini: the small one inside, or OWNER/NAME of the hub")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: 8000)")
+    runtime = parser.add_argument_group("runtime")
+    runtime.add_argument("--backend", default="auto", metavar="NAME", help="as for mrc-edit (default: auto)")
+    runtime.add_argument(
+        "--precision", choices=(*PRECISIONS, "int8"), help="of the arithmetic (default: the backend's choice)"
+    )
+    runtime.add_argument(
+        "--tier", choices=list(TIERS), default="exact", help="of requests that name none (default: exact)"
+    )
+    runtime.add_argument(
+        "--provider",
+        metavar="NAME",
+        help="ONNX Runtime's execution provider (default: CUDA where it has that, else the CPU)",
+    )
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--max-batch", type=int, default=8, help="images edited together, at most (default: 8)")
+    limits.add_argument("--max-waiting", type=int, default=64, help="edits that wait, at most (default: 64)")
+    limits.add_argument("--max-bytes", type=int, default=20_000_000, help="of a request (default: 20000000)")
+    limits.add_argument("--max-pixels", type=int, default=1024 * 1024, help="of an edit (default: 1048576)")
+    limits.add_argument(
+        "--read-timeout", type=float, default=30, help="seconds in which a request must have come (default: 30)"
+    )
+    limits.add_argument(
+        "--timeout", type=float, default=600, help="seconds of an edit, with those it waits (default: 600)"
+    )
+    limits.add_argument(
+        "--drain", type=float, default=30, help="seconds for what runs when the server is stopped (default: 30)"
+    )
+    return parser
+
+
+def check_installed() -> None:
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise MRCError(f"mrc-serve needs {', '.join(missing)}: pip install 'mrc-edit[serve]'")
+
+
+def check_options(args: argparse.Namespace) -> None:
+    for name in ("max_batch", "max_waiting", "max_bytes", "max_pixels"):
+        if (value := getattr(args, name)) < 1:
+            raise MRCError(f"--{name.replace('_', '-')} is {value}; give a whole number from 1 up")
+    for name, least in (("read_timeout", 0.1), ("timeout", 0.1), ("drain", 0.0)):
+        if not least <= (seconds := getattr(args, name)) <= 86_400:
+            raise MRCError(f"--{name.replace('_', '-')} is {seconds:g}; give seconds, {least:g} to 86400")
+    if not 0 <= args.port <= 65_535:
+        raise MRCError(f"--port is {args.port}; give 0 to 65535")
+
+
+def check_host(host: str, has_keys: bool) -> None:
+    """Refuse to serve strangers without keys."""
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local and not has_keys:
+        raise MRCError(f"--host is {host}, which others can reach; set MRC_API_KEYS, or serve 127.0.0.1")
+
+
+def serve(args: argparse.Namespace) -> None:
+    check_options(args)
+    check_installed()
+    from ..engine import AsyncEngine, Engine
+    from .metrics import Metrics
+    from .preview import fit_preview
+    from .server import run
+    from .service import Options, Service, read_keys
+
+    keys = read_keys()
+    check_host(args.host, bool(keys))
+    provider = {"provider": args.provider} if args.provider else {}
+    engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **provider)
+    serving = AsyncEngine(engine, args.max_batch, args.max_waiting)
+    options = Options(args.max_bytes, args.max_pixels, args.read_timeout, args.timeout, args.drain)
+    model = Path(args.model).resolve().name
+    run(
+        Service(engine, serving, model, options, keys, fit_preview(engine.backend), Metrics(serving)),
+        args.host,
+        args.port,
+    )
+
+
+def main() -> None:
+    args = arguments().parse_args()
+    sys.exit(run_command(lambda: serve(args)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""`POST /v1/images/edits`: from a request to its edits, whole or as a stream."""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, TypeVar
+
+import numpy as np
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive
+
+from ..engine import EditRequest, EditResult
+from ..engine.request import EditOptions, check
+from .bodies import read_body
+from .errors import Refused
+from .fields import Fields
+from .images import Source, encode, source_of
+from .limits import QUEUE_FULL, check_open
+from .service import Service
+from .stream import Sent, events
+
+Value = TypeVar("Value")
+SAME_NAME = (  # arguments of `Engine.edit` that are fields of a request
+    "reward_scores", "reward_text", "reward_guidance", "reward_guidance_text", "negative_prompt",
+    "num_inference_steps", "guidance_scale", "image_guidance_scale", "scheduler", "fit", "keep_size",
+)  # fmt: skip
+
+
+async def create_edit(request: Request) -> Response:
+    """Edit one image."""
+    service: Service = request.app.state.service
+    fields, data = await read_body(request)
+    check_fields(service, fields)
+    geometry, most = service.engine.backend.geometry, service.options.max_pixels
+    source = await asyncio.to_thread(source_of, data, fields, geometry, most)
+    options = options_of(fields, source)
+    seed = secrets.randbits(32) if fields.seed is None else fields.seed
+    seeds = [(seed + i + 2**63) % 2**64 - 2**63 if seed < 0 else (seed + i) % 2**64 for i in range(fields.n)]
+    request.state.facts |= {"n": fields.n, "seed": seed, "stream": fields.stream}
+    if fields.stream:  # what the engine would refuse must be told before the stream begins
+        await asyncio.to_thread(check, service.engine.backend, EditRequest(source.image, fields.prompt, **options))
+    enter(request, service, fields.n)
+    sent = Sent()
+
+    def start(seed: int, index: int) -> Coroutine[Any, Any, dict]:
+        on_step = sent.listener(service, fields, index)
+        return edit(request, service, fields, source, options | {"seed": seed}, on_step)
+
+    work = all_or_none([start(seed, index) for index, seed in enumerate(seeds)])
+    if fields.stream:
+        return StreamingResponse(
+            events(sent, work, request, fields), media_type="text/event-stream", headers=NOT_STORED
+        )
+    return JSONResponse(reply(fields, await unless_gone(request.receive, work)), headers=NOT_STORED)
+
+
+NOT_STORED = {"Cache-Control": "no-store"}
+
+
+def check_fields(service: Service, fields: Fields) -> None:
+    """Refuse what contradicts itself, or asks for another model."""
+    if fields.model not in (None, service.model):
+        raise Refused("model_not_found", f"this server has one model, {service.model}; give that or none", "model")
+    if fields.output_compression is not None and fields.output_format == "png":
+        raise Refused(
+            "invalid_value", "output_compression is for jpeg and webp; png loses nothing", "output_compression"
+        )
+    if fields.partial_images and not fields.stream:
+        raise Refused("invalid_value", "partial_images needs stream=true", "partial_images")
+
+
+def options_of(fields: Fields, source: Source) -> EditOptions:
+    """The arguments of `Engine.edit` that are given."""
+    given = {name: value for name in SAME_NAME if (value := getattr(fields, name)) is not None}
+    return EditOptions(**given, resolution=source.resolution)  # type: ignore[typeddict-item]
+
+
+def enter(request: Request, service: Service, edits: int) -> None:
+    """Give back the seat of the reading; the edits take theirs as they start, all or none.
+
+    Raises:
+        Refused: there is no room for so many.
+    """
+    request.state.admission.release()
+    check_open(service)
+    if not service.serving.room(service.reading + edits):
+        raise Refused("queue_full", QUEUE_FULL)
+
+
+async def edit(
+    request: Request, service: Service, fields: Fields, source: Source, options: EditOptions,
+    on_step: Callable[[int, int, np.ndarray], None],
+) -> dict:  # fmt: skip
+    """One edit, as an entry of the reply."""
+    seconds = service.options.timeout
+    result = await service.serving.edit(
+        source.image, fields.prompt, timeout=seconds, tier=fields.tier, on_step=on_step, **options
+    )
+    service.metrics.edited(result)
+    request.state.facts |= {"batch_size": result.batch_size, "waited": round(result.waited, 4)}
+    return await asyncio.to_thread(entry, fields, source, result)
+
+
+def entry(fields: Fields, source: Source, result: EditResult) -> dict:
+    image = result.images[0]
+    return {
+        "b64_json": encode(image, fields.output_format, fields.output_compression),
+        "seed": result.seed,
+        "size": f"{image.width}x{image.height}",
+        "box": source.box or result.boxes[0],
+        "timings": {name: round(seconds, 4) for name, seconds in result.timings.items()},
+        "waited": round(result.waited, 4),
+        "batch_size": result.batch_size,
+    }
+
+
+def reply(fields: Fields, entries: list[dict]) -> dict:
+    """The body of the answer; OpenAI's, with more in each entry of `data`."""
+    data = [{name: value for name, value in each.items() if name != "size"} for each in entries]
+    return {
+        "created": int(time.time()),
+        "background": "opaque",
+        "output_format": fields.output_format,
+        "size": entries[0]["size"],
+        "data": data,
+    }
+
+
+async def all_or_none(work: Iterable[Coroutine[Any, Any, dict]]) -> list[dict]:
+    """The results of all; the first that fails, and whoever cancels this, stops the others."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Value]) -> Value:
+    """The result of `work`, which is cancelled when the client goes.
+
+    Raises:
+        ClientDisconnect: it went.
+    """
+    task, gone = asyncio.create_task(work), asyncio.create_task(disconnected(receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

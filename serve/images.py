@@ -1,0 +1,89 @@
+"""Images of requests: which are taken, at which size they are edited, and the edit as a file."""
+
+import base64
+import io
+from dataclasses import dataclass
+
+from PIL import Image, UnidentifiedImageError
+
+from ..engine.framing import Box, Frame, framed, make_frame, middle
+from ..engine.images import decoding, file_format, load_image
+from ..engine.manifest import Geometry
+from ..engine.request import naming
+from .errors import Refused
+from .fields import Fields, Format
+
+TAKEN = ("PNG", "JPEG", "WEBP")  # every other reader of Pillow stays shut
+QUALITY = 90  # of jpeg and webp, where none is asked for
+
+
+@dataclass(frozen=True)
+class Source:
+    """An image as the engine gets it.
+
+    Attributes:
+        image: the bytes that were sent, or the image already at its size.
+        resolution: the engine's argument of that name.
+        box: the part of the image that is edited where `image` is that part; None where the engine chooses it.
+    """
+
+    image: bytes | Image.Image
+    resolution: int | None
+    box: Box | None = None
+
+
+def source_of(data: bytes, fields: Fields, geometry: Geometry, max_pixels: int) -> Source:
+    """Check an image by its header, and cut it where a size is asked for.
+
+    Raises:
+        MRCError: another format, a damaged header, or too many pixels to edit or to send back.
+    """
+    size = pixels(data)
+    if fields.size == "auto":
+        resolution = geometry.resolution if fields.resolution is None else fields.resolution
+        with naming("resolution"):
+            frame = make_frame(*size, resolution, geometry.multiple, fields.fit or "crop", bool(fields.keep_size))
+        check_area("resolution", frame, max_pixels)
+        return Source(data, fields.resolution)
+    width, height = (int(side) for side in fields.size.split("x"))
+    if width % geometry.multiple or height % geometry.multiple:
+        raise Refused("invalid_value", f"size: both sides must be multiples of {geometry.multiple}", "size")
+    for name in ("resolution", "fit", "keep_size"):
+        if getattr(fields, name) is not None:
+            raise Refused("invalid_value", f"size and {name} are both given; give one", name)
+    check_area("size", Frame((width, height), (0, 0, 0, 0), (0, 0), (width, height)), max_pixels)
+    with naming("image"):
+        image = load_image(data)
+    box = middle(*image.size, (width, height))
+    return Source(framed(image, Frame((width, height), box, (width, height), (width, height))), 0, box)
+
+
+def pixels(data: bytes) -> tuple[int, int]:
+    """Width and height by the file's header. What the format is, its content decides."""
+    with naming("image"), decoding("the image"):
+        try:
+            with Image.open(io.BytesIO(data), formats=TAKEN) as image:
+                return image.size
+        except UnidentifiedImageError:
+            found = file_format(io.BytesIO(data))
+            raise Refused("invalid_image", f"the image is {found}; send PNG, JPEG or WebP", "image") from None
+
+
+def check_area(name: str, frame: Frame, max_pixels: int) -> None:
+    width, height = max(frame.size, frame.output, key=lambda size: size[0] * size[1])
+    if width * height > max_pixels:
+        raise Refused(
+            "invalid_value",
+            f"{name}: an edit of {width}×{height} is more than {max_pixels:,} pixels; ask for less",
+            name,
+        )
+
+
+def encode(image: Image.Image, kind: Format, compression: int | None) -> str:
+    """An image as the base64 of a file."""
+    file = io.BytesIO()
+    if kind == "png":
+        image.save(file, "PNG", compress_level=1)  # the default takes several times as long for a few per cent
+    else:
+        image.save(file, kind.upper(), quality=QUALITY if compression is None else compression)
+    return base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,105 @@
+"""What all requests of a server share."""
+
+import asyncio
+import hashlib
+import hmac
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..core.errors import MRCError
+from ..engine import AsyncEngine, Engine
+from ..engine.tiers import TIERS, make_tier
+from .metrics import Metrics
+
+KEYS, KEYS_FILE = "MRC_API_KEYS", "MRC_API_KEYS_FILE"
+
+
+@dataclass(frozen=True)
+class Options:
+    """The limits of a server.
+
+    Attributes:
+        max_bytes: of a request's body.
+        max_pixels: of an edit, and of the image that is sent back.
+        read_seconds: within which headers and body must have come.
+        timeout: seconds of an edit, those in which it waits included.
+        drain: seconds that running edits get when the server is told to stop.
+    """
+
+    max_bytes: int
+    max_pixels: int
+    read_seconds: float
+    timeout: float
+    drain: float
+
+
+@dataclass
+class Service:
+    """A model behind its queue.
+
+    Attributes:
+        keys: SHA-256 digests of the keys; without any, nobody is asked for one.
+        preview: latents to colours (`serve.preview`).
+        reading: requests that were let in and whose body is not read yet.
+        readers: the time limits of those.
+    """
+
+    engine: Engine
+    serving: AsyncEngine
+    model: str
+    options: Options
+    keys: list[bytes]
+    preview: np.ndarray
+    metrics: Metrics
+    reading: int = 0
+    draining: bool = False
+    readers: set[asyncio.Timeout] = field(default_factory=set)
+
+    def knows(self, key: str) -> bool:
+        """Whether a key is one of ours; takes as long for any other."""
+        digest = hashlib.sha256(key.encode()).digest()
+        return sum(hmac.compare_digest(digest, known) for known in self.keys) > 0
+
+    async def drain(self) -> None:
+        """Refuse what is read, what waits and all that comes; finish what runs, in the time there is for it."""
+        self.draining = True
+        now = asyncio.get_running_loop().time()
+        for reader in self.readers:
+            reader.reschedule(now)
+        await self.serving.drain(self.options.drain)
+
+
+def read_keys(environment: Mapping[str, str] = os.environ) -> list[bytes]:
+    """Digests of the keys in MRC_API_KEYS, separated by commas, or in the file that MRC_API_KEYS_FILE names, by lines.
+
+    Raises:
+        MRCError: both are set, the file cannot be read, or there is no key in what is set.
+    """
+    if KEYS in environment and KEYS_FILE in environment:
+        raise MRCError(f"{KEYS} and {KEYS_FILE} are both set; set one")
+    if KEYS in environment:
+        return digests(KEYS, environment[KEYS].split(","))
+    if KEYS_FILE not in environment:
+        return []
+    path = Path(environment[KEYS_FILE])
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise MRCError(f"{KEYS_FILE} names {path}, which cannot be read ({error}); name a text file") from None
+    return digests(KEYS_FILE, lines)
+
+
+def digests(name: str, keys: Iterable[str]) -> list[bytes]:
+    stripped = [key.strip() for key in keys if key.strip()]
+    if not stripped:
+        raise MRCError(f"{name} is set and has no key; give keys, or unset it")
+    return [hashlib.sha256(key.encode()).digest() for key in stripped]
+
+
+def tiers(engine: Engine) -> list[str]:
+    """The tiers that the backend can compute."""
+    return [name for name in TIERS if engine.backend.reuses_features or not make_tier(name).reuses_features]

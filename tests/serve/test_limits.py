@@ -1,0 +1,162 @@
+"""What is refused before a body is read, and connections that do not get on."""
+
+import asyncio
+import http.client
+import json
+import socket
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from mrc_edit.core.errors import MRCError
+from mrc_edit.serve import command
+from mrc_edit.serve.errors import Refused
+from mrc_edit.serve.limits import Body, check_caller
+from mrc_edit.serve.service import read_keys
+
+
+def open_socket(server):
+    host, port = server.address.split(":")
+    return socket.create_connection((host, int(port)), timeout=60)
+
+
+def headers(key, *lines):
+    wanted = ("POST /v1/images/edits HTTP/1.1", "Host: x", f"Authorization: Bearer {key}", *lines)
+    return "\r\n".join(wanted).encode() + b"\r\n\r\n"
+
+
+def answer(connection):
+    with http.client.HTTPResponse(connection) as response:
+        response.begin()
+        return response.status, json.loads(response.read())["error"]["code"]
+
+
+def test_half_sent_headers_and_silence_end(server):
+    with open_socket(server) as silent, open_socket(server) as half, open_socket(server) as used:
+        half.sendall(b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\n")
+        used.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"200 OK" in used.recv(65_536)
+        used.sendall(b"GET /health HTTP/1.1\r\n")
+        assert [connection.recv(65_536) for connection in (silent, half, used)] == [b""] * 3  # closed
+
+
+def test_a_slow_body_is_told_so(server, key):
+    with open_socket(server) as connection:
+        connection.sendall(headers(key, "Content-Type: application/json", "Content-Length: 1000") + b"{")
+        assert answer(connection) == (408, "request_timeout")
+
+
+def test_a_length_is_refused_before_the_body(server, key):
+    with open_socket(server) as connection:
+        connection.sendall(headers(key, "Content-Length: 30000000"))
+        assert answer(connection) == (413, "request_too_large")
+
+
+def test_a_body_without_length_is_counted(server, key):
+    with open_socket(server) as connection:
+        connection.sendall(headers(key, "Content-Type: application/json", "Transfer-Encoding: chunked"))
+        chunk = b"fffff\r\n" + b"0" * 0xFFFFF + b"\r\n"
+        connection.sendall(chunk * 2)
+        assert answer(connection) == (413, "request_too_large")
+
+
+def test_thirty_megabytes(server):
+    status, _, body = server.edit(b"0" * 30_000_000, prompt="x")
+    assert (status, body["error"]["code"]) == (413, "request_too_large")
+
+
+def test_half_sent_bodies_take_the_places_of_those_that_wait(server, key, picture):
+    """As many as may wait; the next is refused at once, without its body."""
+    slow = [open_socket(server) for _ in range(8)]
+    for connection in slow:
+        connection.sendall(headers(key, "Content-Type: application/json", "Content-Length: 1000"))
+    end = time.monotonic() + 60
+    with open_socket(server) as late:
+        while True:
+            late.sendall(headers(key, "Content-Type: application/json", "Content-Length: 2") + b"{}")
+            if (code := answer(late)) == (429, "queue_full"):
+                break
+            assert code == (400, "missing_required_parameter") and time.monotonic() < end  # some were not read yet
+    for connection in slow:
+        connection.close()
+    while server.edit(picture, prompt="make it snow")[0] == 429:
+        assert time.monotonic() < end
+
+
+def caller(keys=(), **headers):
+    service = SimpleNamespace(keys=list(keys), knows=lambda key: key in keys)
+    check_caller(service, "/v1/images/edits", headers)
+
+
+def test_without_keys_pages_of_other_hosts_are_refused():
+    """Of the right host also, where a name of another one was made to lead here."""
+    caller(host="127.0.0.1:8000")
+    caller(host="[::1]:8000", origin="http://[::1]:8000")
+    for wrong in (
+        {"host": "localhost:8000", "origin": "https://example.org"},
+        {"host": "localhost:8000", "origin": "http://localhost:9000"},
+        {"host": "example.org:8000", "origin": "http://example.org:8000"},
+        {"host": "[::1"},
+        {},
+    ):
+        with pytest.raises(Refused) as error:
+            caller(**wrong)
+        assert error.value.code == "forbidden"
+    caller(["k"], host="example.org", origin="https://example.org", authorization="Bearer k")
+
+
+def test_a_stop_ends_the_reading(tmp_path):
+    """A body that is on its way when the server drains is refused at once."""
+    from mrc_edit.serve.service import Service
+
+    async def read():
+        async def never():
+            await asyncio.Event().wait()
+
+        async def drain(_):
+            pass
+
+        options = SimpleNamespace(read_seconds=600, max_bytes=10, drain=0)
+        service = Service(None, SimpleNamespace(drain=drain), "mini", options, [], None, None)
+        body = asyncio.create_task(Body(service, never).receive())
+        await asyncio.sleep(0)
+        await service.drain()
+        with pytest.raises(Refused) as error:
+            await asyncio.wait_for(body, 60)
+        return error.value.code
+
+    assert asyncio.run(read()) == "shutting_down"
+
+
+def test_keys(tmp_path):
+    path = tmp_path / "keys"
+    path.write_text("one\n\n two \n")
+    assert read_keys({}) == [] and len(read_keys({"MRC_API_KEYS": "a,b"})) == 2
+    assert read_keys({"MRC_API_KEYS_FILE": str(path)}) == read_keys({"MRC_API_KEYS": "one,two"})
+    for wrong in (
+        {"MRC_API_KEYS": " , "},
+        {"MRC_API_KEYS_FILE": str(tmp_path)},
+        {"MRC_API_KEYS": "a", "MRC_API_KEYS_FILE": "b"},
+    ):
+        with pytest.raises(MRCError, match="MRC_API_KEYS"):
+            read_keys(wrong)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_others_are_served_with_keys_only(host):
+    command.check_host(host, has_keys=True)
+    for local in ("127.0.0.1", "localhost", "::1"):
+        command.check_host(local, has_keys=False)
+    with pytest.raises(MRCError, match="MRC_API_KEYS"):
+        command.check_host(host, has_keys=False)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--port", "70000"), ("--max-batch", "0"), ("--drain", "-1"), ("--timeout", "nan"), ("--read-timeout", "0")],
+)
+def test_flags_out_of_range(flags):
+    args = command.arguments().parse_args(["mini", *flags])
+    with pytest.raises(MRCError, match=flags[0]):
+        command.check_options(args)
