@@ -62,16 +62,16 @@ def annotate(model: ir.Model, graph: str, sides: Mapping[str, Dims], metadata: M
     values = {value.name: value for value in (*model.graph.inputs, *model.graph.outputs)}
     names: dict[str, str] = {}  # of the tracer's symbols, such as s36
     for value in model.graph.inputs:
-        for found, wanted in zip(value.shape or (), sides[str(value.name)], strict=True):
-            if isinstance(found, ir.SymbolicDim) and isinstance(wanted, str):
-                names[str(found.value)] = wanted
+        for found, dim in zip(value.shape or (), sides[str(value.name)], strict=True):
+            if isinstance(found, ir.SymbolicDim) and isinstance(dim, str):
+                names[str(found.value)] = dim
     for value in {id(each): each for node in model.graph.all_nodes() for each in node.outputs}.values():
         value.shape = renamed(value.shape, names)
-    for name, wanted in sides.items():
+    for name, dims in sides.items():
         value = values[name]
         value.doc_string = note(graph, name)
-        dims = zip(value.shape or (), wanted, strict=True)
-        value.shape = ir.Shape([found if isinstance(found, int) else dim for found, dim in dims])
+        pairs = zip(value.shape or (), dims, strict=True)
+        value.shape = ir.Shape([found if isinstance(found, int) else named for found, named in pairs])
 
 
 def renamed(shape: ir.Shape | None, names: Mapping[str, str]) -> ir.Shape | None:
