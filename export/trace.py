@@ -19,6 +19,7 @@ from ..model.graphs import graph_module
 from ..model.layers import cross_attentions, resnets
 from ..model.rewards import HEADS
 from .emulate import Wider
+from .notes import annotate
 
 OPSET = 23  # the first that keeps GroupNormalization and Attention whole in half precision
 
@@ -86,6 +87,7 @@ def trace(
         strip_notes(program.model)
         if precision == "float32":
             store_halves(program.model)
+        annotate(program.model, graph, inputs | outputs, {"graph": graph, "precision": precision})
         program.save(folder / path, external_data=True)
     return Artifact(graph, "onnx", precision, path, described(inputs, constant), described(outputs, constant))
 

@@ -21,7 +21,7 @@ def arguments() -> argparse.ArgumentParser:
         epilog="Keys come from MRC_API_KEYS (separated by commas), or from the file that MRC_API_KEYS_FILE names (one "
         "a line). Without keys only this machine is answered.",
     )
-    parser.add_argument("model", type=Path, help="checkpoint or export folder, or mini: the small one inside")
+    parser.add_argument("model", help="checkpoint, export folder, mini: the small one inside, or OWNER/NAME of the hub")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="0 for any that is free (default: 8000)")
     runtime = parser.add_argument_group("runtime")
@@ -96,7 +96,7 @@ def serve(args: argparse.Namespace) -> None:
     engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **provider)
     serving = AsyncEngine(engine, args.max_batch, args.max_waiting)
     options = Options(args.max_bytes, args.max_pixels, args.read_timeout, args.timeout, args.drain)
-    model = args.model.resolve().name
+    model = Path(args.model).resolve().name
     run(
         Service(engine, serving, model, options, keys, fit_preview(engine.backend), Metrics(serving)),
         args.host,
