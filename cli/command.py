@@ -23,11 +23,14 @@ COMMANDS = {
 OWN = ("bench", "doctor")  # without a console script of their own
 BENCHMARKS = {
     "latency": "whole edits of several backends, and their fidelity",
+    "loading": "how long checkpoints take to load, and their memory",
     "operators": "the kernels against eager PyTorch",
     "quality": "how well a model edits",
+    "reward_blocks": "what rewards after every block cost",
     "reward_guidance": "what reward guidance does",
     "savings": "what each exact saving gives",
     "scaling": "a step by size of the picture and of the batch",
+    "serving": "what the server adds to an edit",
     "tiers": "what the lossy tiers and precisions cost",
     "training": "steps of training a second, and memory",
 }

@@ -46,7 +46,7 @@ LATENTS = {
 
 def note(graph: str, name: str) -> str:
     """On an input or output."""
-    return LATENTS[graph] if name == "latents" else NOTES[name]
+    return LATENTS.get(graph, name) if name == "latents" else NOTES.get(name, name)
 
 
 def annotate(model: ir.Model, graph: str, sides: Mapping[str, Dims], metadata: Mapping[str, str]) -> None:
@@ -56,7 +56,7 @@ def annotate(model: ir.Model, graph: str, sides: Mapping[str, Dims], metadata: M
         sides: inputs and outputs by name.
         metadata: entries of the file's metadata.
     """
-    model.doc_string = f"{GRAPH_NOTES[graph]} See {PAGE}."
+    model.doc_string = f"{GRAPH_NOTES.get(graph, graph)} See {PAGE}."
     model.graph.name = graph
     model.metadata_props.update(metadata)
     values = {value.name: value for value in (*model.graph.inputs, *model.graph.outputs)}

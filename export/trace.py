@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -63,24 +64,26 @@ def trace(
     constant = constants(checkpoint)
     inputs, outputs = shapes(graph, checkpoint.unet.rewards, checkpoint.unet.feature_bias)
     example = {name: example_input(name, dims, constant) for name, dims in inputs.items()}
-    dynamic: dict = {
+    dynamic: Any = {
         name: {i: torch.export.Dim.DYNAMIC for i, dim in enumerate(dims) if dim in DYNAMIC}
         for name, dims in inputs.items()
     }
     module = graph_module(row.module, getattr(checkpoint, row.part)).eval()
+    given: Any = {"kwargs": example}
     if wider and precision != "float32":
-        module, dynamic = PartlyWider(module, getattr(torch, precision), wider), {"inputs": dynamic}
+        module = PartlyWider(module, getattr(torch, precision), wider, list(inputs))
+        given, dynamic = {"args": tuple(example.values())}, (tuple(dynamic.values()),)
     (folder / path).parent.mkdir(parents=True)
     with quiet_exporter():
         program = torch.onnx.export(
             module,
-            kwargs=example,
             dynamo=True,
             opset_version=OPSET,
             dynamic_shapes=dynamic,
             input_names=list(inputs),
             output_names=list(outputs),
             verbose=False,
+            **given,
         )
         assert program is not None
         fold_constants(program.model, output_size_limit=sys.maxsize, should_fold=slices_weight)
@@ -93,15 +96,17 @@ def trace(
 
 
 class PartlyWider(torch.nn.Module):
-    """A graph in half precision, some layers of which compute in float32."""
+    """A graph in half precision, some layers of which compute in float32; its inputs have `names`, in this order."""
 
-    def __init__(self, module: torch.nn.Module, dtype: torch.dtype, wider: Collection[str]) -> None:
+    def __init__(
+        self, module: torch.nn.Module, dtype: torch.dtype, wider: Collection[str], names: Collection[str]
+    ) -> None:
         super().__init__()
-        self.module, self.dtype, self.wider = module, dtype, wider
+        self.module, self.dtype, self.wider, self.names = module, dtype, wider, names
 
-    def forward(self, **inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         with Wider(self.module, self.dtype, self.wider):  # built here, where the tracer's parameters are in place
-            return self.module(**inputs)
+            return self.module(**dict(zip(self.names, inputs, strict=True)))
 
 
 def described(side: dict[str, Dims], constant: dict[str, int]) -> dict[str, list]:

@@ -62,7 +62,11 @@ def edit_operation() -> dict:
     form = {"schema": {"allOf": [{"$ref": SCHEMAS + "Fields"}, file]}}
     own = sorted({kind.status for kind in KINDS.values()} - {405})
     failures = {str(status): {"description": codes(status), "content": errors()} for status in own}
-    stream = {"schema": {"type": "string", "description": "image_edit.partial_image, image_edit.completed, error"}}
+    fields = {
+        "event": {"type": "string", "description": "image_edit.partial_image, image_edit.completed, error"},
+        "data": {"type": "string", "description": "JSON of the event"},
+    }
+    stream = {"schema": {"type": "object", "description": "one event", "properties": fields, "required": ["data"]}}
     edited = {
         "description": "The edits; with stream, server-sent events.",
         "content": {"application/json": reference("Edited"), "text/event-stream": stream},

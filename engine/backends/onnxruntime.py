@@ -222,9 +222,11 @@ class BoundUNet(GraphUNet[Any]):
     ) -> tuple[list[Any], dict[str, Any]]:
         rows = self.backend.rows
         with computing("conditioner"):
-            texts, rewards, images = (self.backend.to_device(index.astype(np.int64)) for index in (text, row, image))
+            texts, rewards = (self.backend.to_device(index.astype(np.int64)) for index in (text, row))
             table = rows(conditions["time_bias"], rewards, axis=1)
-            index = {"text_kv": texts, **dict.fromkeys(FOLDED, rewards), **dict.fromkeys(FEATURE_BIAS, images)}
+            index = {"text_kv": texts, **dict.fromkeys(FOLDED, rewards)}
+            if FEATURE_BIAS.keys() & conditions.keys():
+                index |= dict.fromkeys(FEATURE_BIAS, self.backend.to_device(image.astype(np.int64)))
             shared = {name: rows(conditions[name], of) for name, of in index.items() if name in conditions}
         return [Slice(table, step) for step in range(table.shape()[0])], shared
 

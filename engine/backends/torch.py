@@ -20,7 +20,7 @@ from ...model.graphs import graph_module
 from ...model.layers import merge_projections
 from ...model.scheduler import scheduler_config
 from ..failures import computing
-from ..graphs import EACH_STEP, GRAPHS
+from ..graphs import EACH_STEP, FEATURE_BIAS, GRAPHS
 from ..loop import OnStep, check_latents, start, step_noise
 from ..plan import Plan
 from ..sampling import SamplerTable, clipping
@@ -171,7 +171,8 @@ class TorchUNet(GraphUNet[Tensor]):
         self, conditions: Conditions, text: np.ndarray, row: np.ndarray, image: np.ndarray
     ) -> tuple[list[Tensor], Feeds]:
         to_device: Any = self.backend.to_device
-        return super().placed(conditions, to_device(text), to_device(row), to_device(image))
+        images = to_device(image) if FEATURE_BIAS.keys() & conditions.keys() else image
+        return super().placed(conditions, to_device(text), to_device(row), images)
 
 
 class TorchLoop(DeviceLoop):

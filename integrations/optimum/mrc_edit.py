@@ -49,12 +49,16 @@ class MRCExportCommand(BaseOptimumCLICommand):
 
     @staticmethod
     def parse_args(parser: argparse.ArgumentParser) -> None:
+        from mrc_edit.core.layout import LAYOUT
         from mrc_edit.export.options import add_options
 
         parser.add_argument("-m", "--model", required=True, help="checkpoint: folder, or OWNER/NAME of the hub")
         parser.add_argument("output", type=Path, help="export folder to write; an older export there is replaced")
         parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="precision inside the graphs")
         add_options(parser)
+        for name, text in LAYOUT.items():
+            if f"--{name}" not in FIXED:
+                parser.add_argument(f"--{name}", help=text)
         for flag, (values, reason) in FIXED.items():
             parser.add_argument(flag, help=f"{' or '.join(values) or 'refused'}: {reason}")
         for flag, reason in REFUSED.items():
@@ -70,7 +74,7 @@ class MRCExportCommand(BaseOptimumCLICommand):
 
         args = vars(self.args)
         check_flags(args)
-        ours = {"checkpoint": args["model"], "out": args["output"], "dtype": DTYPES[args["dtype"]]}
+        ours = {"checkpoint": args["model"], "out": args["output"], "dtype": DTYPES[args["dtype"]], "variant": None}
         export(argparse.Namespace(**args | ours))
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mrc_edit.core.adapters import Adapters
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine.backends import load_backend
 from mrc_edit.engine.backends.eager import EagerBackend
@@ -34,7 +35,7 @@ def export_folder(tiny, traced_once, once):
         biased = load_checkpoint(tiny)
         biased.unet.feature_bias = True
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(exporter, "load_checkpoint", lambda _: biased)
+            patch.setattr(exporter, "load_adapted", lambda *_, **__: (biased, Adapters()))
             exporter.export(tiny, folder)
 
     return once("exported-feature-bias", make)

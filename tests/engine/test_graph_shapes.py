@@ -89,7 +89,9 @@ def test_graphs_that_do_not_fit_each_other(export):
 
     change_graph(export, "unet", widen)
     change_manifest(export, as_widened)
-    with pytest.raises(MRCError, match=r"unet/model.onnx: base has \d+ channels, .*conditioner/model.onnx: gate \d+"):
+    with pytest.raises(
+        MRCError, match=r"unet/model.onnx: base has \d+ reward_channels, .*conditioner/model.onnx: gate \d+"
+    ):
         Engine.from_pretrained(export, "onnxruntime")
 
 

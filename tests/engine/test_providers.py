@@ -10,7 +10,7 @@ from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
 from mrc_edit.engine.backends import providers
 from mrc_edit.engine.backends.providers import CPU, CUDA, RTX, TENSORRT
-from mrc_edit.engine.graphs import GRAPHS
+from mrc_edit.engine.graphs import GRAPHS, shapes
 from mrc_edit.engine.profiles import profile
 
 
@@ -20,7 +20,7 @@ def by_graph(card) -> dict[str, dict]:
     for session in card.opened:
         if isinstance(session.graph, bytes):
             inputs = {value.name for value in onnx.ModelProto.FromString(session.graph).graph.input}
-            named |= {name: session.providers for name in GRAPHS if inputs == set(GRAPHS[name].inputs)}
+            named |= {name: session.providers for name in GRAPHS if inputs == set(shapes(name, rewards=True)[0])}
     assert named.keys() == GRAPHS.keys()
     return named
 

@@ -52,7 +52,7 @@ def test_flags_become_those_of_mrc_export(parse, monkeypatch):
     expected = vars(command.arguments().parse_args(["checkpoint", "out", "--dtype", "float32", *given]))
     assert expected == {name: value for name, value in vars(seen[0]).items() if name in expected}
     parse("-m", "checkpoint", "out", "--dtype", "bf16").export()
-    assert (seen[1].checkpoint, seen[1].out, seen[1].dtype) == (Path("checkpoint"), Path("out"), "bfloat16")
+    assert (seen[1].checkpoint, seen[1].out, seen[1].dtype) == ("checkpoint", Path("out"), "bfloat16")
 
 
 def test_every_flag_of_mrc_export_is_there(parse):

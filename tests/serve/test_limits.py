@@ -36,7 +36,10 @@ def test_half_sent_headers_and_silence_end(server):
     with open_socket(server) as silent, open_socket(server) as half, open_socket(server) as used:
         half.sendall(b"POST /v1/images/edits HTTP/1.1\r\nHost: x\r\n")
         used.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert b"200 OK" in used.recv(65_536)
+        answer = used.recv(65_536)
+        while b"}" not in answer:  # headers and body may come apart
+            answer += used.recv(65_536)
+        assert b"200 OK" in answer
         used.sendall(b"GET /health HTTP/1.1\r\n")
         assert [connection.recv(65_536) for connection in (silent, half, used)] == [b""] * 3  # closed
 
