@@ -5,7 +5,7 @@ The guided noise is a weighted sum over branches (docs/mathematics.md):
     s_T · ε(text, image)  +  (s_I - s_T) · ε("", image)  +  (1 - s_I) · ε("", no image)
 
 each branch with a reward of its own, by default the same for all. A negative prompt takes the place of the empty text.
-Equal branches are merged and branches of weight zero are left out, both exactly.
+Equal branches are merged and other branches of weight zero are left out, both exactly.
 """
 
 from collections.abc import Sequence
@@ -70,7 +70,9 @@ def make_plan(
             (negative, False, branch_rewards[2], 1 - image_guidance),
         ):
             weights[i, text, image, reward] = weights.get((i, text, image, reward), 0.0) + weight
-    branches = [key for key, weight in weights.items() if weight]
+    # a tier may ask for the branch with text and source alone, so that stays even at weight zero
+    plain = {(i, text, True, chosen[0]) for i, (text, chosen) in enumerate(zip(instructions, rewards, strict=True))}
+    branches = [key for key, weight in weights.items() if weight or key in plain]
     inputs = list(dict.fromkeys((i, image, reward) for i, _, image, reward in branches))
     texts = list(dict.fromkeys(text for _, text, _, _ in branches))
     rows = list(dict.fromkeys((i, reward) for i, _, reward in inputs))

@@ -74,6 +74,12 @@ def test_branches_with_their_own_reward_share_less(text, rewards, inputs, weight
         assert plan.rewards[plan.reward[p]] == rewards[kind]
 
 
+def test_a_branch_whose_weights_cancel_stays():
+    """Of an empty instruction and a scale that swallows the other: the branch that tiers ask for is still there."""
+    plan = make_plan([""], [SAME], 1e300, 1.5)
+    np.testing.assert_array_equal(plan.unguided.sum(), 1)
+
+
 @pytest.mark.parametrize("value", [0.99, -1, float("nan"), float("inf"), "7", None])
 def test_bad_guidance(value):
     with pytest.raises(MRCError, match="guidance_scale"):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.core.fidelity import relative_error
-from mrc_edit.engine.graphs import GRAPHS
+from mrc_edit.engine.graphs import GRAPHS, shapes
 from mrc_edit.export import exporter, precision
 from mrc_edit.export.emulate import FORMATS, Layer
 from mrc_edit.export.precision import BOUND, Cost, GraphReport, Part, PrecisionReport, precision_report, search
@@ -102,8 +102,8 @@ def test_the_page_is_one_file_and_shows_names_as_they_are():
 def test_a_traced_graph_keeps_layers_wider(tmp_path):
     """In float16 it overflows, and no more once the layers compute in float32."""
     checkpoint, wider = loud(LAST_LOUD), {LAST_LOUD, LAST_LOUD.replace("conv1", "norm2")}
-    shapes = GRAPHS["unet_shallow"].inputs
-    inputs = {name: example_input(name, dims, constants(checkpoint)) for name, dims in shapes.items()}
+    dims_of, _ = shapes("unet_shallow", rewards=True)
+    inputs = {name: example_input(name, dims, constants(checkpoint)) for name, dims in dims_of.items()}
     step = graph_module("UNetShallow", checkpoint.unet)
     with torch.inference_mode():
         exact = step(**inputs)[0]
