@@ -56,7 +56,7 @@ def arguments(again: bool = False) -> argparse.ArgumentParser:
         "--again",
         type=Path,
         metavar="FILE",
-        help="repeat the edit of a PNG that mrc-edit wrote; MODEL, IMAGE and flags given here go first (default: none)",
+        help="repeat the edit of a PNG that mrc-edit wrote; MODEL, IMAGE and flags given win (default: none)",
     )
     output = parser.add_argument_group("output")
     output.add_argument(
@@ -80,7 +80,7 @@ def arguments(again: bool = False) -> argparse.ArgumentParser:
 
 
 def add_edit_flags(parser: argparse.ArgumentParser) -> None:
-    """What the edit shall be."""
+    """The flags that describe the edit."""
     reward = parser.add_argument_group("rewards")
     reward.add_argument(
         "--reward", default="5,5,5", metavar="F,P,Q", help="following, preserving, quality, 0 to 5 (default: 5,5,5)"

@@ -85,7 +85,7 @@ def read(file: BinaryIO, name: str) -> Image.Image:
 
 @contextmanager
 def opened(file: BinaryIO, name: str) -> Iterator[Image.Image]:
-    """The image of a file, of which only the header is read so far."""
+    """The image of a file; only its header is read so far."""
     if isinstance(file, io.TextIOBase):
         raise MRCError(f"{name} is a file opened as text; open it in binary, with mode 'rb'")
     if not file.seekable():

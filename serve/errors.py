@@ -1,4 +1,4 @@
-"""What a client is told: every error is `{"error": {"message", "type", "param", "code"}}`."""
+"""Errors as a client sees them: each is `{"error": {"message", "type", "param", "code"}}`."""
 
 from dataclasses import dataclass, field
 

@@ -27,7 +27,7 @@ class Options:
         max_pixels: of an edit, and of the image that is sent back.
         read_seconds: within which headers and body must have come.
         timeout: seconds of an edit, those in which it waits included.
-        drain: seconds that running edits get when the server is told to stop.
+        drain: seconds that running edits get when the server stops.
     """
 
     max_bytes: int
