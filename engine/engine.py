@@ -23,7 +23,8 @@ from .models import model_folder
 from .noise import drawing
 from .plan import Plan, Read, make_plan
 from .request import Checked, Edit, EditOptions, EditRequest, OutputType, Settings, check
-from .sampling import SamplerTable, sampler_table
+from .sampling import sampler_table
+from .step_table import SamplerTable
 from .text import tokenize
 from .tiers import EXACT, Tier, check_tier, make_tier, predictor
 

@@ -10,7 +10,7 @@ from ..core.errors import MRCError
 from .failures import computing
 from .noise import normal
 from .plan import Plan
-from .sampling import SamplerTable, clipping, sampler_step
+from .step_table import SamplerTable, clipping, sampler_step
 
 Predict = Callable[[int, np.ndarray], np.ndarray]  # step, sample `[P, 8, h, w]` → guided noise `[B, 4, h, w]`
 OnStep = Callable[[int, np.ndarray], np.ndarray | None]

@@ -13,7 +13,7 @@ from ...core.errors import MRCError
 from ..loop import OnStep
 from ..manifest import Geometry
 from ..plan import Plan
-from ..sampling import SamplerTable
+from ..step_table import SamplerTable
 
 Conditions = dict[str, Any]  # by name: arrays, or the runtime's own; a backend reads only those that it wrote
 

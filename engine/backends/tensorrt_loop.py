@@ -9,7 +9,7 @@ from ...kernels.sampler_step.addresses import FLOAT32, sampler_step
 from ..failures import computing
 from ..loop import OnStep, check_latents, start, step_noise
 from ..plan import Plan
-from ..sampling import SamplerTable, clipping
+from ..step_table import SamplerTable, clipping
 from .base import DeviceLoop, GuidedUNet
 from .cuda import Device
 from .graphs import GraphUNet

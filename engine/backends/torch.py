@@ -23,7 +23,7 @@ from ..failures import computing
 from ..graphs import EACH_STEP, FEATURE_BIAS, GRAPHS
 from ..loop import OnStep, check_latents, start, step_noise
 from ..plan import Plan
-from ..sampling import SamplerTable, clipping
+from ..step_table import SamplerTable, clipping
 from ..text import whole_texts
 from .base import Conditions, DeviceLoop, GuidedUNet, feature_condition
 from .devices import float32_products, torch_device, use_threads

@@ -10,7 +10,8 @@ from diffusers.schedulers import scheduling_dpmsolver_multistep, scheduling_eule
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine.noise import generator, normal
-from mrc_edit.engine.sampling import SAMPLERS, clipping, sampler_of, sampler_step, sampler_table
+from mrc_edit.engine.sampling import SAMPLERS, sampler_of, sampler_table
+from mrc_edit.engine.step_table import clipping, sampler_step
 
 CONFIG = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 DIFFUSERS = {

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrc_edit.engine.sampling import sampler_step as loop_step
+from mrc_edit.engine.step_table import sampler_step as loop_step
 from mrc_edit.kernels import ops
 from mrc_edit.kernels.sampler_step.reference import sampler_step
 
