@@ -47,6 +47,7 @@ def export(args: argparse.Namespace) -> None:
         args.checkpoint,
         args.out,
         dtype=args.dtype,
+        opset=args.opset,
         trt=args.trt,
         trt_targets=args.trt_target,
         int8=args.int8,

@@ -15,7 +15,6 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 # Flags of `optimum-cli export onnx` with the values that say what this export does anyway, and why others are refused
 FIXED = {
     "--task": (("auto", "image-to-image"), "the export is for editing images"),
-    "--opset": (("23",), "its graphs are of opset 23"),
     "--device": (("cpu",), "it runs on the CPU"),
     "--framework": (("pt",), "it starts from PyTorch"),
     "--library-name": (("diffusers",), "it reads checkpoints in the diffusers layout"),

@@ -123,6 +123,7 @@ def test_a_graph_far_from_eager_is_an_error(tmp_path):
         ({"sizes": (512, 256, 768)}, "sizes"),
         ({"sizes": (100, 512, 768)}, "sizes"),
         ({"max_batch": 0}, "max_batch"),
+        ({"opset": 17}, "opset is 17; choose 18 to 24"),
     ],
 )
 def test_bad_options(tiny, tmp_path, options, word):
