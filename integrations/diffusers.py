@@ -23,7 +23,7 @@ from ..core.reward import BEST
 from ..engine.arguments import check_guidance
 from ..engine.backends.eager import geometry
 from ..engine.images import load_image
-from ..engine.models import model_folder
+from ..engine.models import layout_folders, model_folder
 from ..engine.plan import BranchRewards
 from ..engine.rewards import BranchScores, Scores, check_has_rewards, each_reward
 from ..engine.sampling import sampler_of
@@ -99,7 +99,7 @@ class MRCPipeline(StableDiffusionInstructPix2PixPipeline):
         if vae is not None:
             (layout if isinstance(vae, str | Path) else parts)["vae"] = vae
         layout = {name: value for name, value in layout.items() if value is not None}
-        checkpoint = load_checkpoint(model_folder(model, "eager", None, layout), torch_dtype, **layout)
+        checkpoint = load_checkpoint(model_folder(model, "eager", None, layout), torch_dtype, **layout_folders(layout))
         geometry(checkpoint)  # refuses a model that makes images from texts
         own = dict.fromkeys(("safety_checker", "feature_extractor")) | vars(checkpoint)
         del own["defaults"]
