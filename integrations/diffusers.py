@@ -14,7 +14,6 @@ import diffusers
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
 from diffusers.utils import get_adapter_name
-from PIL import Image
 
 from ..core import hub
 from ..core.defaults import Defaults
@@ -22,16 +21,15 @@ from ..core.errors import MRCError
 from ..core.reward import BEST
 from ..engine.arguments import check_guidance
 from ..engine.backends.eager import geometry
-from ..engine.images import load_image
 from ..engine.models import layout_folders, model_folder
 from ..engine.plan import BranchRewards
 from ..engine.rewards import BranchScores, Scores, check_has_rewards, each_reward
 from ..engine.sampling import sampler_of
 from ..engine.text import tokenize, whole_texts
 from ..model import Checkpoint, MRCUNet, load_checkpoint, save_checkpoint
-from ..model.adapter_files import read_adapter_file
-from ..model.lora import matched, weights_of
+from ..model.lora import change, read_lora, weights_of
 from ..model.scheduler import scheduler_config
+from .diffusers_arguments import check_pairs, count_images, refuse_unknown, rgb
 
 SCHEDULERS = {  # classes of diffusers, by sampler in `Defaults`
     "euler": "EulerDiscreteScheduler", "euler_ancestral": "EulerAncestralDiscreteScheduler", "ddim": "DDIMScheduler",
@@ -147,11 +145,18 @@ class MRCPipeline(StableDiffusionInstructPix2PixPipeline):
             weight_name: of the file in the folder or repository.
 
         Raises:
-            MRCError: a file for another model, or of a format that diffusers' loader takes only in part.
+            MRCError: a file for another model, or of a format that diffusers' loader takes only in part; a name that
+                another LoRA has.
         """
         path = lora_file(str(file), weight_name)
-        layers = matched(read_adapter_file(path), self.checkpoint)
+        content, layers, _ = read_lora(path, self.checkpoint)
+        for layer in layers:
+            change(content, layer)  # refuses shapes that do not fit
         name = adapter_name or get_adapter_name(self.unet)
+        if any(name in names for names in self.get_list_adapters().values()):
+            raise MRCError(
+                f"adapter_name is {name!r}, which another LoRA has; give another, or delete_adapters({name!r})"
+            )
         super().load_lora_weights(str(path.parent), name, weight_name=path.name, use_safetensors=True)
         modules = [*self.unet.modules(), *self.text_encoder.modules()]
         loaded = sum(name in getattr(module, "lora_A", ()) for module in modules)
@@ -268,36 +273,3 @@ def lora_file(file: str, weight_name: str | None) -> Path:
             raise MRCError(f"{file} is nothing here; of a repository on the hub also give weight_name, the file in it")
         return hub.snapshot(file, lambda files: [weight_name]) / weight_name
     return weights_of(Path(file) / (weight_name or ""))
-
-
-def refuse_unknown(options: dict[str, Any]) -> None:
-    """Refuse what diffusers' pipeline would ignore, and what this U-Net does."""
-    known = inspect.signature(StableDiffusionInstructPix2PixPipeline.__call__).parameters
-    if unknown := sorted(options.keys() - known.keys() | options.keys() & {"self", "kwargs"}):
-        raise MRCError(f"the pipeline has no argument {', '.join(unknown)}; check the name", argument=unknown[0])
-    for name in ("cross_attention_kwargs", "ip_adapter_image", "ip_adapter_image_embeds"):
-        if options.get(name):
-            advice = "set_adapters(names, scales) scales LoRA" if name.startswith("cross") else "it has no IP adapters"
-            raise MRCError(f"{name} does not reach this pipeline's U-Net: {advice}; leave it out", argument=name)
-
-
-def count_images(image: Any) -> int:
-    images = image if isinstance(image, list) else [image]
-    return sum(len(one) if getattr(one, "ndim", 0) == 4 else 1 for one in images)
-
-
-def check_pairs(images: int, prompts: int, times: int) -> None:
-    """Refuse what diffusers would pair wrongly, since it repeats images and prompts in different orders, or fail at."""
-    if images > 1 and (images != prompts or times != 1):
-        raise MRCError(
-            f"{images} images, {prompts} prompts and num_images_per_prompt={times} cannot be paired; give one prompt "
-            "for each image and num_images_per_prompt=1, or one image",
-            argument="image",
-        )
-
-
-def rgb(image: Any) -> Any:
-    """Pillow images as RGB; all else as it is. Of four channels diffusers would take them as latents."""
-    if isinstance(image, list):
-        return [rgb(one) for one in image]
-    return load_image(image) if isinstance(image, Image.Image) else image

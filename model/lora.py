@@ -65,12 +65,17 @@ def merge_loras(checkpoint: Checkpoint, scales: Mapping[str | Path, float]) -> l
     for path, scale in scales.items():
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
             raise MRCError(f"the scale of {path} is {scale!r:.40}; give a finite number, such as 0.8")
-        file = read_adapter_file(weights_of(Path(path)))
-        layers, configs = matched(file, checkpoint), settings(file)
+        file, layers, configs = read_lora(weights_of(Path(path)), checkpoint)
         for layer in tqdm(layers, desc=f"merge {file.path.name}", unit="layer", leave=False, disable=None):
             layer.weight += change(file, layer) * (float(scale) * strength(file, layer, configs))
         merged.append(MergedLora(file.path.name, file.sha256, float(scale)))
     return merged
+
+
+def read_lora(path: Path, checkpoint: Checkpoint) -> tuple[AdapterFile, list[Layer], dict[str, JsonObject]]:
+    """A LoRA file, its tensors by layer of the model, and what it says of its settings."""
+    file = read_adapter_file(path)
+    return file, matched(file, checkpoint), settings(file)
 
 
 def weights_of(path: Path) -> Path:

@@ -6,6 +6,7 @@ heavy is imported before `run`.
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
@@ -77,7 +78,7 @@ class MRCExportCommand(BaseOptimumCLICommand):
         export(argparse.Namespace(**args | ours))
 
 
-def check_flags(args: dict) -> None:
+def check_flags(args: Mapping[str, object]) -> None:
     """Refuse what optimum's flags ask for and this export does not do.
 
     Raises:

@@ -47,6 +47,7 @@ def files(plain, tmp_path_factory):
     for kind, more in {
         "kohya": {},
         "stranger": {"lora_unet_mid_block_attentions_9_proj_in.lora_down.weight": torch.zeros(4, 64)},
+        "wide": {f"{name}.lora_up.weight": torch.zeros(32, 4)},
         "dora": {f"{name}.dora_scale": torch.zeros(64, 1)},
     }.items():
         files[kind] = folder / f"{kind}.safetensors"
@@ -90,6 +91,8 @@ def test_loras_are_loaded_scaled_and_removed_again(tiny, pipe, picture, files):
     pipe.load_lora_weights(files["diffusers"], adapter_name="style")
     assert np.abs(edited(pipe, picture) - merged(tiny, picture, {files["diffusers"]: 1.0})).max() <= 1
     pipe.load_lora_weights(files["kohya"].parent, "detail", weight_name="kohya.safetensors")
+    with pytest.raises(MRCError, match="adapter_name is 'style', which another LoRA has"):
+        pipe.load_lora_weights(files["kohya"], "style")
     pipe.set_adapters(["style", "detail"], [0.5, -1.5])
     both = edited(pipe, picture)
     assert np.abs(both - merged(tiny, picture, {files["diffusers"]: 0.5, files["kohya"]: -1.5})).max() <= 1
@@ -116,6 +119,7 @@ def test_fused_ones_are_saved(tiny, pipe, picture, files, tmp_path):
     ("kind", "message"),
     [
         ("stranger", "is for another model: 1 of its 4 tensors are for layers that this one lacks"),
+        ("wide", r"is for another model: .*\[32, 4\]"),
         ("dora", "holds .*dora_scale, which is of no LoRA"),
         ("peft", "loader takes 0 of the .* layers"),
     ],
