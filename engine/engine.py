@@ -175,11 +175,12 @@ class Engine:
         table = sampler_table(settings.scheduler, self.backend.scheduler, settings.steps)
         instructions, rewards = [edit.instruction for edit in edits], [edit.rewards for edit in edits]
         texts = [Read(*row) for row in enumerate(instructions)] if self.backend.reader else instructions
-        plan = make_plan(texts, rewards, *settings.guidance, [edit.negative_prompt for edit in edits])
-        read, features = np.empty(0), {}
+        embedded = self.backend.geometry.embeds_guidance
+        plan = make_plan(texts, rewards, *settings.guidance, [edit.negative_prompt for edit in edits], embedded)
+        read, more = np.empty(0), {"guidance_scales": plan.scales} if embedded else {}
         if self.backend.reader:
             with timed(result, "read"), computing("reader"):
-                read, features["feature_bias"] = self.read(self.backend.reader, edits)
+                read, more["feature_bias"] = self.read(self.backend.reader, edits)
         with timed(result, "text"), computing("text_encoder"):
             states, reward_text = self.encode_texts(plan, read)
         with timed(result, "encode"), computing("vae_encoder"):
@@ -191,7 +192,7 @@ class Engine:
                 text_states=states,
                 reward_scores=np.array([scores for scores, _ in plan.rewards], dtype=np.float32),
                 reward_text=reward_text,
-                **features,
+                **more,
             )
         with timed(result, "denoise"):
             return self.denoise(conditions, plan, table, source, random, result, callback)

@@ -67,7 +67,8 @@ def trace(
     """
     row = GRAPHS[graph]
     constant = constants(checkpoint)
-    inputs, outputs = shapes(graph, checkpoint.unet.rewards, checkpoint.unet.feature_bias)
+    unet = checkpoint.unet
+    inputs, outputs = shapes(graph, unet.rewards, unet.feature_bias, unet.embeds_guidance)
     example = {name: example_input(name, dims, constant) for name, dims in inputs.items()}
     dynamic: Any = {
         name: {i: torch.export.Dim.DYNAMIC for i, dim in enumerate(dims) if dim in DYNAMIC}

@@ -27,7 +27,8 @@ from ..engine.rewards import BranchScores, Scores, check_has_rewards, each_rewar
 from ..engine.sampling import sampler_of
 from ..engine.text import tokenize, whole_texts
 from ..model import Checkpoint, MRCUNet, load_checkpoint, save_checkpoint
-from ..model.lora import change, read_lora, weights_of
+from ..model.adapter_files import read_adapter_file
+from ..model.lora import change, matched, weights_of
 from ..model.scheduler import scheduler_config
 from .diffusers_arguments import check_pairs, count_images, refuse_unknown, rgb
 
@@ -98,7 +99,8 @@ class MRCPipeline(StableDiffusionInstructPix2PixPipeline):
             (layout if isinstance(vae, str | Path) else parts)["vae"] = vae
         layout = {name: value for name, value in layout.items() if value is not None}
         checkpoint = load_checkpoint(model_folder(model, "eager", None, layout), torch_dtype, **layout_folders(layout))
-        geometry(checkpoint)  # refuses a model that makes images from texts
+        if geometry(checkpoint).embeds_guidance:  # which also refuses a model that makes images from texts
+            raise MRCError(f"{model} is a distilled student, whose scales are conditions; open it by Engine")
         own = dict.fromkeys(("safety_checker", "feature_extractor")) | vars(checkpoint)
         del own["defaults"]
         pipe = cls(**own | {"scheduler": own_scheduler(checkpoint), "requires_safety_checker": False} | parts)
@@ -149,7 +151,8 @@ class MRCPipeline(StableDiffusionInstructPix2PixPipeline):
                 another LoRA has.
         """
         path = lora_file(str(file), weight_name)
-        content, layers, _ = read_lora(path, self.checkpoint)
+        content = read_adapter_file(path)
+        layers = matched(content, self.checkpoint)
         for layer in layers:
             change(content, layer)  # refuses shapes that do not fit
         name = adapter_name or get_adapter_name(self.unet)

@@ -155,6 +155,33 @@ def pictures(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def student(tmp_path_factory) -> Path:
+    """The same as a distilled student, with seeded weights where guidance enters."""
+    from diffusers import LCMScheduler
+
+    from mrc_edit.core.defaults import Defaults
+    from mrc_edit.model import save_checkpoint
+    from mrc_edit.model.scheduler import scheduler_config
+    from mrc_edit.model.seeded import seeded, seeded_checkpoint
+
+    checkpoint = seeded_checkpoint()
+    checkpoint.unet.embed_guidance()
+    seeded(checkpoint.unet)
+    scheduler = LCMScheduler.from_config(scheduler_config(checkpoint.scheduler))
+    defaults = Defaults("lcm", 4, 7.5, 1.5, guidance_limit=10.0, image_guidance_limit=2.5)
+    folder = tmp_path_factory.mktemp("student") / "checkpoint"
+    save_checkpoint(replace(checkpoint, scheduler=scheduler, defaults=defaults), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def student_export(student, traced_once, once) -> Path:
+    from mrc_edit.export.exporter import export
+
+    return once("exported-student", lambda folder: export(student, folder))
+
+
 # With what is installed here of int8 and TensorRT-RTX; tests of these skip without
 ENGINES = {
     "trt": importlib.util.find_spec("tensorrt_rtx_bindings") is not None,

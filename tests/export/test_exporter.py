@@ -255,7 +255,8 @@ def test_a_plain_model_has_no_reward_tensors():
         inputs, outputs = shapes(name, rewards=False)
         assert inputs and outputs
         assert not {"reward_scores", "reward_text", "gate", "update"} & {*inputs, *outputs}
-        assert shapes(name, rewards=True, feature_bias=True) == (GRAPHS[name].inputs, GRAPHS[name].outputs)
+        whole = shapes(name, rewards=True, feature_bias=True, embeds_guidance=True)
+        assert whole == (GRAPHS[name].inputs, GRAPHS[name].outputs)
 
 
 class Doubler(torch.nn.Module):
