@@ -131,9 +131,9 @@ def record(backend: Recorder, images: Path, edits: int, size: int) -> None:
     """
     engine = Engine(backend)
     resolution = min(size, backend.geometry.resolution)
-    steps, settings = STEPS, dict(GUIDED)
+    steps, settings = STEPS, GUIDED
     if backend.geometry.embeds_guidance:  # a student edits in its own way alone
-        steps, settings = backend.defaults.num_inference_steps, {}
+        steps, settings = backend.defaults.num_inference_steps, EditOptions()
     with tqdm(pairs(images, edits), desc=f"edits at {resolution}", unit="edit", disable=None) as chosen:
         for i, (image, text) in enumerate(chosen):
             backend.steps = {(k * steps + i) // SAMPLES % steps for k in range(SAMPLES)}

@@ -72,10 +72,10 @@ def traced_once(once):
     """From here on each graph of a model is traced once a run: tracing is most of an export."""
     from mrc_edit.engine.graphs import EACH_STEP, GRAPHS
     from mrc_edit.engine.manifest import Artifact
-    from mrc_edit.export import exporter
+    from mrc_edit.export import stages
     from mrc_edit.export.options import OPSET
 
-    trace, monkeypatch = exporter.trace, pytest.MonkeyPatch()
+    trace, monkeypatch = stages.trace, pytest.MonkeyPatch()
 
     def trace_once(checkpoint, graph, precision, out, path, wider=(), opset=OPSET):
         parts = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
@@ -94,7 +94,7 @@ def traced_once(once):
         shutil.copytree((copy / path).parent, (out / path).parent)
         return Artifact(**json.loads((copy / "artifact.json").read_text()))
 
-    monkeypatch.setattr(exporter, "trace", trace_once)
+    monkeypatch.setattr(stages, "trace", trace_once)
     yield
     monkeypatch.undo()
 
