@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,17 +109,8 @@ def check_outputs(outputs: Sequence[Output], overwrite: bool) -> None:
 
 
 def write(image: Image.Image, output: Output, metadata: Metadata, quality: int | None, text: PngInfo | None) -> None:
-    """Write an edit to its place; a folder is made when its first edit is there.
-
-    Args:
-        metadata: of its source, which it carries over.
-        quality: 1 to 100 for formats that have one; None for Pillow's own.
-        text: of a PNG.
-    """
-    image, profile = in_profile(image, metadata)
-    settings = {"exif": metadata.exif, "icc_profile": profile, "quality": quality, "pnginfo": text}
-    given = {name: value for name, value in settings.items() if value is not None}
-    content = encoded(image, output.format, str(output.path or "the edit"), **given)
+    """Write an edit to its place, as `file_content` makes it; a folder is made when its first edit is there."""
+    content = file_content(image, output, metadata, quality, text)
     if output.path is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
@@ -128,8 +119,30 @@ def write(image: Image.Image, output: Output, metadata: Metadata, quality: int |
     write_file(output.path, content)
 
 
-def check_quality(outputs: Sequence[Output], quality: int | None) -> None:
+def file_content(
+    image: Image.Image, output: Output, metadata: Metadata, quality: int | None, text: PngInfo | None
+) -> bytes:
+    """The file of an edit.
+
+    Args:
+        metadata: of its source, which it carries over.
+        quality: 1 to 100 for formats that have one; None for Pillow's own.
+        text: of a PNG.
+
+    Raises:
+        MRCError: the format refuses it.
+    """
+    image, profile = in_profile(image, metadata)
+    settings = {"exif": metadata.exif, "icc_profile": profile, "quality": quality, "pnginfo": text}
+    given = {name: value for name, value in settings.items() if value is not None}
+    return encoded(image, output.format, str(output.path or "the edit"), **given)
+
+
+def check_quality(formats: Iterable[str], quality: int | None) -> None:
     """Refuse a quality out of range, or for a format that has none.
+
+    Args:
+        formats: of the outputs, Pillow's names.
 
     Raises:
         MRCError: such a quality.
@@ -138,8 +151,8 @@ def check_quality(outputs: Sequence[Output], quality: int | None) -> None:
         return
     if not 1 <= quality <= 100:
         raise MRCError(f"--quality is {quality}; give 1 to 100")
-    if lossless := [output for output in outputs if output.format not in WITH_QUALITY]:
-        raise MRCError(f"--quality is for {', '.join(WITH_QUALITY)}, an output is {lossless[0].format}; leave it out")
+    if lossless := [name for name in formats if name not in WITH_QUALITY]:
+        raise MRCError(f"--quality is for {', '.join(WITH_QUALITY)}, an output is {lossless[0]}; leave it out")
 
 
 def save(image: Image.Image, path: Path) -> None:

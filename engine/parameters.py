@@ -29,7 +29,7 @@ FIELDS = {"model": str, "model_digest": str, "image": str, "image_digest": str, 
 # Arguments of `mrc-edit` that say what is edited and where it goes, not how
 NOT_SETTINGS = frozenset({
     "model", "images", "instruction", "output", "format", "quality", "overwrite", "json", "again", "seed", "num_images",
-    "batch_size",
+    "batch_size", "batch", "ray", "workers",
 })  # fmt: skip
 REMEDY = "give a PNG that mrc-edit wrote"
 
