@@ -14,11 +14,13 @@ from ..core.errors import MRCError, run_command
 from .arguments import check_seeds
 from .backends import BACKENDS, state_of
 from .engine import Engine
+from .finishing import add_finishing_flags, open_finishing
 from .flags import add_edit_flags, add_runtime_flags, edit_options, open_engine
 from .images import load_image
 from .metadata import read_metadata
 from .outputs import FORMATS, Output, check_outputs, check_quality, name_outputs, write
 from .parameters import NOT_SETTINGS, check_same, describe_edits, flags_of, read_parameters, text_of
+from .provenance import check_signed_formats
 from .request import EditRequest, check_arguments
 from .shipped import MODELS
 from .sources import check_source, find_sources
@@ -75,6 +77,7 @@ def arguments(again: bool = False) -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace files that mrc-edit did not write (default: no)"
     )
     output.add_argument("--json", action="store_true", help="print a JSON line an edit (default: no)")
+    add_finishing_flags(output)
     add_edit_flags(parser)
     add_runtime_flags(parser)
     return parser
@@ -95,6 +98,7 @@ def edit(args: argparse.Namespace, again: dict[str, Any] | None = None) -> None:
     options = edit_options(args)
     check_arguments(EditRequest(None, args.instruction, **options))  # before the model, which takes long to load
     jobs = prepare(args)
+    finishing = open_finishing(args)
     engine: Engine | None = None
     record: dict[str, Any] = {}
     with tqdm(total=len(jobs), desc="edits", unit="edit", disable=None if len(jobs) > 1 else True) as bar:
@@ -112,7 +116,7 @@ def edit(args: argparse.Namespace, again: dict[str, Any] | None = None) -> None:
             result = engine.edit(pictures, args.instruction, **options)
             for (output, seed), image, carried in zip(some, result.images, metadata, strict=True):
                 text = text_of(record, output.source, seed, image.size) if output.format == "PNG" else None
-                write(image, output, carried, args.quality, text)
+                write(image, output, carried, args.quality, text, finishing)
                 report(output.path, seed, image.size, result.timings, args.json)
             bar.update(len(some))
 
@@ -133,6 +137,8 @@ def prepare(args: argparse.Namespace) -> list[tuple[Output, int]]:
         raise MRCError("--json prints to standard output, where the image goes; name a file with -o")
     check_outputs(outputs, args.overwrite)
     check_quality((output.format for output in outputs), args.quality)
+    if args.provenance:
+        check_signed_formats(output.format for output in outputs)
     for source in sources:
         check_source(source, args.resolution)
     return list(zip(outputs, each_seed(args.seed, len(sources), args.num_images), strict=True))

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..core.errors import MRCError
 from ..core.files import write_file
+from .finishing import AS_IT_IS, Finishing, finish
 from .metadata import Metadata, in_profile, is_ours
 from .sources import STDIN, Source
 
@@ -108,9 +110,12 @@ def check_outputs(outputs: Sequence[Output], overwrite: bool) -> None:
             raise MRCError(f"{path} exists; name another file with -o, or give --overwrite")
 
 
-def write(image: Image.Image, output: Output, metadata: Metadata, quality: int | None, text: PngInfo | None) -> None:
+def write(
+    image: Image.Image, output: Output, metadata: Metadata, quality: int | None, text: PngInfo | None,
+    finishing: Finishing = AS_IT_IS,
+) -> None:  # fmt: skip
     """Write an edit to its place, as `file_content` makes it; a folder is made when its first edit is there."""
-    content = file_content(image, output, metadata, quality, text)
+    content = file_content(image, output, metadata, quality, text, finishing)
     if output.path is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
@@ -120,8 +125,9 @@ def write(image: Image.Image, output: Output, metadata: Metadata, quality: int |
 
 
 def file_content(
-    image: Image.Image, output: Output, metadata: Metadata, quality: int | None, text: PngInfo | None
-) -> bytes:
+    image: Image.Image, output: Output, metadata: Metadata, quality: int | None, text: PngInfo | None,
+    finishing: Finishing = AS_IT_IS,
+) -> bytes:  # fmt: skip
     """The file of an edit.
 
     Args:
@@ -130,12 +136,13 @@ def file_content(
         text: of a PNG.
 
     Raises:
-        MRCError: the format refuses it.
+        MRCError: the format or `finishing` refuses it.
     """
-    image, profile = in_profile(image, metadata)
+    in_colours, profile = in_profile(image, metadata)
     settings = {"exif": metadata.exif, "icc_profile": profile, "quality": quality, "pnginfo": text}
     given = {name: value for name, value in settings.items() if value is not None}
-    return encoded(image, output.format, str(output.path or "the edit"), **given)
+    encode = partial(encoded, in_colours, output.format, str(output.path or "the edit"), **given)
+    return finish(image, output.format, encode, output.source.content, finishing)
 
 
 def check_quality(formats: Iterable[str], quality: int | None) -> None:

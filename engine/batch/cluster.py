@@ -7,17 +7,21 @@ import argparse
 import json
 import logging
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import MRCError
+from ...core.locks import own
 from .done import Done
 from .editing import Editor, edit_passes, open_editor
 from .item import Item
 from .place import Entry, Place, read_ledgers
 
+WORKER = "worker-"  # how the files begin that workers keep locked as long as they live
 MOST = 64  # passes that a worker takes at a time
 
 
@@ -26,6 +30,7 @@ class Worker:
 
     def __init__(self, args: argparse.Namespace, place: Place, folder: Path) -> None:
         os.chdir(folder)  # of the command: paths in its arguments are relative to it
+        self.lock = own(place.work / f"{WORKER}{secrets.token_hex(8)}", os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self.args, self.place = args, place
 
     @cached_property
@@ -46,6 +51,15 @@ class Worker:
             yield [done.edits[item.key] for item in some if item.key in done.edits]
             some = [item for item in some if item.key not in done.edits]
         yield from edit_passes(self.editor, [some] if some else [])
+
+
+def wait_for_workers(work: Path) -> None:
+    """Wait for the workers of a job that was killed, which outlive it a little: they must not edit beside new ones."""
+    for path in work.glob(f"{WORKER}*"):
+        while (descriptor := own(path, os.O_RDWR)) is None:
+            time.sleep(0.1)
+        path.unlink()
+        os.close(descriptor)
 
 
 def edit_on_ray(args: argparse.Namespace, place: Place, passes: list[list[Item]]) -> Iterator[list[Entry]]:

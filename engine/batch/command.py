@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ...core.console import command_parser
 from ...core.errors import run_command
+from ..finishing import add_finishing_flags
 from ..flags import add_edit_flags, add_runtime_flags
 from ..outputs import FORMATS
 from .inputs import IN_FOLDERS
@@ -34,6 +35,7 @@ def arguments() -> argparse.ArgumentParser:
     output.add_argument("--format", choices=FORMATS, default="png", help="of the edits (default: png)")
     output.add_argument("--quality", type=int, metavar="Q", help="of JPEG and WebP, 1 to 100 (default: 75 and 80)")
     output.add_argument("--json", action="store_true", help="print a JSON line an edit, and a last one (default: no)")
+    add_finishing_flags(output)
     cluster = parser.add_argument_group("many machines")
     cluster.add_argument(
         "--ray", action="store_true", help="as a Ray Data job, on the cluster of RAY_ADDRESS or here (default: no)"

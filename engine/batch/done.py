@@ -19,11 +19,13 @@ class Done:
     Attributes:
         edits: their entries of the ledger.
         failed: why an item could not be edited.
+        withheld: keys of edits that `--safety` refused: they would be refused again.
         shards: SHA-256 of the tar files that are whole, by the name of the file.
     """
 
     edits: dict[str, Entry] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    withheld: set[str] = field(default_factory=set)
     shards: dict[str, str] = field(default_factory=dict)
 
     def add(self, entries: Sequence[Entry]) -> None:
@@ -32,6 +34,7 @@ class Done:
                 self.shards[entry["shard"]] = entry["sha256"]
             elif "error" in entry:
                 self.failed[entry["key"]] = entry["error"]
+                self.withheld |= {entry["key"]} if entry.get("withheld") else set()
             else:
                 self.edits[entry["key"]] = entry
 

@@ -15,12 +15,14 @@ from ...core.adapters import parse_embeddings, parse_loras
 from ...core.errors import MRCError, reason
 from ...core.files import file_digest, naming, sync
 from ..engine import Engine
+from ..finishing import AS_IT_IS, Finishing, open_finishing
 from ..flags import edit_options, open_engine
 from ..images import load_image
 from ..metadata import Metadata, read_metadata
 from ..outputs import Output, file_content
 from ..parameters import describe_edits, text_of
 from ..request import EditOptions
+from ..safety import UnsafeEdit
 from ..sources import Source
 from .item import Item, seed_of
 from .place import PARTIAL, Entry, Place, add_to, new_ledger, settle
@@ -42,6 +44,7 @@ class Editor:
     quality: int | None
     record: dict[str, Any]
     ledger: Path
+    finishing: Finishing = AS_IT_IS
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,13 @@ def open_editor(args: argparse.Namespace, place: Place) -> Editor:
     Raises:
         MRCError: it cannot be opened, or is not the one that the batch was begun with.
     """
+    finishing = open_finishing(args)
     options, engine = edit_options(args), open_engine(args)
     record = describe_edits(args, engine, options)
     adapters = [str(file) for file in (*parse_loras(args.lora), *parse_embeddings(args.embedding).values())]
     made = {"model_digest": record["model_digest"], "adapters": {file: file_digest(Path(file)) for file in adapters}}
     settle(place.work / "model.json", made | record["settings"])
-    return Editor(engine, place, options, args.seed, args.quality, record, new_ledger(place.work))
+    return Editor(engine, place, options, args.seed, args.quality, record, new_ledger(place.work), finishing)
 
 
 def edit_passes(editor: Editor, passes: Iterable[Sequence[Item]]) -> Iterator[list[Entry]]:
@@ -124,7 +128,7 @@ def write(editor: Editor, loaded: Loaded, edit: Image.Image | MRCError, seconds:
     record = editor.record | {"instruction": item.instruction}
     text = text_of(record, loaded.source, seed, edit.size) if output.format == "PNG" else None
     try:
-        content = file_content(edit, output, loaded.metadata, editor.quality, text)
+        content = file_content(edit, output, loaded.metadata, editor.quality, text, editor.finishing)
     except MRCError as error:
         return failure(item, error)
     put(place.work / f"{PARTIAL}{editor.ledger.stem}", path, content)
@@ -134,7 +138,8 @@ def write(editor: Editor, loaded: Loaded, edit: Image.Image | MRCError, seconds:
 
 
 def failure(item: Item, error: BaseException) -> Entry:
-    return {"key": item.key, "image": item.name, "error": str(error) or reason(error)}
+    entry = {"key": item.key, "image": item.name, "error": str(error) or reason(error)}
+    return entry | {"withheld": True} if isinstance(error, UnsafeEdit) else entry
 
 
 def put(partial: Path, target: Path, content: bytes) -> None:

@@ -19,7 +19,7 @@ from ..flags import edit_options
 from ..outputs import check_quality
 from ..parameters import NOT_SETTINGS
 from ..request import EditRequest, check_arguments
-from .cluster import edit_on_ray
+from .cluster import edit_on_ray, wait_for_workers
 from .done import Done, is_packed, read_done
 from .editing import edit_passes, open_editor
 from .inputs import open_items
@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
     with locked(place.folder, wait=False):
         claim_folder(place.folder, RECORD, "edits of a batch")
         place.work.mkdir(parents=True, exist_ok=True)
+        wait_for_workers(place.work)
         for left in place.work.glob(f"{PARTIAL}*"):
             left.unlink()
         args.seed = begun_seed(place) if args.seed is None else args.seed
@@ -76,6 +77,7 @@ def begun_seed(place: Place) -> int:
 def asked(args: argparse.Namespace, items: Sequence[Item]) -> dict[str, object]:
     """All that decides what the edits are, as far as it is known before the model is open."""
     own = {name: getattr(args, name) for name in ("seed", "format", "quality", "num_images", "batch_size")}
+    own |= {"safety": args.safety, "provenance": bool(args.provenance)}
     settings = {name: value for name, value in vars(args).items() if name not in NOT_SETTINGS}
     return {"version": VERSION} | own | {"items": len(items), "digest of the items": digest_of(items)} | settings
 
@@ -117,8 +119,8 @@ def passes_of(items: Sequence[Item], size: int, place: Place, done: Done) -> lis
 
 
 def is_left(place: Place, item: Item, done: Done) -> bool:
-    """Whether an item is to be edited. What failed is tried again, but for the items of a tar file that is whole."""
-    return item.key not in done.edits and not is_packed(place, item, done)
+    """Whether an item is to be edited. What failed is tried again, but for what a tar file lacks that is whole."""
+    return not (item.key in done.edits or item.key in done.withheld or is_packed(place, item, done))
 
 
 def run_passes(args: argparse.Namespace, place: Place, passes: list[list[Item]]) -> Iterator[list[Entry]]:
