@@ -21,6 +21,7 @@ from ..core.layout import layout_options
 from .backends.exported import ExportBackend
 from .engine import Engine
 from .images import decoding
+from .models import layout_folders
 from .request import EditOptions, EditRequest, check_settings
 from .sources import Source
 
@@ -46,7 +47,7 @@ def model_digest(engine: Engine, layout: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps(asdict(engine.backend.manifest), sort_keys=True).encode()).hexdigest()
     from ..model.checkpoint import checkpoint_digest  # the backend has imported PyTorch
 
-    return checkpoint_digest(engine.backend.folder, **layout)
+    return checkpoint_digest(engine.backend.folder, **layout_folders(layout))
 
 
 def describe_edits(args: argparse.Namespace, engine: Engine, options: EditOptions) -> dict[str, Any]:

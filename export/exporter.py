@@ -17,12 +17,13 @@ from ..core.precision import PRECISIONS
 from ..engine.backends.eager import EagerBackend, geometry
 from ..engine.graphs import EACH_STEP, GRAPHS
 from ..engine.manifest import Artifact, Geometry, Manifest, digests
-from ..engine.models import model_folder
+from ..engine.models import layout_folders, model_folder
 from ..engine.sampling import sampler_of
 from ..model.adapters import load_adapted
 from ..model.checkpoint import Checkpoint, checkpoint_digest
 from ..model.scheduler import scheduler_config, write_scheduler
 from .calibration import check_int8
+from .options import OPSET, OPSETS
 from .target import check_export, check_target
 from .tensorrt import Sizes, Toolkit, build_engine, check_sizes, engine_profiles, engine_sides, tools_for
 from .tensorrt_report import write_report
@@ -40,6 +41,7 @@ class Options:
     source: Path
     out: Path
     dtype: str
+    opset: int
     int8: Path | None
     tensorrt: Toolkit | None  # None for no engines
     sizes: Sizes
@@ -75,6 +77,7 @@ def export(
     out: str | Path,
     *,
     dtype: str = "float32",
+    opset: int = OPSET,
     trt: bool = False,
     trt_targets: Sequence[str] | None = None,
     int8: str | Path | None = None,
@@ -96,6 +99,7 @@ def export(
         dtype: float32, float16 or bfloat16, inside the graphs; all inputs and outputs are float32. The conditioner,
             which runs once an edit, stays in float32. A float16 export also holds a float32 VAE decoder, for images
             that overflow.
+        opset: 18 to 24. Attention is one node from 23 on, group normalization from 21 on.
         int8: folder of pictures like those to be edited; the step graphs are also written in int8, calibrated on
             edits of these (`export.calibration`), for `precision="int8"`.
         trt_targets: GPUs of the engines, such as "sm86"; by default all that TensorRT-RTX builds every graph for, or
@@ -116,6 +120,7 @@ def export(
     """
     out = Path(out)
     check_precision(dtype, int8)
+    check_opset(opset)
     check_sizes(sizes, max_batch)
     source = model_folder(checkpoint_folder, "eager", options={"variant": variant})
     check_target(source, out)
@@ -125,8 +130,11 @@ def export(
         raise MRCError("trt_targets were given without trt; add it (--trt), or leave them out")
     tools = tools_for(trt_targets) if trt else None
     pictures = None if int8 is None else Path(int8)
-    layout = {name: value for name, value in (("variant", variant), ("vae", vae), ("base", base)) if value is not None}
-    options = Options(source, out, dtype, pictures, tools, sizes, max_batch, precision_report, layout, lora, embeddings)
+    given = {"variant": variant, "vae": vae, "base": base}
+    layout = layout_folders({name: value for name, value in given.items() if value is not None})
+    options = Options(
+        source, out, dtype, opset, pictures, tools, sizes, max_batch, precision_report, layout, lora, embeddings
+    )
     with replace_folder(out, anything if overwrite else check_export, wait=False) as folder:
         work = Work(options, folder)
         with tqdm(stages(options), desc="export", unit="stage", disable=None) as bar:
@@ -179,6 +187,11 @@ def check_precision(dtype: str, int8: str | Path | None) -> None:
         raise MRCError(f"int8 graphs are made from float32 ones and dtype is {dtype!r}; leave out one of the two")
 
 
+def check_opset(opset: int) -> None:
+    if opset not in OPSETS:
+        raise MRCError(f"opset is {opset}; choose {OPSETS[0]} to {OPSETS[-1]}")
+
+
 def load(work: Work) -> None:
     options = work.options
     work.digest = checkpoint_digest(options.source, **options.layout)
@@ -210,8 +223,8 @@ def add_precision_report(work: Work) -> None:
 
 def trace_fallback(work: Work) -> None:
     assert work.checkpoint is not None
-    artifact = trace(work.checkpoint, "vae_decoder", "float32", work.folder, f"{FALLBACK}/model.onnx")
-    work.artifacts.append(artifact)
+    path, opset = f"{FALLBACK}/model.onnx", work.options.opset
+    work.artifacts.append(trace(work.checkpoint, "vae_decoder", "float32", work.folder, path, opset=opset))
 
 
 def trace_graph(work: Work, graph: str) -> None:
@@ -220,7 +233,8 @@ def trace_graph(work: Work, graph: str) -> None:
     row = GRAPHS[graph]
     precision = work.options.dtype if row.half else "float32"
     convert(getattr(work.checkpoint, row.part), row.part, getattr(torch, precision), work.wider)
-    work.artifacts.append(trace(work.checkpoint, graph, precision, work.folder, f"{graph}/model.onnx", work.wider))
+    path, opset = f"{graph}/model.onnx", work.options.opset
+    work.artifacts.append(trace(work.checkpoint, graph, precision, work.folder, path, work.wider, opset))
 
 
 def write_settings(work: Work) -> None:

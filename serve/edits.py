@@ -22,7 +22,7 @@ from .bodies import read_body
 from .errors import Refused
 from .fields import Fields
 from .images import Source, encode, source_of
-from .limits import QUEUE_FULL, check_open
+from .limits import check_room
 from .service import Service
 from .stream import Sent, events
 
@@ -46,7 +46,7 @@ async def create_edit(request: Request) -> Response:
     request.state.facts |= {"n": fields.n, "seed": seed, "stream": fields.stream}
     if fields.stream:  # what the engine would refuse must be told before the stream begins
         await asyncio.to_thread(check, service.engine.backend, EditRequest(source.image, fields.prompt, **options))
-    enter(request, service, fields.n)
+    await enter(request, service, fields.n)
     sent = Sent()
 
     def start(seed: int, index: int) -> Coroutine[Any, Any, dict]:
@@ -82,16 +82,14 @@ def options_of(fields: Fields, source: Source) -> EditOptions:
     return EditOptions(**given, resolution=source.resolution)  # type: ignore[typeddict-item]
 
 
-def enter(request: Request, service: Service, edits: int) -> None:
+async def enter(request: Request, service: Service, edits: int) -> None:
     """Give back the seat of the reading; the edits take theirs as they start, all or none.
 
     Raises:
         Refused: there is no room for so many.
     """
     request.state.admission.release()
-    check_open(service)
-    if not service.serving.room(service.reading + edits):
-        raise Refused("queue_full", QUEUE_FULL)
+    await check_room(service, service.reading + edits)
 
 
 async def edit(

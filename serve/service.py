@@ -51,6 +51,7 @@ class Service:
         preview: latents to colours (`serve.preview`).
         reading: requests that were let in and whose body is not read yet.
         readers: the time limits of those.
+        turn: when the next request that finds no room is told so, by the loop's clock.
     """
 
     engine: Engine
@@ -61,6 +62,7 @@ class Service:
     preview: np.ndarray
     metrics: Metrics
     reading: int = 0
+    turn: float = 0.0
     draining: bool = False
     readers: set[asyncio.Timeout] = field(default_factory=set)
 

@@ -123,6 +123,7 @@ def test_a_graph_far_from_eager_is_an_error(tmp_path):
         ({"sizes": (512, 256, 768)}, "sizes"),
         ({"sizes": (100, 512, 768)}, "sizes"),
         ({"max_batch": 0}, "max_batch"),
+        ({"opset": 17}, "opset is 17; choose 18 to 24"),
     ],
 )
 def test_bad_options(tiny, tmp_path, options, word):
@@ -254,7 +255,8 @@ def test_a_plain_model_has_no_reward_tensors():
         inputs, outputs = shapes(name, rewards=False)
         assert inputs and outputs
         assert not {"reward_scores", "reward_text", "gate", "update"} & {*inputs, *outputs}
-        assert shapes(name, rewards=True, feature_bias=True) == (GRAPHS[name].inputs, GRAPHS[name].outputs)
+        whole = shapes(name, rewards=True, feature_bias=True, embeds_guidance=True)
+        assert whole == (GRAPHS[name].inputs, GRAPHS[name].outputs)
 
 
 class Doubler(torch.nn.Module):
