@@ -9,6 +9,7 @@ from pathlib import Path
 from ..core.console import command_parser
 from ..core.errors import MRCError, run_command
 from ..core.precision import PRECISIONS
+from ..engine.finishing import add_finishing_flags, open_finishing
 from ..engine.tiers import TIERS
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
@@ -37,6 +38,13 @@ def arguments() -> argparse.ArgumentParser:
         metavar="NAME",
         help="ONNX Runtime's execution provider (default: CUDA where it has that, else the CPU)",
     )
+    edits = parser.add_argument_group("edits")
+    edits.add_argument(
+        "--metadata",
+        action="store_true",
+        help="write the parameters into each PNG, instruction and seed too, as mrc-edit does (default: no)",
+    )
+    add_finishing_flags(edits)
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-batch", type=int, default=8, help="images edited together, at most (default: 8)")
     limits.add_argument("--max-waiting", type=int, default=64, help="edits that wait, at most (default: 64)")
@@ -85,17 +93,21 @@ def serve(args: argparse.Namespace) -> None:
     check_options(args)
     check_installed()
     from ..engine import AsyncEngine, Engine
+    from ..engine.parameters import model_digest
     from .metrics import Metrics
     from .preview import fit_preview
     from .server import run
     from .service import Options, Service, read_keys
 
+    finishing = open_finishing(args)
     keys = read_keys()
     check_host(args.host, bool(keys))
     provider = {"provider": args.provider} if args.provider else {}
     engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **provider)
     serving = AsyncEngine(engine, args.max_batch, args.max_waiting)
-    options = Options(args.max_bytes, args.max_pixels, args.read_timeout, args.timeout, args.drain)
+    digest = model_digest(engine, {}) if args.metadata else None
+    limits = (args.max_bytes, args.max_pixels, args.read_timeout, args.timeout, args.drain)
+    options = Options(*limits, finishing, digest)
     model = Path(args.model).resolve().name
     run(
         Service(engine, serving, model, options, keys, fit_preview(engine.backend), Metrics(serving)),

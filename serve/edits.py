@@ -9,11 +9,15 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from PIL.PngImagePlugin import PngInfo
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from ..engine import EditRequest, EditResult
+from ..engine.finishing import Finishing
+from ..engine.parameters import describe_request, text_of
 from ..engine.request import EditOptions, check
+from ..engine.sources import Source as Upload
 from .bodies import read_body
 from .errors import Refused
 from .fields import Fields
@@ -99,13 +103,29 @@ async def edit(
     )
     service.metrics.edited(result)
     request.state.facts |= {"batch_size": result.batch_size, "waited": round(result.waited, 4)}
-    return await asyncio.to_thread(entry, fields, source, result)
+    text = text_for(service, fields, source, options, result)
+    return await asyncio.to_thread(entry, fields, source, result, text, service.options.finishing)
 
 
-def entry(fields: Fields, source: Source, result: EditResult) -> dict:
+def text_for(
+    service: Service, fields: Fields, source: Source, options: EditOptions, result: EditResult
+) -> PngInfo | None:
+    """The parameters of an edit for its PNG, where the server writes them."""
+    if service.options.digest is None or fields.output_format != "png":
+        return None
+    more = {"size": fields.size if fields.size != "auto" else None, "tier": fields.tier}
+    asked = {name: value for name, value in (options | more).items() if name != "seed"}
+    record = describe_request(
+        service.model, service.options.digest, fields.prompt, asked, service.engine.backend.defaults
+    )
+    assert isinstance(result.seed, int)  # of one edit
+    return text_of(record, Upload("upload", source.data), result.seed, result.images[0].size)
+
+
+def entry(fields: Fields, source: Source, result: EditResult, text: PngInfo | None, finishing: Finishing) -> dict:
     image = result.images[0]
     return {
-        "b64_json": encode(image, fields.output_format, fields.output_compression),
+        "b64_json": encode(image, fields.output_format, fields.output_compression, finishing, source.data, text),
         "seed": result.seed,
         "size": f"{image.width}x{image.height}",
         "box": source.box or result.boxes[0],

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core.errors import MRCError
 from ..engine import AsyncEngine, Engine
+from ..engine.finishing import AS_IT_IS, Finishing
 from ..engine.tiers import TIERS, make_tier
 from .metrics import Metrics
 
@@ -28,6 +29,8 @@ class Options:
         read_seconds: within which headers and body must have come.
         timeout: seconds of an edit, those in which it waits included.
         drain: seconds that running edits get when the server stops.
+        finishing: what happens to every edit before it is sent.
+        digest: SHA-256 of the model, for the parameters in a PNG; None writes none.
     """
 
     max_bytes: int
@@ -35,6 +38,8 @@ class Options:
     read_seconds: float
     timeout: float
     drain: float
+    finishing: Finishing = AS_IT_IS
+    digest: str | None = None
 
 
 @dataclass

@@ -67,6 +67,7 @@ async def events(
 ) -> AsyncIterator[str]:
     """The body of a stream. It ends with the edits, or with an error event; a stream cut short would be no error
     to OpenAI's client."""
+    finishing = request.app.state.service.options.finishing
     task = asyncio.create_task(work)
     task.add_done_callback(lambda _: sent.queue.put_nowait(None))
     try:
@@ -74,7 +75,7 @@ async def events(
             if event.comment:
                 yield f": {event.comment}\n\n"
             elif event.image is not None:
-                data = {"b64_json": await asyncio.to_thread(encode, event.image, fields.output_format, None)}
+                data = {"b64_json": await asyncio.to_thread(encode, event.image, fields.output_format, None, finishing)}
                 size = {"size": f"{event.image.width}x{event.image.height}"}
                 yield server_sent(event.kind, fields, data | size | event.data)
         for index, entry in enumerate(await task):

@@ -20,7 +20,6 @@ from PIL import Image
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.train.data import open_data, open_triplets, stream
-from mrc_edit.train.data.braces import expand
 from mrc_edit.train.data.stream import StreamBatches, open_stream
 from mrc_edit.train.loop import train
 from mrc_edit.train.state import list_states
@@ -276,15 +275,6 @@ def test_empty_shards(tmp_path):
     tarfile.open(tmp_path / "a.tar", "w").close()
     with pytest.raises(MRCError, match="have no rows"):
         batches(f"file://{tmp_path}/a.tar")[0]
-
-
-def test_braces():
-    assert expand("a") == ["a"]
-    assert expand("x-{08..10}.tar") == ["x-08.tar", "x-09.tar", "x-10.tar"]
-    assert expand("{0..1}/{1..2}") == ["0/1", "0/2", "1/1", "1/2"]
-    for wrong in ("{2..1}", "{0..999999}", "{a..b}", "{0..1", "{1,2}"):
-        with pytest.raises(MRCError):
-            expand(wrong)
 
 
 def test_files_of_a_local_pattern_that_are_missing(folder):
