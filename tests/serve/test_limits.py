@@ -121,7 +121,7 @@ def test_a_stop_ends_the_reading(tmp_path):
             pass
 
         options = SimpleNamespace(read_seconds=600, max_bytes=10, drain=0)
-        service = Service(None, SimpleNamespace(drain=drain), "mini", options, [], None, None)
+        service = Service(None, SimpleNamespace(drain=drain), options, [], None)
         body = asyncio.create_task(Body(service, never).receive())
         await asyncio.sleep(0)
         await service.drain()
