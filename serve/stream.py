@@ -44,7 +44,7 @@ class Sent:
 
     def listener(self, service: Service, fields: Fields, index: int) -> Callable[[int, int, np.ndarray], None]:
         """`on_step` of the edit of that index."""
-        side = service.engine.backend.geometry.vae_scale
+        side = service.model.geometry.vae_scale
         made = 0
 
         def on_step(step: int, steps: int, latents: np.ndarray) -> None:
@@ -55,7 +55,7 @@ class Sent:
             self.put(Event("step", comment=f"step {step + 1} of {steps}, edit {index + 1} of {fields.n}"))
             if made < fields.partial_images and step + 1 >= (made + 1) * steps / (fields.partial_images + 1):
                 height, width = latents.shape[2:]
-                image = preview(latents[0], service.preview, (width * side, height * side))
+                image = preview(latents[0], service.model.preview, (width * side, height * side))
                 self.put(Event("partial_image", data={"partial_image_index": made, "index": index}, image=image))
                 made += 1
 
