@@ -128,18 +128,37 @@ def ask(address, body=None):
         return None
 
 
+def history(comfyui, number):
+    """What became of a workflow, once it is at its end."""
+    address, folder = comfyui
+    for _ in range(600):
+        if done := (ask(f"{address}/history/{number}") or {}).get(number):
+            return done["status"]
+        time.sleep(0.5)
+    pytest.fail((folder / "log").read_text()[-3000:])
+
+
 @pytest.mark.slow
 def test_comfyui_runs_the_workflow(comfyui):
     address, folder = comfyui
     number = ask(f"{address}/prompt", {"prompt": WORKFLOW})["prompt_id"]
-    done = None
-    for _ in range(600):
-        if done := (ask(f"{address}/history/{number}") or {}).get(number):
-            break
-        time.sleep(0.5)
-    assert done and done["status"]["status_str"] == "success", (folder / "log").read_text()[-3000:]
+    assert history(comfyui, number)["status_str"] == "success", (folder / "log").read_text()[-3000:]
     (saved,) = (folder / "output").glob("mrc*.png")
     ours = np.asarray(Image.open(saved), dtype=int)
     edit = INPUTS["MRCEdit"]
     theirs = Engine.from_pretrained("mini").edit(PHOTO, edit["instruction"], seed=edit["seed"]).images[0]
     assert np.abs(ours - np.asarray(theirs, dtype=int)).max() <= 1
+
+
+@pytest.mark.slow
+def test_comfyui_stops_an_edit(comfyui):
+    address, _ = comfyui
+    nodes = json.loads(json.dumps(WORKFLOW))
+    nodes["3"]["inputs"]["steps"] = 1000
+    number = ask(f"{address}/prompt", {"prompt": nodes})["prompt_id"]
+    while not ask(f"{address}/queue")["queue_running"]:
+        time.sleep(0.1)
+    time.sleep(2)  # in the edit, not before it: ComfyUI forgets an interruption at the start of a workflow
+    urllib.request.urlopen(urllib.request.Request(f"{address}/interrupt", method="POST"), timeout=60).close()
+    messages = dict(history(comfyui, number)["messages"])
+    assert messages["execution_interrupted"]["node_type"] == "MRCEdit"
