@@ -65,7 +65,8 @@ def fit(hint: Any, value: Any, name: str) -> Any:
     if origin in (Union, types.UnionType):
         if value is None and types.NoneType in arguments:
             return None
-        return fit(next(each for each in arguments if each is not types.NoneType), value, name)
+        kinds = [each for each in arguments if each is not types.NoneType]
+        return fit(next((each for each in kinds if each is type(value)), kinds[0]), value, name)
     if dataclasses.is_dataclass(hint):
         return parse(hint, value, name)  # type: ignore[arg-type]  # a class, not an instance
     if origin is list:

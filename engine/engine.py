@@ -19,7 +19,7 @@ from .failures import computing, enough_memory
 from .framing import Box, without_padding
 from .images import ImageLike, to_array, to_pil, to_unit
 from .loop import check_finite, denoise
-from .models import model_folder
+from .models import layout_folders, model_folder
 from .noise import drawing
 from .plan import Plan, Read, make_plan
 from .request import Checked, Edit, EditOptions, EditRequest, OutputType, Settings, check
@@ -111,7 +111,7 @@ class Engine:
         adapters = {name: value for name, value in given.items() if value}
         reads = "eager" if adapters and backend == "auto" else backend  # of a shipped model the checkpoint
         found = model_folder(folder, reads, precision, options)
-        loaded = load_backend(found, backend, precision=precision, **adapters, **options)
+        loaded = load_backend(found, backend, precision=precision, **adapters, **layout_folders(options))
         return cls(loaded, check_tier(tier, chosen, loaded))
 
     def edit(
@@ -175,11 +175,12 @@ class Engine:
         table = sampler_table(settings.scheduler, self.backend.scheduler, settings.steps)
         instructions, rewards = [edit.instruction for edit in edits], [edit.rewards for edit in edits]
         texts = [Read(*row) for row in enumerate(instructions)] if self.backend.reader else instructions
-        plan = make_plan(texts, rewards, *settings.guidance, [edit.negative_prompt for edit in edits])
-        read, features = np.empty(0), {}
+        embedded = self.backend.geometry.embeds_guidance
+        plan = make_plan(texts, rewards, *settings.guidance, [edit.negative_prompt for edit in edits], embedded)
+        read, more = np.empty(0), {"guidance_scales": plan.scales} if embedded else {}
         if self.backend.reader:
             with timed(result, "read"), computing("reader"):
-                read, features["feature_bias"] = self.read(self.backend.reader, edits)
+                read, more["feature_bias"] = self.read(self.backend.reader, edits)
         with timed(result, "text"), computing("text_encoder"):
             states, reward_text = self.encode_texts(plan, read)
         with timed(result, "encode"), computing("vae_encoder"):
@@ -191,7 +192,7 @@ class Engine:
                 text_states=states,
                 reward_scores=np.array([scores for scores, _ in plan.rewards], dtype=np.float32),
                 reward_text=reward_text,
-                **features,
+                **more,
             )
         with timed(result, "denoise"):
             return self.denoise(conditions, plan, table, source, random, result, callback)

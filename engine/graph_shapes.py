@@ -32,16 +32,17 @@ def check_shapes(model: bytes, artifact: Artifact, geometry: Geometry, sizes: Si
     """Check the inputs and outputs of a graph.
 
     Args:
-        geometry: of the manifest; says whether the model has rewards and a feature bias.
+        geometry: of the manifest; says whether the model has rewards, a feature bias and embedded guidance.
         sizes: what is known; dimensions that this graph is the first to have are added.
 
     Raises:
         MRCError: other names, or dimensions that differ from those of the manifest or of another graph.
     """
     listed = artifact.inputs, artifact.outputs
-    expected = shapes(artifact.role, geometry.rewards, bool(geometry.feature_channels))
+    expected = shapes(artifact.role, geometry.rewards, bool(geometry.feature_channels), geometry.embeds_guidance)
     kind = ("with" if geometry.rewards else "without") + " rewards"
     kind += " and a feature bias" if geometry.feature_channels else ""
+    kind += " that embeds guidance" if geometry.embeds_guidance else ""
     for found, wanted, of_manifest in zip(ports(model, path), expected, listed, strict=True):
         for names, where in ((wanted, f"a model {kind}"), (of_manifest, NAME)):
             if list(names) != list(found):

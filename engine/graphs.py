@@ -72,6 +72,7 @@ GRAPHS: dict[str, Graph] = {
             "text_states": ("texts", "length", "text_width"),
             "reward_scores": ("rewards", 3),
             "reward_text": ("rewards", "text_width"),
+            "guidance_scales": ("rewards", 2),  # of a distilled student alone
         },
         outputs={
             "time_bias": ("steps", "rewards", "time_channels"),
@@ -110,16 +111,20 @@ GRAPHS: dict[str, Graph] = {
 EACH_STEP = tuple(name for name, graph in GRAPHS.items() if graph.each_step)
 
 
-def shapes(name: str, rewards: bool, feature_bias: bool = False) -> tuple[dict[str, Dims], dict[str, Dims]]:
-    """Inputs and outputs of a graph, without those of rewards or of SmartEdit for a model that has none."""
+def shapes(
+    name: str, rewards: bool, feature_bias: bool = False, embeds_guidance: bool = False
+) -> tuple[dict[str, Dims], dict[str, Dims]]:
+    """Inputs and outputs of a graph, without those of rewards, SmartEdit or students for a model that has none."""
     graph = GRAPHS[name]
     without = set() if feature_bias else set(FEATURE_BIAS)
     if not rewards:
         without |= {*FOLDED, "reward_scores", "reward_text"}
+    if not embeds_guidance:
+        without.add("guidance_scales")
     inputs, outputs = (
         {key: dims for key, dims in side.items() if key not in without} for side in (graph.inputs, graph.outputs)
     )
-    if "time_bias" in outputs and not rewards:
+    if "time_bias" in outputs and not rewards and not embeds_guidance:
         outputs["time_bias"] = ("steps", 1, "time_channels")
     return inputs, outputs
 

@@ -37,6 +37,7 @@ class Geometry:
     eos_token_id: Token
     pad_token_id: Token
     feature_channels: Annotated[int, Between(0, 65_536)] = 0  # of the feature bias that SmartEdit adds; 0: none
+    embeds_guidance: bool = False  # a distilled student: one branch, the guidance scales are conditions
 
 
 @dataclass(frozen=True)

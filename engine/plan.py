@@ -5,7 +5,8 @@ The guided noise is a weighted sum over branches (docs/mathematics.md):
     s_T · ε(text, image)  +  (s_I - s_T) · ε("", image)  +  (1 - s_I) · ε("", no image)
 
 each branch with a reward of its own, by default the same for all. A negative prompt takes the place of the empty text.
-Equal branches are merged and other branches of weight zero are left out, both exactly.
+Equal branches are merged and other branches of weight zero are left out, both exactly. A distilled student takes the
+scales as conditions and has one branch.
 """
 
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ class Plan:
         branch: `[N]`, the input of each branch; text: `[N]`, index into `texts`.
         guidance: `[B, N]` float32, weight of each branch in each image's noise; unguided: the same without
             guidance, 1 for the branch with text and source.
+        scales: `[R, 2]` float32, the guidance scales of each reward's image, for a student, which embeds them.
     """
 
     texts: list[Text]
@@ -51,6 +53,7 @@ class Plan:
     text: np.ndarray
     guidance: np.ndarray
     unguided: np.ndarray
+    scales: np.ndarray
 
 
 def make_plan(
@@ -59,8 +62,15 @@ def make_plan(
     guidance: float,
     image_guidance: float,
     negative_prompts: list[str] | None = None,
+    embedded: bool = False,
 ) -> Plan:
-    """Plan one denoising pass over B instructions with their rewards and negative prompts (by default empty)."""
+    """Plan one denoising pass over B instructions with their rewards and negative prompts (by default empty).
+
+    Args:
+        embedded: the model is a student that embeds the scales: the branch with text and source is all.
+    """
+    scales = guidance, image_guidance
+    guidance, image_guidance = (1.0, 1.0) if embedded else scales
     negatives = negative_prompts or [""] * len(instructions)
     weights: dict[tuple[int, Text, bool, Reward], float] = {}  # (image, text, sees the source, reward) → weight
     for i, (instruction, negative, branch_rewards) in enumerate(zip(instructions, negatives, rewards, strict=True)):
@@ -92,4 +102,5 @@ def make_plan(
         text=np.array([texts.index(text) for _, text, _, _ in branches]),
         guidance=matrix,
         unguided=unguided,
+        scales=np.array([scales] * len(rows), dtype=np.float32),
     )

@@ -16,6 +16,7 @@ from ..core.reward import BEST
 from .aliases import check_times, each_generator, each_seed, instruction_of
 from .arguments import as_list, check_guidance, check_texts, spread
 from .backends.base import Backend
+from .embedded import check_limits, check_one_branch
 from .failures import enough_memory
 from .framing import FITS, Fit, Frame, check_resolution, framed, make_frame, seen
 from .images import ImageLike, load_image
@@ -67,8 +68,8 @@ class EditRequest:
         reward_guidance_text: their reward text; None for `reward_text`.
         negative_prompt: what not to make: the text of these branches, as in diffusers; None for the empty text.
         num_inference_steps: 1 to 1000; None for the model's own default, as for the next three.
-        guidance_scale: weight of the instruction, from 1. At 1 there is no guidance at all, as in diffusers, whatever
-            the other weight.
+        guidance_scale: weight of the instruction, from 1 up, for a distilled student to its limit. At 1 there is no
+            guidance at all, as in diffusers, whatever the other weight.
         image_guidance_scale: weight of the source image, from 1.
         scheduler: euler, euler_ancestral, ddim, dpmpp_2m or lcm (for models that were distilled for it).
         seed: as for `torch.Generator("cpu").manual_seed`; None draws one and reports it.
@@ -157,6 +158,8 @@ def check(backend: Backend, request: EditRequest) -> Checked:
     count, times = batch_size(request), request.num_images_per_prompt
     rewards = checked_rewards(request, count)
     check_has_rewards(backend.geometry, rewards)
+    if backend.geometry.embeds_guidance:
+        check_one_branch(rewards, as_list(request.negative_prompt or ""))
     images, frames, pictures = check_images(backend, request)
     columns = (
         spread(images, count, "image"),
@@ -244,6 +247,8 @@ def check_settings(backend: Backend, request: EditRequest) -> Settings:
     image = defaults.image_guidance_scale if request.image_guidance_scale is None else request.image_guidance_scale
     scales = check_guidance(text, "guidance_scale"), check_guidance(image, "image_guidance_scale")
     guidance = (1.0, 1.0) if scales[0] == 1 else scales  # as in diffusers
+    if backend.geometry.embeds_guidance:
+        check_limits(defaults, guidance)
     return Settings(guidance, scheduler, steps, request.output_type)
 
 

@@ -17,10 +17,12 @@ from ..engine.backends.graphs import GraphBackend, GraphUNet
 from ..engine.backends.onnxruntime import OnnxRuntimeBackend
 from ..engine.backends.providers import CPU
 from ..engine.graphs import dtype
+from ..engine.request import EditOptions
 
 Value = TypeVar("Value")
 REMEDY = "mend or remove it"
 STEPS = 6  # of Euler's method, an edit
+GUIDED: EditOptions = {"guidance_scale": 7.5, "image_guidance_scale": 1.5, "scheduler": "euler"}
 SAMPLES = 3  # steps an edit that are recorded, spread over the schedule
 INSTRUCTIONS = (
     "make it look like winter", "turn it into a watercolour painting", "remove the person on the left",
@@ -129,13 +131,19 @@ def record(backend: Recorder, images: Path, edits: int, size: int) -> None:
     """
     engine = Engine(backend)
     resolution = min(size, backend.geometry.resolution)
+    steps, guidance = STEPS, GUIDED
+    if backend.geometry.embeds_guidance:  # a student edits in its own way alone
+        steps, guidance = backend.defaults.num_inference_steps, EditOptions()
     with tqdm(pairs(images, edits), desc=f"edits at {resolution}", unit="edit", disable=None) as chosen:
         for i, (image, text) in enumerate(chosen):
-            backend.steps = {(k * STEPS + i) // SAMPLES % STEPS for k in range(SAMPLES)}
-            result = engine.edit(
-                image, text, num_inference_steps=STEPS, guidance_scale=7.5, image_guidance_scale=1.5,
-                scheduler="euler", seed=i, resolution=resolution, output_type="latent",
-            )  # fmt: skip
+            backend.steps = {(k * steps + i) // SAMPLES % steps for k in range(SAMPLES)}
+            own: EditOptions = {
+                "num_inference_steps": steps,
+                "seed": i,
+                "resolution": resolution,
+                "output_type": "latent",
+            }
+            result = engine.edit(image, text, **guidance | own)
             backend.once.setdefault("vae_decoder", []).append({"latents": np.stack(result.images)})
 
 

@@ -84,6 +84,7 @@ def new_export(args: argparse.Namespace) -> Manifest:
         args.checkpoint,
         args.out,
         dtype=args.dtype,
+        opset=args.opset,
         trt=args.trt,
         trt_targets=args.trt_target,
         int8=args.int8,

@@ -25,6 +25,7 @@ NOTES = {
     "text_states": "states of the instruction and of the empty text",
     "reward_scores": "following, preserving, quality: 0 to 5; ask for 5, 5, 5",
     "reward_text": "pooled state of the reward text; 'None; None; None' says no faults",
+    "guidance_scales": "a distilled student's alone: guidance_scale and image_guidance_scale; its plan has one branch",
     "time_bias": "what each ResNet adds for timestep and reward: of all steps, then of one step a row an input",
     "text_kv": "keys and values of all cross-attentions: a row a text, then a row a branch",
     "gate": "folded reward attention, with the next three: base + update · σ(gate · x + gate_bias)",

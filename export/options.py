@@ -5,11 +5,22 @@ from pathlib import Path
 
 from ..core.adapters import add_adapter_flags
 
+OPSET = 23  # the first that keeps GroupNormalization and Attention whole in half precision
+OPSETS = range(18, 25)
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags that both commands share."""
     parser.add_argument(
         "--overwrite", action="store_true", help="replace OUT, and DIR below, whatever they hold (default: no)"
+    )
+    parser.add_argument(
+        "--opset",
+        type=int,
+        default=OPSET,
+        metavar=f"{OPSETS[0]}…{OPSETS[-1]}",
+        help="opset of the graphs, for runtimes that are older; below 23 attention is many nodes, below 21 group "
+        f"normalization too (default: {OPSET})",
     )
     parser.add_argument(
         "--int8",

@@ -64,7 +64,8 @@ def outputs(backend: Backend, case: Case) -> dict[str, np.ndarray]:
     """The outputs that graphs are judged by, by graph."""
     geometry, batch = backend.geometry, len(case.images)
     reward = ((5.0, 3.5, 0.0), "None; the sky changed; None")
-    plan = make_plan(["make it snow", "turn the car red"][:batch], [(reward, reward, reward)] * batch, 7.5, 1.5)
+    plan = make_plan(["make it snow", "turn the car red"][:batch], [(reward, reward, reward)] * batch, 7.5, 1.5,
+                     embedded=geometry.embeds_guidance)  # fmt: skip
     texts = [*(text for text in plan.texts if isinstance(text, str)), reward[1]]
     states, pooled = backend.text_encoder(input_ids=tokenize(backend.tokenizer, texts, geometry))
     conditions = backend.conditioner(
@@ -73,6 +74,7 @@ def outputs(backend: Backend, case: Case) -> dict[str, np.ndarray]:
         reward_scores=np.array([scores for scores, _ in plan.rewards], dtype=np.float32),
         reward_text=np.repeat(pooled[-1:], len(plan.rewards), axis=0),
         feature_bias=case.feature_bias,
+        guidance_scales=plan.scales if geometry.embeds_guidance else None,
     )
     visible = np.where(plan.sees_image[:, None, None, None], case.latents[::-1][plan.image] * 3, np.float32(0))
     sample = np.concatenate([case.latents[plan.image], visible], axis=1)

@@ -1,6 +1,7 @@
 """A checkpoint with what is added to it at load."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from ..core.adapters import Adapters
 from ..core.errors import MRCError
 from .checkpoint import Checkpoint, load_checkpoint
 from .embeddings import add_embeddings
-from .lora import merge_loras
+from .lora import merge_loras, student_defaults
 from .smartedit.folder import is_smartedit
 
 
@@ -26,7 +27,7 @@ def load_adapted(
         layout: other keywords of `load_checkpoint`.
 
     Returns:
-        The checkpoint, and what was added.
+        The checkpoint, with a student's defaults where a LoRA makes one of it, and what was added.
 
     Raises:
         MRCError: as `load_checkpoint`, `add_embeddings` and `merge_loras`; tokens for SmartEdit, whose instructions
@@ -36,4 +37,8 @@ def load_adapted(
         raise MRCError(f"{model} is a SmartEdit model, whose language model reads instructions: it takes no embeddings")
     checkpoint = load_checkpoint(model, **layout)
     added = add_embeddings(checkpoint, embeddings or {})
-    return checkpoint, Adapters(merge_loras(checkpoint, lora or {}), added)
+    was_student = checkpoint.unet.embeds_guidance
+    merged = merge_loras(checkpoint, lora or {})
+    if lora and checkpoint.unet.embeds_guidance and not was_student:
+        checkpoint = replace(checkpoint, defaults=student_defaults(lora))
+    return checkpoint, Adapters(merged, added)

@@ -92,9 +92,9 @@ class Conditioner(nn.Module):
     """Everything in the loop that depends on texts, rewards and timesteps alone.
 
     Text keys and values of all cross-attentions, the timestep bias of every ResNet for every
-    (step, reward), and the attention of each reward layer folded to a gate: with two keys, softmax is a sigmoid,
-    and `dense(attention(x)) = base + update · σ(gate · x + gate_bias)`, one gate a head. Of several layers these
-    tensors stand beside each other.
+    (step, reward), which has a student's guidance scales in it, and the attention of each reward layer folded to a
+    gate: with two keys, softmax is a sigmoid, and `dense(attention(x)) = base + update · σ(gate · x + gate_bias)`, one
+    gate a head. Of several layers these tensors stand beside each other.
     """
 
     def __init__(self, unet: MRCUNet) -> None:
@@ -106,6 +106,7 @@ class Conditioner(nn.Module):
         unet = self.unet
         texts = [project for layer in cross_attentions(unet) for project in (layer.to_k, layer.to_v)]
         times = [unet.time_embedding, *(block.time_emb_proj for block in resnets(unet))]
+        times += [unet.guidance_embedding] if unet.embeds_guidance else []
         embeddings = [unet.get_submodule(name) for name in REWARD_EMBEDDINGS] if unet.rewards else []
         rewards = [layer.get_submodule(name) for layer in unet.reward_layers() for name in REWARD_ATTENTION]
         parameters = [value for layer in (*texts, *times, *embeddings, *rewards) for value in layer.parameters()]
@@ -113,16 +114,20 @@ class Conditioner(nn.Module):
 
     def forward(
         self, timesteps: Tensor, text_states: Tensor, reward_scores: Tensor | None = None,
-        reward_text: Tensor | None = None,
+        reward_text: Tensor | None = None, guidance_scales: Tensor | None = None,
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        """Timesteps `[S]`, states `[T, L, D]`, scores `[R, 3]`, pooled reward texts `[R, D]` →
-        time_bias `[S, R, Σt]`, text_kv `[T, L, Σk]`, then with rewards gate `[R, 8, Σr]`,
-        gate_bias `[R, 8, K]`, base `[R, Σr, 1]`, update `[R, Σr, 8]` of K reward layers; R = 1 without rewards.
+        """Timesteps `[S]`, states `[T, L, D]`, scores `[R, 3]`, pooled reward texts `[R, D]`, a student's scales
+        `[R, 2]` → time_bias `[S, R, Σt]`, text_kv `[T, L, Σk]`, then with rewards gate `[R, 8, Σr]`,
+        gate_bias `[R, 8, K]`, base `[R, Σr, 1]`, update `[R, Σr, 8]` of K reward layers; R = 1 without rewards and
+        scales.
         """
         unet = self.unet
         projections = [project for layer in cross_attentions(unet) for project in (layer.to_k, layer.to_v)]
         text_kv = torch.cat([project(text_states) for project in projections], dim=-1)
-        emb = unet.time_embedding(unet.time_proj(timesteps))[:, None]
+        time = unet.time_proj(timesteps)[:, None]
+        if guidance_scales is not None:
+            time = time + unet.guidance_embedding(guidance_scales)
+        emb = unet.time_embedding(time)
         folded: tuple[Tensor, ...] = ()
         if reward_scores is not None and reward_text is not None:
             bias, tokens = unet.reward_embedding(reward_scores, reward_text)

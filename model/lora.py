@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..core.adapters import MergedLora
+from ..core.defaults import Defaults
 from ..core.errors import MRCError
 from ..core.files import read_json
-from ..core.schema import JsonObject
+from ..core.schema import JsonObject, parse
 from .adapter_files import AdapterFile, read_adapter_file
 from .checkpoint import Checkpoint
+from .guidance import GUIDANCE_KEY
 
 # Endings of keys, and what the tensor is
 ROLES = {
@@ -35,6 +37,7 @@ KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 FOLDER_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # of PEFT and diffusers
 PEFT_CONFIG, PEFT_PREFIX = "adapter_config.json", "base_model.model."
 DIFFUSERS_CONFIG = "lora_adapter_metadata"  # entry of the header of a file that diffusers wrote
+DEFAULTS_HEADER = "mrc_defaults"  # entry of the header of a student's file: what it edits best with
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")  # of PEFT's adapters, which leave the base as it is
 
 
@@ -49,6 +52,8 @@ class Layer:
 
 def merge_loras(checkpoint: Checkpoint, scales: Mapping[str | Path, float]) -> list[MergedLora]:
     """Add LoRA files to the weights of the U-Net and the text encoder, in place, in float32.
+
+    A file of `mrc-train --stage distill --lora-rank` makes a student of the U-Net (`student_defaults`).
 
     Args:
         scales: by file, or by folder of one that PEFT or diffusers saved.
@@ -66,11 +71,46 @@ def merge_loras(checkpoint: Checkpoint, scales: Mapping[str | Path, float]) -> l
         if isinstance(scale, bool) or not isinstance(scale, int | float) or not math.isfinite(scale):
             raise MRCError(f"the scale of {path} is {scale!r:.40}; give a finite number, such as 0.8")
         file = read_adapter_file(weights_of(Path(path)))
+        add_guidance(file, checkpoint, float(scale))
         layers, configs = matched(file, checkpoint), settings(file)
         for layer in tqdm(layers, desc=f"merge {file.path.name}", unit="layer", leave=False, disable=None):
             layer.weight += change(file, layer) * (float(scale) * strength(file, layer, configs))
         merged.append(MergedLora(file.path.name, file.sha256, float(scale)))
     return merged
+
+
+def add_guidance(file: AdapterFile, checkpoint: Checkpoint, scale: float) -> None:
+    """Take the guidance embedding out of a student's file and add it to the U-Net."""
+    embedding = file.tensors.pop(f"unet.{GUIDANCE_KEY}", None)
+    if embedding is None:
+        return
+    if not checkpoint.unet.embeds_guidance:
+        checkpoint.unet.embed_guidance()
+    weight = checkpoint.unet.get_parameter(GUIDANCE_KEY)
+    if weight.shape != embedding.shape:
+        raise MRCError(
+            f"{file.path} is for another model: its guidance embedding is {list(embedding.shape)}, this model's is "
+            f"{list(weight.shape)}; give a LoRA for this model"
+        )
+    weight.data += scale * embedding
+
+
+def student_defaults(scales: Mapping[str | Path, float]) -> Defaults:
+    """What the last of these LoRA files that is a student's edits best with.
+
+    Raises:
+        MRCError: no file says so.
+    """
+    headers = {path: read_adapter_file(weights_of(Path(path))).metadata for path in scales}
+    said = [(path, header[DEFAULTS_HEADER]) for path, header in headers.items() if DEFAULTS_HEADER in header]
+    if not said:
+        raise MRCError(f"{', '.join(map(str, scales))}: no header has {DEFAULTS_HEADER}; copy the student's LoRA again")
+    path, text = said[-1]
+    try:
+        entries = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MRCError(f"{path}: {DEFAULTS_HEADER} in its header is damaged ({error}); copy it again") from None
+    return parse(Defaults, entries, f"{path}: {DEFAULTS_HEADER}")
 
 
 def weights_of(path: Path) -> Path:
@@ -126,7 +166,7 @@ def weights_by_name(checkpoint: Checkpoint) -> dict[str, Tensor]:
         for path, module in getattr(checkpoint, part).named_modules():
             if not isinstance(module, nn.Linear | nn.Conv2d):
                 continue
-            weight = module.weight.data
+            path, weight = path.removesuffix(".base_layer"), module.weight.data  # peft wraps a layer that has a LoRA
             # transformers 5 dropped the prefix text_model
             for name in [path, f"text_model.{path}"] if part == "text_encoder" else [path]:
                 names |= dict.fromkeys((name, f"{part}.{name}", kohya + name.replace(".", "_")), weight)

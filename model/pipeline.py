@@ -55,7 +55,7 @@ def edit_latents(
     scheduler: SchedulerMixin | None = None,
     read: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Denoise one edit an image with all three guidance branches, as released.
+    """Denoise one edit an image with all three guidance branches, as released; with the one of a distilled student.
 
     Args:
         images: `[B, 3, H, W]` in -1…1, sides multiples of 8.
@@ -71,20 +71,21 @@ def edit_latents(
     if not len(images) == len(instructions) == len(generators):
         raise MRCError(f"{len(images)} images, {len(instructions)} instructions, {len(generators)} generators: give B")
     scheduler = scheduler or checkpoint.scheduler
+    branches = 1 if checkpoint.unet.embeds_guidance else 3
     states, _ = encode_text(checkpoint, instructions + [""] * len(images))
     text, empty = states.chunk(2)
-    text, features = (text, {}) if read is None else (read[0], {"feature_bias": torch.cat([read[1]] * 3)})
-    text = torch.cat([text, empty, empty])
+    text, given = (text, {}) if read is None else (read[0], {"feature_bias": torch.cat([read[1]] * branches)})
+    text = torch.cat([text, empty, empty][:branches])
     source = encode_image(checkpoint, images)
-    source = torch.cat([source, source, torch.zeros_like(source)])
-    rewards = {}
+    source = torch.cat([source, source, torch.zeros_like(source)][:branches])
+    if checkpoint.unet.embeds_guidance:
+        scales = torch.tensor([[guidance_scale, image_guidance_scale]], device=source.device)
+        given["guidance_scales"] = scales.expand(len(text), 2)
     if checkpoint.unet.rewards:
         pooled = encode_text(checkpoint, [reward_text])[1]
         scores = torch.tensor([reward_scores], dtype=torch.float32, device=source.device)
-        rewards = {
-            "reward_scores": scores.expand(len(text), 3),
-            "reward_text_embeds": pooled.expand(len(text), -1),
-        }
+        given["reward_scores"] = scores.expand(len(text), 3)
+        given["reward_text_embeds"] = pooled.expand(len(text), -1)
 
     scheduler.set_timesteps(num_inference_steps)
     draws = "generator" in inspect.signature(scheduler.step).parameters
@@ -93,9 +94,10 @@ def edit_latents(
     latents = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
     latents = latents.to(source.device, source.dtype) * scheduler.init_noise_sigma
     for timestep in scheduler.timesteps:
-        sample = scheduler.scale_model_input(torch.cat([latents] * 3), timestep)
-        noise = checkpoint.unet(torch.cat([sample, source], dim=1), timestep, text, **rewards, **features)
-        with_text, with_image, with_none = noise.chunk(3)
-        guided = with_none + guidance_scale * (with_text - with_image) + image_guidance_scale * (with_image - with_none)
-        latents = scheduler.step(guided, timestep, latents, **extra).prev_sample
+        sample = scheduler.scale_model_input(torch.cat([latents] * branches), timestep)
+        noise = checkpoint.unet(torch.cat([sample, source], dim=1), timestep, text, **given)
+        if branches == 3:
+            text_noise, image_noise, none = noise.chunk(3)
+            noise = none + guidance_scale * (text_noise - image_noise) + image_guidance_scale * (image_noise - none)
+        latents = scheduler.step(noise, timestep, latents, **extra).prev_sample
     return latents

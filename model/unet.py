@@ -12,6 +12,7 @@ from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D, CrossAtt
 from torch import nn
 
 from ..core.errors import MRCError
+from .guidance import EMBEDDED, GuidanceEmbedding
 from .rewards import RewardConditioning
 from .settings import check_unet_settings
 
@@ -32,6 +33,8 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
     next block; the skip connections keep the down blocks' own outputs.
 
     `feature_bias=True` is SmartEdit's U-Net: it adds a feature map, which is an input, to what `conv_in` gives.
+
+    `time_embedding_type="guidance"` is a distilled student's: the guidance scales are an input (`embed_guidance`).
 
     Raises:
         MRCError: a keyword that diffusers does not know, a setting that is not computed here, a block type outside
@@ -62,6 +65,9 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         blocks = {*config.get("down_block_types", ()), *config.get("up_block_types", ())}
         if other := sorted(blocks - DOWN_BLOCKS - UP_BLOCKS):
             raise MRCError(f"unet config has blocks {other}; MRC is built on {sorted(DOWN_BLOCKS | UP_BLOCKS)}")
+        embeds_guidance = config.get("time_embedding_type") == EMBEDDED
+        if embeds_guidance:
+            config = config | {"time_embedding_type": "positional"}
         check_unet_settings(config)
         super().__init__(**config)
         self.rewards = rewards
@@ -71,6 +77,16 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
             widths = self.config.block_out_channels
             outputs = (*widths, widths[-1], *reversed(widths)) if reward_injection == "blocks" else ()
             self.build_rewards(widths[0], self.config.cross_attention_dim, self.config.norm_num_groups, outputs)
+        self.embeds_guidance = False
+        if embeds_guidance:
+            self.embed_guidance()
+
+    def embed_guidance(self) -> None:
+        """Make it a student's U-Net, in place, which takes the guidance scales and is the same function of the rest."""
+        weight = self.conv_in.weight
+        self.guidance_embedding = GuidanceEmbedding(self.config.block_out_channels[0]).to(weight.device, weight.dtype)
+        self.register_to_config(time_embedding_type=EMBEDDED)  # type: ignore[operator]  # a method of diffusers
+        self.embeds_guidance = True
 
     def forward(
         self,
@@ -80,6 +96,7 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         reward_scores: torch.Tensor | None = None,
         reward_text_embeds: torch.Tensor | None = None,
         feature_bias: torch.Tensor | None = None,
+        guidance_scales: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict the noise.
 
@@ -90,12 +107,13 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
             reward_scores: `[B, 3]`, raw 0–5: following, preserving, quality.
             reward_text_embeds: `[B, D]`, pooled text states of the reward text.
             feature_bias: `[B, C, h, w]`, C = block_out_channels[0]; added before the reward layer.
+            guidance_scales: `[B, 2]` of a student: guidance_scale, image_guidance_scale.
 
         Returns:
             `[B, 4, h, w]`, of the sample's dtype.
 
         Raises:
-            MRCError: rewards or the feature bias missing, or given to a U-Net that has none.
+            MRCError: rewards, the feature bias or the scales missing, or given to a U-Net that takes none.
         """
         if self.rewards != (reward_scores is not None) or self.rewards != (reward_text_embeds is not None):
             need = "needs both reward_scores and reward_text_embeds" if self.rewards else "has no reward modules"
@@ -103,7 +121,13 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         if self.feature_bias != (feature_bias is not None):
             need = "needs a feature_bias" if self.feature_bias else "takes no feature_bias"
             raise MRCError(f"this U-Net {need}; pass {'one' if self.feature_bias else 'none'}")
-        emb = self.time_embedding(UNet2DConditionModel.get_time_embed(self, sample, timestep))
+        if self.embeds_guidance != (guidance_scales is not None):
+            need = "needs guidance_scales" if self.embeds_guidance else "takes no guidance_scales"
+            raise MRCError(f"this U-Net {need}; pass {'them' if self.embeds_guidance else 'none'}")
+        time = UNet2DConditionModel.get_time_embed(self, sample, timestep)
+        if guidance_scales is not None:
+            time = time + self.guidance_embedding(guidance_scales)
+        emb = self.time_embedding(time)
         hidden = self.conv_in(sample)
         if feature_bias is not None:
             hidden = hidden + feature_bias

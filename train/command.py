@@ -16,7 +16,7 @@ from .config import PRESETS, TrainConfig, preset
 def parser() -> argparse.ArgumentParser:
     parser = command_parser(
         "mrc-train",
-        "Train an MRC checkpoint (stage 2) or the InstructPix2Pix editor under it (stage 1). "
+        "Train an MRC checkpoint (stage 2) or the InstructPix2Pix editor under it (stage 1), or distil one. "
         "Starts under `accelerate launch` or `torchrun` on more than one device.",
         epilog=f"presets: {', '.join(PRESETS)}; flags override them",
     )
@@ -46,11 +46,16 @@ def add_flag(parser: argparse.ArgumentParser, field: Field, hint: type | types.U
     """The flag of a field: its type or type | None, its help, and its default as a part of the help."""
     flag = "--" + field.name.replace("_", "-")
     help_text = f"{text} ({default_text(field.default)})"
-    kind = next(part for part in (*get_args(hint), hint) if part is not types.NoneType)
+    kinds = [part for part in (*get_args(hint), hint) if part is not types.NoneType]
+    kind = number_or_word if kinds[:2] == [int, str] else kinds[0]
     if kind is bool:
         parser.add_argument(flag, default=argparse.SUPPRESS, help=help_text, action=argparse.BooleanOptionalAction)
     else:
         parser.add_argument(flag, default=argparse.SUPPRESS, help=help_text, type=kind)
+
+
+def number_or_word(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def default_text(default: object) -> str:

@@ -8,7 +8,7 @@ from ..core.layout import LAYOUT
 from ..core.schema import Between, fit
 
 CHOICES: dict[str, tuple[int | str, ...]] = {
-    "stage": (1, 2),
+    "stage": (1, 2, "distill"),
     "reward_injection": ("time", "blocks"),
     "lr_schedule": ("constant", "cosine"),
     "mixed_precision": ("no", "bf16", "fp16"),
@@ -41,7 +41,21 @@ class TrainConfig:
     vae: Annotated[str | None, LAYOUT["vae"]] = None
     base: Annotated[str | None, LAYOUT["base"]] = None
     photographs: Annotated[str | None, "folder of photographs as backgrounds of the miniature world"] = None
-    stage: Annotated[int, "1 trains an editor without rewards, 2 one with rewards"] = 2
+    stage: Annotated[
+        int | str,
+        "1 trains an editor without rewards, 2 one with rewards, distill a student of few steps and one branch",
+    ] = 2
+    guidance_max: Annotated[
+        float, "distill: the student learns text guidance from 1 to this; at 1 the teacher has none", Between(1, 1000)
+    ] = 10.0
+    image_guidance_max: Annotated[
+        float, "distill: the same for image guidance; 1 saves a teacher's branch", Between(1, 1000)
+    ] = 2.5
+    reward_weighting: Annotated[
+        float,
+        "distill: weight samples by the mean of their scores over 5, to this power; 0 gives all the same weight",
+        Between(0),
+    ] = 0.0
     reward_injection: Annotated[
         str, "where rewards enter the U-Net in stage 2: time (as released) or blocks (after every block too)"
     ] = "time"
@@ -115,12 +129,34 @@ class TrainConfig:
             raise MRCError(f"least_score is {self.least_score}; give --cache too, which has all scores")
         if self.resolution % 8:
             raise MRCError(f"resolution is {self.resolution}; give a multiple of 8 pixels")
+        check_distillation(self)
         if self.cache and self.augment:
             raise MRCError("cached latents are of centre crops without flips; give --no-augment with --cache")
 
     def record(self) -> dict:
         """As JSON takes it."""
         return asdict(self)
+
+
+DISTILL_ONLY = ("guidance_max", "image_guidance_max", "reward_weighting")
+NOT_DISTILLED = ("min_snr_gamma", "train_text_encoder", "train_qformer", "train_bim")
+
+
+def check_distillation(config: TrainConfig) -> None:
+    """Refuse settings that have no effect in the stage."""
+    if config.stage != "distill":
+        for name in DISTILL_ONLY:
+            if (value := getattr(config, name)) != getattr(TrainConfig, name):
+                raise MRCError(f"{name} is {value}, which is for stage distill; leave it out")
+        return
+    for name in NOT_DISTILLED:
+        if value := getattr(config, name):
+            raise MRCError(f"{name} is {value}, and stage distill has none of it; leave it out")
+    if config.guidance_max == 1 < config.image_guidance_max:
+        raise MRCError(
+            f"guidance_max is 1, which turns all guidance off, and image_guidance_max {config.image_guidance_max:g}; "
+            "give 1 for both, or more for the first"
+        )
 
 
 # What each preset sets; the command line overrides it
@@ -137,6 +173,19 @@ PRESETS: dict[str, dict] = {
         "mixed_precision": "fp16",
         "gradient_checkpointing": True,
         "checkpoint_every": 500,
+    },
+    # rate of arXiv 2310.04378, average and weight decay of diffusers' script for it, a batch for one card
+    "distill": {
+        "stage": "distill",
+        "batch_size": 16,
+        "steps": 10_000,
+        "learning_rate": 8e-6,
+        "warmup": 500,
+        "weight_decay": 0.0,
+        "ema_decay": 0.95,
+        "conditioning_dropout": 0.0,
+        "reward_dropout": 0.1,
+        "gradient_checkpointing": True,
     },
     "mini": {
         "data": "miniature:32000",

@@ -47,7 +47,7 @@ def write_checkpoint(run: Run, state: TrainState, overwrite: bool) -> None:
             parameter.copy_(tensor)
     out = Path(config.out)
     if config.lora_rank:
-        save_lora(checkpoint.unet, out / LORA_FILE)
+        save_lora(checkpoint, out / LORA_FILE)
         merge_lora(checkpoint.unet)
     elif overwrite:
         (out / LORA_FILE).unlink(missing_ok=True)  # of the run that this one replaces

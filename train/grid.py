@@ -29,6 +29,7 @@ def save_grid(run: Run, state: TrainState, triplets: Triplets) -> None:
     """Write `validation/STEP.png`, edited with the averaged weights; the first process writes."""
     state.average.store(state.trained)
     state.average.copy_to(state.trained)
+    training = run.editor.training
     run.editor.eval()
     picture = validation_grid(run.checkpoint, triplets, run.config.resolution, partial(read, run))
     if run.accelerator.is_main_process:
@@ -36,7 +37,7 @@ def save_grid(run: Run, state: TrainState, triplets: Triplets) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_file(folder / f"{state.step:08d}.png", encoded(picture))
     state.average.restore(state.trained)
-    run.editor.train()
+    run.editor.train(training)
 
 
 @torch.no_grad()
@@ -63,9 +64,13 @@ def validation_grid(
     pairs = [fit_pair(sample.source, sample.edited, size, flip=False, crop=(0.5, 0.5)) for sample in samples]
     sources = torch.from_numpy(np.stack([source for source, _ in pairs])).to(checkpoint.vae.device)
     generators = [torch.Generator().manual_seed(i) for i in range(len(samples))]
+    steps, guidance = STEPS, (3.0, 1.5)
+    if checkpoint.unet.embeds_guidance:
+        own = checkpoint.defaults
+        steps, guidance = own.num_inference_steps, (own.guidance_scale, own.image_guidance_scale)
     latents = edit_latents(
-        checkpoint, sources, [s.instruction for s in samples], generators, num_inference_steps=STEPS,
-        guidance_scale=3.0, read=read(len(samples)),
+        checkpoint, sources, [s.instruction for s in samples], generators, num_inference_steps=steps,
+        guidance_scale=guidance[0], image_guidance_scale=guidance[1], read=read(len(samples)),
     )  # fmt: skip
     edits = decode_latents(checkpoint, latents).cpu().numpy()
     rows = [np.concatenate([source, edit, edited], axis=2) for (source, edited), edit in zip(pairs, edits, strict=True)]

@@ -104,7 +104,7 @@ def to_device(run: Run, loaded: LoadedBatch) -> tuple[Batch, Draws]:
     """Latents, texts and random numbers of a batch.
 
     Raises:
-        MRCError: stage 2 on data without rewards.
+        MRCError: a model with rewards on data without.
     """
     config, device = run.config, run.accelerator.device
     scale: float = run.checkpoint.vae.config.scaling_factor
@@ -118,7 +118,7 @@ def to_device(run: Run, loaded: LoadedBatch) -> tuple[Batch, Draws]:
         changed=changed_positions(source * scale, mean),
         text=loaded["states"].to(device) if "states" in loaded else text_input(run, loaded["instructions"]),
         empty_text=text_input(run, [""]),
-        reward=reward_batch(run, loaded) if config.stage == 2 else None,
+        reward=reward_batch(run, loaded) if run.checkpoint.unet.rewards else None,
         features=loaded["features"].to(device) if "features" in loaded else None,
     )
     return batch, draws
@@ -151,7 +151,7 @@ def reward_batch(run: Run, loaded: LoadedBatch) -> RewardBatch:
     """
     scores, texts, device = loaded["scores"], loaded["reward_texts"], run.accelerator.device
     if scores is None or texts is None:
-        raise MRCError(f"{run.config.data} has no rewards, stage 2 needs them; give --rewards or use --stage 1")
+        raise MRCError(f"{run.config.data} has no rewards, and this model needs them; give --rewards or use --stage 1")
 
     def pooled(some: list[str]) -> Tensor:
         return (run.texts.pooled(some) if run.texts else token_ids(run.checkpoint, some)).to(device)

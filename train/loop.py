@@ -1,9 +1,10 @@
-"""The training loop, both stages, from top to bottom.
+"""The training loop, all stages, from top to bottom.
 
     mrc-train CHECKPOINT --data DATA --out OUT --stage 2
 
 Stage 1 trains an InstructPix2Pix editor; stage 2 adds the reward modules (if they are missing) and
-trains them with the rest. The VAE is frozen, and so is the text encoder unless `train_text_encoder` is set.
+trains them with the rest. Stage distill makes a student of a trained model. The VAE is frozen, and so is the text
+encoder unless `train_text_encoder` is set.
 """
 
 import math
@@ -25,6 +26,7 @@ from .cache import CachedBatches
 from .config import TrainConfig
 from .data.batches import LoadedBatch
 from .data.notes import add_resized, check_broken, say_counts
+from .distill import distill_losses, open_distillation
 from .finish import write_checkpoint
 from .grid import save_grid
 from .inputs import load_batches, load_texts, samples_to_show, to_device
@@ -66,16 +68,18 @@ def train_in_folder(config: TrainConfig, accelerator: Accelerator, resume: str |
     editor = trainable_editor(checkpoint, config).to(accelerator.device)
     batches = load_batches(config, checkpoint, accelerator)
     texts = load_texts(config, checkpoint, accelerator)
-    arrange_weights(editor, config, accelerator.device)
+    distillation = open_distillation(editor) if config.stage == "distill" else None
+    for each in (editor, *(distillation.editors if distillation else ())):
+        arrange_weights(each, config, accelerator.device)
 
     # ---- all that a resumed run takes up again
-    state = new_state(editor, config)
+    state = new_state(editor, config, distillation)
     if resume and (saved := load_state(out, resume, config.record())):
         state.restore(*saved)
     if overwrite and accelerator.is_main_process:
         remove_states(list_states(out))
     image_states = batches.image_states if isinstance(batches, CachedBatches) else None
-    run = start_run(config, accelerator, checkpoint, editor, texts, image_states, state)
+    run = start_run(config, accelerator, checkpoint, editor, texts, image_states, state, distillation)
 
     # ---- training, the rare events first
     first, passes = state.step, config.accumulation
@@ -83,7 +87,7 @@ def train_in_folder(config: TrainConfig, accelerator: Accelerator, resume: str |
     stream = load(batches, numbers, config.workers)
     shown = samples_to_show(config) if config.validate_every and (accelerator.is_main_process or config.shard) else None
     bar = tqdm(total=config.steps, initial=first, desc="train", disable=None if accelerator.is_main_process else True)
-    run.model.train()
+    run.model.train(distillation is None)  # a student and its target see no dropout
     for step in range(first, config.steps + 1):
         # ---- rare: a state on the disk, a picture of edits
         last = step == config.steps
@@ -161,6 +165,8 @@ def forward(run: Run, loaded: LoadedBatch) -> Tensor:
     """Mean loss of this process's share of a batch."""
     batch, draws = to_device(run, loaded)
     with run.accelerator.autocast():
+        if run.distillation:
+            return distill_losses(run.model, run.distillation, run.noise_schedule, batch, draws, run.config).mean()
         losses = sample_losses(
             run.model,
             run.noise_schedule,

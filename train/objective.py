@@ -59,13 +59,14 @@ class Batch:
 @dataclass(frozen=True)
 class Draws:
     """The random numbers of a batch: noise `[B, 4, h, w]`, posterior `[B, 4, h, w]`, timesteps `[B]` int64,
-    condition `[B]` and reward `[B]` uniform in 0…1."""
+    condition `[B]`, reward `[B]` and guidance `[B, 2]` uniform in 0…1."""
 
     noise: Tensor
     posterior: Tensor
     timesteps: Tensor
     condition: Tensor
     reward: Tensor
+    guidance: Tensor
 
 
 def draw(seed: int, positions: Tensor, shape: tuple[int, ...], timesteps: int, power: float = 1.0) -> Draws:
@@ -84,6 +85,7 @@ def draw(seed: int, positions: Tensor, shape: tuple[int, ...], timesteps: int, p
         timesteps=stack(lambda rng: int(timesteps * rng.random() ** (1 / power))),
         condition=stack(lambda rng: rng.random(dtype=np.float32)),
         reward=stack(lambda rng: rng.random(dtype=np.float32)),
+        guidance=stack(lambda rng: rng.random(2, dtype=np.float32)),
     )
 
 
@@ -96,13 +98,16 @@ class Editor(nn.Module):
         self.text_encoder = text_encoder
 
     def forward(
-        self, sample: Tensor, timesteps: Tensor, text: Tensor, scores: Tensor | None, reward_text: Tensor | None
-    ) -> Tensor:
+        self, sample: Tensor, timesteps: Tensor, text: Tensor, scores: Tensor | None, reward_text: Tensor | None,
+        scales: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """The U-Net's prediction `[B, 4, h, w]` for `sample` `[B, 8, h, w]` and scores `[B, 3]`.
 
-        Texts are token ids `[B, L]`, or encoded: text states `[B, L, D]`, reward texts pooled `[B, D]`.
+        Texts are token ids `[B, L]`, or encoded: text states `[B, L, D]`, reward texts pooled `[B, D]`. A student
+        takes guidance scales `[B, 2]`.
         """
-        return self.unet(sample, timesteps, self.states(text), scores, self.pooled(reward_text))
+        pooled = self.pooled(reward_text)
+        return self.unet(sample, timesteps, self.states(text), scores, pooled, guidance_scales=scales)
 
     def states(self, text: Tensor) -> Tensor:
         return text if text.is_floating_point() else self.text_encoder(text).last_hidden_state
@@ -178,15 +183,30 @@ def sample_losses(
     noisy = schedule.add_noise(batch.edited, draws.noise, draws.timesteps)
     source = torch.where(no_image[:, None, None, None], 0.0, batch.source)
     sample, reward = torch.cat([noisy, source], dim=1), visible_reward(batch.reward, draws, reward_dropout)
-    if batch.features is None:
-        text = torch.where(no_text.view(-1, *[1] * (batch.text.ndim - 1)), batch.empty_text, batch.text)
-        prediction = editor(sample, draws.timesteps, text, *reward)
-    else:
-        prediction = editor(sample, draws.timesteps, batch.text, *reward, batch.features, batch.empty_text, no_text)
+    prediction = predict(editor, batch, sample, draws.timesteps, no_text, reward)
     target = prediction_target(schedule, batch.edited, draws)
     errors = F.mse_loss(prediction.float(), target, reduction="none").mean(1)
     losses = errors.mean((1, 2)) + change_weight * mean_where(errors, batch.changed)
     return losses * snr_weights(schedule, draws.timesteps, min_snr_gamma)
+
+
+def predict(
+    editor: Callable[..., Tensor], batch: Batch, sample: Tensor, timesteps: Tensor, no_text: Tensor,
+    reward: tuple[Tensor | None, Tensor | None], scales: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """What an editor predicts `[B, 4, h, w]` for `sample` `[B, 8, h, w]` and the texts of a batch.
+
+    Args:
+        no_text: `[B]` bool, the samples that see the empty instruction.
+        reward: of `visible_reward`.
+        scales: `[B, 2]`, of a student.
+    """
+    student = {} if scales is None else {"scales": scales}
+    if batch.features is not None:
+        smart = batch.features, batch.empty_text, no_text
+        return editor(sample, timesteps, batch.text, *reward, *smart, **student)
+    text = torch.where(no_text.view(-1, *[1] * (batch.text.ndim - 1)), batch.empty_text, batch.text)
+    return editor(sample, timesteps, text, *reward, **student)
 
 
 def visible_reward(reward: RewardBatch | None, draws: Draws, dropout: float) -> tuple[Tensor | None, Tensor | None]:

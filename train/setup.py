@@ -14,11 +14,12 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from ..core.errors import MRCError
-from ..engine.models import model_folder
+from ..engine.models import layout_folders, model_folder
 from ..model.checkpoint import Checkpoint, load_checkpoint
 from ..model.extend import add_reward_blocks, add_rewards, widen_input
 from ..model.smartedit.folder import load_conditioning
 from .config import TrainConfig
+from .distill import Distillation, averaged, student_of
 from .image_states import ImageStates
 from .lora import add_lora
 from .objective import Editor
@@ -43,6 +44,7 @@ class Run:
     noise_schedule: DDPMScheduler
     texts: TextStates | None
     image_states: ImageStates | None
+    distillation: Distillation | None
 
 
 def open_accelerator(config: TrainConfig) -> Accelerator:
@@ -78,8 +80,13 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
 def starting_point(config: TrainConfig) -> Checkpoint:
     """The checkpoint to start from, with the input channels and reward modules that the stage needs."""
     source = model_folder(config.init, "eager", options={"variant": config.variant})
-    checkpoint = load_checkpoint(source, variant=config.variant, vae=config.vae, base=config.base)
+    layout = layout_folders({"variant": config.variant, "vae": config.vae, "base": config.base})
+    checkpoint = load_checkpoint(source, **layout)
     unet = checkpoint.unet
+    if unet.embeds_guidance:
+        raise MRCError(f"{config.init} is a distilled student; give the model that it was distilled from")
+    if config.stage == "distill":
+        return student_of(checkpoint, config)
     if unet.config.in_channels == unet.config.out_channels:
         unet = widen_input(unet)
     if config.stage == 1 and unet.rewards:
@@ -139,8 +146,11 @@ def arrange_weights(editor: Editor, config: TrainConfig, device: torch.device) -
         editor.unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch types it not
 
 
-def new_state(editor: Editor, config: TrainConfig) -> TrainState:
-    """The state before the first step: AdamW and the average of the trained weights."""
+def new_state(editor: Editor, config: TrainConfig, distillation: Distillation | None = None) -> TrainState:
+    """The state before the first step: AdamW and the average of the trained weights.
+
+    In distillation the average is the target's own weights.
+    """
     trained = trained_parameters(editor)
     groups = [
         {"params": [p for p in part.parameters() if p.requires_grad], "share": share}
@@ -154,12 +164,14 @@ def new_state(editor: Editor, config: TrainConfig) -> TrainState:
         weight_decay=config.weight_decay,
     )
     average = EMAModel(trained, decay=config.ema_decay)  # decay at step s as released: (1 + s) / (10 + s), at most this
+    if distillation:
+        average.shadow_params = averaged(editor, distillation.target)
     return TrainState(trained, average, optimizer)
 
 
 def start_run(
     config: TrainConfig, accelerator: Accelerator, checkpoint: Checkpoint, editor: Editor, texts: TextStates | None,
-    image_states: ImageStates | None, state: TrainState,
+    image_states: ImageStates | None, state: TrainState, distillation: Distillation | None,
 ) -> Run:  # fmt: skip
     """Hand model and optimizer to accelerate (a sharded model stays as it is) and open the tracker."""
     model: nn.Module
@@ -171,4 +183,4 @@ def start_run(
         settings = {name: value for name, value in config.record().items() if value is not None}
         accelerator.init_trackers("mrc", config=settings)
     noise_schedule = DDPMScheduler.from_config(checkpoint.scheduler.config)
-    return Run(config, accelerator, checkpoint, editor, model, noise_schedule, texts, image_states)
+    return Run(config, accelerator, checkpoint, editor, model, noise_schedule, texts, image_states, distillation)

@@ -29,7 +29,7 @@ class SmartEditor(Editor):
 
     def forward(  # type: ignore[override]
         self, sample: Tensor, timesteps: Tensor, text: Tensor, scores: Tensor | None, reward_text: Tensor | None,
-        features: Tensor, empty_text: Tensor, no_text: Tensor,
+        features: Tensor, empty_text: Tensor, no_text: Tensor, scales: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """The U-Net's prediction `[B, 4, h, w]`.
 
@@ -41,10 +41,11 @@ class SmartEditor(Editor):
             features: CLIP's `[B, N, M]`.
             empty_text: one empty instruction, as for `Editor`.
             no_text: `[B]` bool, the samples that get it in place of their own.
+            scales: `[B, 2]`, of a student.
         """
         states, feature_bias = self.read(text, features, *sample.shape[2:])
         states = torch.where(no_text[:, None, None], self.states(empty_text), states)
-        return self.unet(sample, timesteps, states, scores, self.pooled(reward_text), feature_bias)
+        return self.unet(sample, timesteps, states, scores, self.pooled(reward_text), feature_bias, scales)
 
     def read(self, states: Tensor, features: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """States `[B, K, W]`, features `[B, N, M]` → text states `[B, L, D]`, feature bias `[B, C, height, width]`."""

@@ -84,7 +84,8 @@ class TrainState:
         self.resized = record.get("resized", 0)  # older states have no such pairs
         for i, parameter in enumerate(self.trained):
             parameter.copy_(shared_like(tensors[f"weights.{i}"], parameter))
-        self.average.shadow_params = [shared_like(tensors[f"average.{i}"], p) for i, p in enumerate(self.trained)]
+        for i, average in enumerate(self.average.shadow_params):
+            average.copy_(shared_like(tensors[f"average.{i}"], average))
         self.average.optimization_step = self.step
         restore_optimizer(self.optimizer, tensors)
 

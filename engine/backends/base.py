@@ -32,6 +32,18 @@ def feature_condition(geometry: Geometry, feature_bias: np.ndarray | None) -> di
     return {} if feature_bias is None else {"feature_bias": feature_bias}
 
 
+def guidance_condition(geometry: Geometry, guidance_scales: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The guidance scales as a condition; none for a model that takes none.
+
+    Raises:
+        MRCError: they are missing, or given to a model that takes none.
+    """
+    if geometry.embeds_guidance != (guidance_scales is not None):
+        need = "needs guidance_scales" if geometry.embeds_guidance else "takes no guidance_scales"
+        raise MRCError(f"this model {need}; distilled students alone have them")
+    return {} if guidance_scales is None else {"guidance_scales": guidance_scales}
+
+
 class GuidedUNet(ABC):
     """The U-Net for some branches of one edit. It owns their conditions, its buffers and its deep features.
 
@@ -128,12 +140,13 @@ class Backend(ABC):
     @abstractmethod
     def conditioner(
         self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray,
-        feature_bias: np.ndarray | None = None,
+        feature_bias: np.ndarray | None = None, guidance_scales: np.ndarray | None = None,
     ) -> Conditions:  # fmt: skip
         """All that depends on timesteps `[S]`, texts `[T, L, D]`, scores `[R, 3]` and reward texts `[R, D]` alone.
 
         Args:
             feature_bias: `[B, C, h, w]`, of SmartEdit alone: what it adds to the U-Net's first features of each image.
+            guidance_scales: `[R, 2]`, of a student alone: guidance_scale, image_guidance_scale.
         """
 
     @abstractmethod

@@ -18,7 +18,7 @@ from ...model.pipeline import decode_latents, encode_image
 from ...model.scheduler import scheduler_config
 from ..manifest import Geometry
 from ..text import whole_texts
-from .base import Backend, Conditions, GuidedUNet, feature_condition
+from .base import Backend, Conditions, GuidedUNet, feature_condition, guidance_condition
 from .devices import float32_products, torch_device, use_threads
 from .reading import load_reader
 
@@ -43,6 +43,7 @@ def geometry(checkpoint: Checkpoint) -> Geometry:
         eos_token_id=checkpoint.tokenizer.eos_token_id,
         pad_token_id=checkpoint.tokenizer.pad_token_id,
         feature_channels=checkpoint.unet.config.block_out_channels[0] if checkpoint.unet.feature_bias else 0,
+        embeds_guidance=checkpoint.unet.embeds_guidance,
     )
 
 
@@ -135,11 +136,11 @@ class EagerBackend(Backend):
 
     def conditioner(
         self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray,
-        feature_bias: np.ndarray | None = None,
+        feature_bias: np.ndarray | None = None, guidance_scales: np.ndarray | None = None,
     ) -> Conditions:  # fmt: skip
         rewards = {"reward_scores": reward_scores, "reward_text_embeds": reward_text} if self.geometry.rewards else {}
-        features = feature_condition(self.geometry, feature_bias)
-        return {"timesteps": timesteps, "encoder_hidden_states": text_states, **rewards, **features}
+        more = feature_condition(self.geometry, feature_bias) | guidance_condition(self.geometry, guidance_scales)
+        return {"timesteps": timesteps, "encoder_hidden_states": text_states, **rewards, **more}
 
     def guided_unet(
         self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray, image: np.ndarray
@@ -157,11 +158,13 @@ class EagerUNet(GuidedUNet):
         self.backend, self.branch = backend, branch
         self.timesteps = backend.tensor(conditions["timesteps"])
         self.states = backend.tensor(conditions["encoder_hidden_states"][text]).to(backend.dtype)
-        rows = {"reward_scores": reward, "reward_text_embeds": reward, "feature_bias": image}
+        rows = {
+            "reward_scores": reward, "reward_text_embeds": reward, "guidance_scales": reward, "feature_bias": image,
+        }  # fmt: skip
         self.given: dict[str, torch.Tensor] = {
             name: backend.tensor(conditions[name][index[branch]]) for name, index in rows.items() if name in conditions
         }
-        for name in self.given.keys() - {"reward_scores"}:  # which are embedded in float32
+        for name in self.given.keys() - {"reward_scores", "guidance_scales"}:  # which are embedded in float32
             self.given[name] = self.given[name].to(backend.dtype)
 
     def full(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:

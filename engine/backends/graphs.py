@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from ..graphs import FEATURE_BIAS, FOLDED
-from .base import Backend, Conditions, GuidedUNet, feature_condition
+from .base import Backend, Conditions, GuidedUNet, feature_condition, guidance_condition
 
 Value = TypeVar("Value")  # the runtime's own array, on the device
 Feeds = dict[str, Value]
@@ -66,11 +66,12 @@ class GraphBackend(Backend, Generic[Value]):
 
     def conditioner(
         self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray,
-        feature_bias: np.ndarray | None = None,
+        feature_bias: np.ndarray | None = None, guidance_scales: np.ndarray | None = None,
     ) -> Conditions:  # fmt: skip
         rewards = {"reward_scores": reward_scores, "reward_text": reward_text} if self.geometry.rewards else {}
+        more = rewards | guidance_condition(self.geometry, guidance_scales)
         features = feature_condition(self.geometry, feature_bias)
-        return self.run("conditioner", timesteps=timesteps, text_states=text_states, **rewards) | features
+        return self.run("conditioner", timesteps=timesteps, text_states=text_states, **more) | features
 
     def guided_unet(
         self, conditions: Conditions, *, branch: np.ndarray, text: np.ndarray, reward: np.ndarray, image: np.ndarray
@@ -86,7 +87,8 @@ class GraphUNet(GuidedUNet, Generic[Value]):
         reward: np.ndarray, image: np.ndarray,
     ) -> None:  # fmt: skip
         self.backend = backend
-        row = reward if backend.geometry.rewards else np.zeros_like(reward)
+        geometry = backend.geometry
+        row = reward if geometry.rewards or geometry.embeds_guidance else np.zeros_like(reward)
         self.time_bias, self.constant = self.placed(conditions, text, row, image)
         self.constant["branch"] = backend.to_device(branch)
         self.run_full, self.run_shallow = backend.runner("unet"), backend.runner("unet_shallow")

@@ -16,7 +16,7 @@ from ..failures import computing
 from ..graphs import FEATURE_BIAS, FOLDED, GRAPHS
 from ..manifest import Artifact, files_of
 from ..profiles import Profile, profile, sides
-from .base import Conditions, feature_condition
+from .base import Conditions, feature_condition, guidance_condition
 from .bound import SessionRunner, Slice
 from .engine_cache import engines_in, rtx_machine, tensorrt_machine, timings
 from .exported import ExportBackend, cache_folder
@@ -175,11 +175,12 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
 
     def conditioner(
         self, *, timesteps: np.ndarray, text_states: np.ndarray, reward_scores: np.ndarray, reward_text: np.ndarray,
-        feature_bias: np.ndarray | None = None,
+        feature_bias: np.ndarray | None = None, guidance_scales: np.ndarray | None = None,
     ) -> Conditions:  # fmt: skip
         arrays = {"timesteps": timesteps, "text_states": text_states}
         if self.geometry.rewards:
             arrays |= {"reward_scores": reward_scores, "reward_text": reward_text}
+        arrays |= guidance_condition(self.geometry, guidance_scales)
         features = feature_condition(self.geometry, feature_bias)
         if not self.gathers:
             return self.run("conditioner", **arrays) | features

@@ -25,7 +25,7 @@ from ..loop import OnStep, check_latents, start, step_noise
 from ..plan import Plan
 from ..step_table import SamplerTable, clipping
 from ..text import whole_texts
-from .base import Conditions, DeviceLoop, GuidedUNet, feature_condition
+from .base import Conditions, DeviceLoop, GuidedUNet, feature_condition, guidance_condition
 from .devices import float32_products, torch_device, use_threads
 from .eager import geometry
 from .graphs import Feeds, GraphBackend, GraphUNet, Runner
@@ -133,11 +133,14 @@ class TorchBackend(GraphBackend[Tensor]):
 
         return run
 
-    def conditioner(self, *, feature_bias: np.ndarray | None = None, **arrays: np.ndarray) -> Conditions:
+    def conditioner(
+        self, *, feature_bias: np.ndarray | None = None, guidance_scales: np.ndarray | None = None, **arrays: np.ndarray
+    ) -> Conditions:
         """The conditions stay on the device."""
-        names = [name for name in arrays if self.geometry.rewards or not name.startswith("reward_")]
+        arrays = {name: array for name, array in arrays.items() if self.geometry.rewards or "reward_" not in name}
+        arrays |= guidance_condition(self.geometry, guidance_scales)
         features = feature_condition(self.geometry, feature_bias)
-        conditions = self.runner("conditioner")({name: self.to_device(arrays[name]) for name in names})
+        conditions = self.runner("conditioner")({name: self.to_device(array) for name, array in arrays.items()})
         return conditions | {name: self.to_device(array) for name, array in features.items()}
 
     def guided_unet(

@@ -53,7 +53,7 @@ def test_without_flags_the_model_edits_by_its_own_defaults(photo):
     settings = check(engine.backend, EditRequest(photo, "make it night")).settings
     assert (settings.scheduler, settings.steps, settings.guidance) == ("euler", 2, (1.0, 1.0))
     own = engine.edit(photo, "make it night", seed=3).images[0]
-    spelled_out = dataclasses.asdict(MINI)
+    spelled_out = {name: value for name, value in dataclasses.asdict(MINI).items() if "limit" not in name}
     assert own.size == (64, 128)
     np.testing.assert_array_equal(own, engine.edit(photo, "make it night", seed=3, **spelled_out).images[0])
 

@@ -98,7 +98,7 @@ def test_half_sent_bodies_take_the_places_of_those_that_wait(server, key, pictur
 def test_refusals_are_paced(monkeypatch):
     """One after the other, none held back longer than a client is told to wait; a pause lets the next go at once."""
     clock, slept = SimpleNamespace(time=lambda: clock.now, now=100.0), []
-    service = Service(None, SimpleNamespace(room=lambda _: False), "mini", None, [], None, None)
+    service = Service(None, SimpleNamespace(room=lambda _: False), None, [], None)
 
     async def sleep(seconds):
         slept.append(seconds)
@@ -152,7 +152,7 @@ def test_a_stop_ends_the_reading(tmp_path):
             pass
 
         options = SimpleNamespace(read_seconds=600, max_bytes=10, drain=0)
-        service = Service(None, SimpleNamespace(drain=drain), "mini", options, [], None, None)
+        service = Service(None, SimpleNamespace(drain=drain), options, [], None)
         body = asyncio.create_task(Body(service, never).receive())
         await asyncio.sleep(0)
         await service.drain()

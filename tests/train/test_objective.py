@@ -25,7 +25,7 @@ from mrc_edit.train.objective import (
 def test_random_numbers_belong_to_the_sample():
     whole = draw(3, torch.tensor([5, 6, 7, 8]), (4, 2, 2), 1000)
     part = draw(3, torch.tensor([7, 8]), (4, 2, 2), 1000)
-    for name in ("noise", "posterior", "timesteps", "condition", "reward"):
+    for name in ("noise", "posterior", "timesteps", "condition", "reward", "guidance"):
         assert torch.equal(getattr(whole, name)[2:], getattr(part, name))
     assert not torch.equal(whole.noise, draw(4, torch.tensor([5, 6, 7, 8]), (4, 2, 2), 1000).noise)
     assert not torch.equal(whole.noise, whole.posterior)

@@ -52,7 +52,7 @@ def released_batch(golden, checkpoint):
         changed=torch.zeros(6, 8, 8), text=golden["input_ids"].long(), empty_text=ids([""]), reward=reward,
     )  # fmt: skip
     drawn = (golden[name] for name in ("noise", "posterior", "timesteps", "condition"))
-    return batch, Draws(*drawn, reward=torch.ones(6))
+    return batch, Draws(*drawn, reward=torch.ones(6), guidance=torch.ones(6, 2))
 
 
 @pytest.fixture

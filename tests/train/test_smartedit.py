@@ -4,6 +4,7 @@ Cut from SmartEdit's golden data (train_tiny.npz; TencentARC/SmartEdit a65f126 i
 `features` were computed from its token ids and pictures with the golden language model and CLIP.
 """
 
+import copy
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from mrc_edit.core.fidelity import relative_error
 from mrc_edit.model.smartedit.bim import BIM
 from mrc_edit.model.smartedit.qformer import QFormer
 from mrc_edit.model.unet import MRCUNet
+from mrc_edit.train.config import TrainConfig
+from mrc_edit.train.distill import distill_losses, guided_prediction, open_distillation
 from mrc_edit.train.objective import Batch, Draws, sample_losses
 from mrc_edit.train.smartedit import SmartEditor
 
@@ -51,13 +54,18 @@ def editor():
     return SmartEditor(seeded(unet), text_encoder, seeded(QFormer(77, 64, 4, 128, 4, 64)), seeded(BIM(48, 64, 32, 96)))
 
 
-def losses(editor, golden):
+def drawn(golden):
     nothing = torch.zeros(())
-    draws = Draws(golden["noise"], nothing, golden["timesteps"], golden["condition"], nothing)
+    draws = Draws(golden["noise"], nothing, golden["timesteps"], golden["condition"], nothing, torch.rand(4, 2))
     batch = Batch(
         golden["source"], golden["edited"], torch.zeros(4, 8, 8), golden["states"], golden["empty_text"],
         features=golden["features"],
     )  # fmt: skip
+    return batch, draws
+
+
+def losses(editor, golden):
+    batch, draws = drawn(golden)
     options = {"conditioning_dropout": 0.05, "reward_dropout": 0.0, "min_snr_gamma": None, "change_weight": 0.0}
     return sample_losses(editor, SCHEDULE, batch, draws, **options)
 
@@ -83,3 +91,21 @@ def test_only_the_text_states_are_hidden(editor, golden):
     assert editor.qformer.sd_query_tokens.grad.abs().max() > 0
     assert editor.bim.dimension_reduction_head_qformer_out.weight.grad.abs().max() == 0
     assert editor.bim.dimension_reduction_head_zeroconv.weight.grad.abs().max() > 0
+
+
+def test_it_is_distilled_with_its_feature_map(editor, golden):
+    """A teacher without guidance is the editor itself, and only the U-Net learns."""
+    student, (batch, draws) = copy.deepcopy(editor), drawn(golden)
+    student.unet.embed_guidance()
+    student.requires_grad_(False).unet.requires_grad_(True)
+    distillation = open_distillation(student)
+    sample, timesteps, nobody = torch.cat([golden["edited"], golden["source"]], 1), draws.timesteps, torch.zeros(4) > 0
+    with torch.no_grad():
+        found = guided_prediction(distillation.teacher, batch, golden["edited"], golden["source"], timesteps, nobody,
+                                  (None, None), torch.ones(4, 2))  # fmt: skip
+        expected = editor(sample, timesteps, batch.text, None, None, batch.features, batch.empty_text, nobody)
+    assert relative_error(found, expected) <= 1e-6
+    config = TrainConfig("a", "b", "c", stage="distill")
+    distill_losses(student, distillation, SCHEDULE, batch, draws, config).sum().backward()
+    learning = {name.split(".")[0] for name, p in student.named_parameters() if p.grad is not None and p.grad.any()}
+    assert learning == {"unet"} and student.unet.guidance_embedding.weight.grad.any()
