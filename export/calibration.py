@@ -131,9 +131,9 @@ def record(backend: Recorder, images: Path, edits: int, size: int) -> None:
     """
     engine = Engine(backend)
     resolution = min(size, backend.geometry.resolution)
-    steps, settings = STEPS, dict(GUIDED)
-    if backend.geometry.embeds_guidance:  # a student edits in its own way alone
-        steps, settings = backend.defaults.num_inference_steps, {}
+    student = backend.geometry.embeds_guidance  # edits in its own way alone
+    steps = backend.defaults.num_inference_steps if student else STEPS
+    settings: EditOptions = {} if student else GUIDED
     with tqdm(pairs(images, edits), desc=f"edits at {resolution}", unit="edit", disable=None) as chosen:
         for i, (image, text) in enumerate(chosen):
             backend.steps = {(k * steps + i) // SAMPLES % steps for k in range(SAMPLES)}

@@ -85,7 +85,7 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         """Make it a student's U-Net, in place, which takes the guidance scales and is the same function of the rest."""
         weight = self.conv_in.weight
         self.guidance_embedding = GuidanceEmbedding(self.config.block_out_channels[0]).to(weight.device, weight.dtype)
-        self.register_to_config(time_embedding_type=EMBEDDED)
+        self.register_to_config(time_embedding_type=EMBEDDED)  # type: ignore[operator]  # a method of diffusers
         self.embeds_guidance = True
 
     def forward(
