@@ -131,19 +131,15 @@ def record(backend: Recorder, images: Path, edits: int, size: int) -> None:
     """
     engine = Engine(backend)
     resolution = min(size, backend.geometry.resolution)
-    steps, guidance = STEPS, GUIDED
-    if backend.geometry.embeds_guidance:  # a student edits in its own way alone
-        steps, guidance = backend.defaults.num_inference_steps, EditOptions()
+    student = backend.geometry.embeds_guidance  # edits in its own way alone
+    steps = backend.defaults.num_inference_steps if student else STEPS
+    settings: EditOptions = {} if student else GUIDED
     with tqdm(pairs(images, edits), desc=f"edits at {resolution}", unit="edit", disable=None) as chosen:
         for i, (image, text) in enumerate(chosen):
             backend.steps = {(k * steps + i) // SAMPLES % steps for k in range(SAMPLES)}
-            own: EditOptions = {
-                "num_inference_steps": steps,
-                "seed": i,
-                "resolution": resolution,
-                "output_type": "latent",
-            }
-            result = engine.edit(image, text, **guidance | own)
+            result = engine.edit(
+                image, text, num_inference_steps=steps, seed=i, resolution=resolution, output_type="latent", **settings
+            )
             backend.once.setdefault("vae_decoder", []).append({"latents": np.stack(result.images)})
 
 

@@ -36,7 +36,7 @@ from mrc_edit.train.distill import (
 from mrc_edit.train.loop import train
 from mrc_edit.train.lora import LORA_FILE, add_lora
 from mrc_edit.train.objective import Batch, Editor, RewardBatch, draw
-from mrc_edit.train.setup import trainable_editor
+from mrc_edit.train.setup import new_state, trainable_editor
 from mrc_edit.train.state import list_states
 
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -202,6 +202,22 @@ def test_teacher_and_target_learn_nothing_and_share_what_is_frozen(tiny):
         assert not any("lora" in name for name, _ in distillation.teacher.named_parameters())
         missing = [name for name, p in editor.named_parameters() if name in trained and p.grad is None]
         assert [name for name in missing if "lora" not in name] == []
+
+
+@pytest.mark.parametrize("lora", [None, 2])
+def test_the_target_follows_the_student(tiny, lora):
+    """The average that a run keeps, writes and takes up again is the target's own weights."""
+    config, editor, distillation, _ = opened(tiny, lora_rank=lora)
+    state = new_state(editor, config, distillation)
+    with torch.no_grad():
+        for parameter in state.trained:
+            parameter.add_(0.5)
+    state.average.step(state.trained)  # the first step takes all of the student
+    trained = {name: p for name, p in editor.named_parameters() if p.requires_grad}
+    assert all(torch.equal(distillation.target.get_parameter(name), p) for name, p in trained.items())
+    state.restore({name: torch.zeros_like(tensor) for name, tensor in state.tensors().items()},
+                  {"step": 3, "curve": [], "broken": []})  # fmt: skip
+    assert not any(distillation.target.get_parameter(name).any() for name in trained)
 
 
 def test_scores_weigh_samples_and_hidden_rewards_change_the_target(tiny):
