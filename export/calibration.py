@@ -137,9 +137,8 @@ def record(backend: Recorder, images: Path, edits: int, size: int) -> None:
     with tqdm(pairs(images, edits), desc=f"edits at {resolution}", unit="edit", disable=None) as chosen:
         for i, (image, text) in enumerate(chosen):
             backend.steps = {(k * steps + i) // SAMPLES % steps for k in range(SAMPLES)}
-            result = engine.edit(
-                image, text, num_inference_steps=steps, seed=i, resolution=resolution, output_type="latent", **settings
-            )
+            own: EditOptions = {"num_inference_steps": steps, "seed": i, "resolution": resolution}
+            result = engine.edit(image, text, **settings | own | EditOptions(output_type="latent"))
             backend.once.setdefault("vae_decoder", []).append({"latents": np.stack(result.images)})
 
 
