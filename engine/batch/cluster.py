@@ -45,11 +45,13 @@ class Worker:
 
     def edit(self, some: list[Item]) -> Iterator[list[Entry]]:
         """The entries of a pass. One that a worker which died has left done is not edited again."""
-        if any(self.place.path(item).exists() for item in some):
+        there = {item.key for item in some if self.place.path(item).exists()}
+        if there:
             done = Done()
             done.add(read_ledgers(self.place.work))
-            yield [done.edits[item.key] for item in some if item.key in done.edits]
-            some = [item for item in some if item.key not in done.edits]
+            there &= done.edits.keys()
+            yield [done.edits[key] for key in sorted(there)]
+            some = [item for item in some if item.key not in there]
         yield from edit_passes(self.editor, [some] if some else [])
 
 

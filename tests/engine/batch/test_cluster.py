@@ -9,7 +9,10 @@ import time
 
 import pytest
 
-from mrc_edit.engine.batch.place import read_ledgers
+from mrc_edit.engine.batch.cluster import Worker
+from mrc_edit.engine.batch.command import arguments
+from mrc_edit.engine.batch.inputs import open_items
+from mrc_edit.engine.batch.place import open_place, read_ledgers
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="--ray is tested where ray is installed")
@@ -48,6 +51,22 @@ def until(true, seconds=240):
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def test_what_a_worker_that_died_had_done_is_not_done_again(batch, folder, calls, tmp_path, monkeypatch):
+    """Ray gives its pass to another worker, which finds the edits."""
+    monkeypatch.chdir(tmp_path)
+    folder(3)
+    assert batch("in", "out", "--seed", 3)[0] == 0
+    items = open_items("in", 1)
+    args = arguments().parse_args(["m", "--batch", "in", "out", "--seed", "3"])
+    worker = Worker(args, open_place("out", items, "png"), tmp_path)
+    (tmp_path / "out" / "2.png").unlink()
+    rows = worker({"items": [items[:2]]})["entries"]
+    assert [entry["key"] for row in rows for entry in json.loads(row)] == ["0", "1"] and len(calls()) == 3
+    rows = worker({"items": [items[2:]]})["entries"]
+    assert [entry["key"] for row in rows for entry in json.loads(row)] == ["2"] and len(calls()) == 4
+    os.close(worker.lock)
 
 
 @pytest.mark.slow

@@ -159,6 +159,20 @@ def test_what_cannot_be_edited_is_listed_and_the_rest_edited(batch, folder, call
     assert (tmp_path / "out" / "broken.png").exists()
 
 
+def test_an_edit_that_is_withheld_is_listed_and_not_made_again(batch, folder, calls, edits_of, monkeypatch, tmp_path):
+    from mrc_edit.engine.finishing import Finishing
+
+    scores = iter([0.1, 0.9, 0.1])
+    monkeypatch.setattr(editing, "open_finishing", lambda _: Finishing(score=lambda _: next(scores)))
+    made = folder(3)
+    for _ in range(2):
+        status, stdout, _ = batch(made, tmp_path / "out", "--safety")
+        assert status == 1 and "failed: 1" in stdout and len(calls()) == 3
+        assert sorted(edits_of(tmp_path / "out")) == ["0.png", "2.png", "errors.jsonl"]
+        (error,) = map(json.loads, (tmp_path / "out" / "errors.jsonl").read_text().splitlines())
+        assert error["key"] == "1" and "withheld" in error["error"]
+
+
 def test_tar_files_come_out_as_tar_files_or_a_folder(batch, shards, edits_of, tmp_path):
     pattern = shards()
     assert batch(pattern, tmp_path / "out", "--seed", 1)[0] == 0
