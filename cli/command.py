@@ -22,6 +22,7 @@ COMMANDS = {
 }
 OWN = ("bench", "doctor")  # without a console script of their own
 BENCHMARKS = {
+    "fleet": "what many replicas do under load, simulated, and what gives first",
     "latency": "whole edits of several backends, and their fidelity",
     "loading": "how long checkpoints take to load, and their memory",
     "operators": "the kernels against eager PyTorch",
