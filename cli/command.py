@@ -23,6 +23,7 @@ COMMANDS = {
 OWN = ("bench", "doctor")  # without a console script of their own
 BENCHMARKS = {
     "curve": "quality against seconds, of a teacher and its student",
+    "flood": "what is left of a server under a flood of requests",
     "latency": "whole edits of several backends, and their fidelity",
     "loading": "how long checkpoints take to load, and their memory",
     "operators": "the kernels against eager PyTorch",

@@ -1,6 +1,8 @@
 """What is added to a model at load: LoRA files, merged into its weights, and tokens of textual inversion."""
 
 import argparse
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,6 +53,15 @@ def add_adapter_flags(parser: argparse._ActionsContainer) -> None:
         metavar="TOKEN=FILE",
         help="add a token of textual inversion; repeatable (default: none)",
     )
+
+
+def adapter_flags(lora: object = None, embeddings: object = None) -> str:
+    """The flags of `add_adapter_flags` for these arguments, for messages."""
+    scales = lora.items() if isinstance(lora, Mapping) else ()
+    files = embeddings.items() if isinstance(embeddings, Mapping) else ()
+    flags = [("--lora", f"{file}:{scale}") for file, scale in scales]
+    flags += [("--embedding", f"{token}={file}") for token, file in files]
+    return shlex.join(part for flag in flags for part in flag)
 
 
 def parse_loras(values: list[str]) -> dict[str | Path, float]:

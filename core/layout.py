@@ -4,8 +4,8 @@ import argparse
 
 LAYOUT = {
     "variant": "of the weights of a checkpoint folder, such as fp16",
-    "vae": "folder or .safetensors file of another VAE, in place of the checkpoint's own",
-    "base": "folder with the tokenizer and the settings that a single .safetensors file lacks",
+    "vae": "folder, .safetensors file or OWNER/NAME of another VAE, in place of the checkpoint's own",
+    "base": "folder or OWNER/NAME with the tokenizer and the settings that a single .safetensors file lacks",
 }
 
 

@@ -8,25 +8,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ..core.adapters import add_adapter_flags, parse_embeddings, parse_loras
 from ..core.console import command_parser
 from ..core.defaults import Defaults, read_defaults
 from ..core.errors import MRCError, run_command
-from ..core.layout import add_layout_options, layout_options
-from ..core.precision import PRECISIONS, TF32
 from .arguments import check_seeds
 from .backends import BACKENDS, state_of
 from .engine import Engine
-from .framing import FITS
+from .finishing import add_finishing_flags, open_finishing
+from .flags import add_edit_flags, add_runtime_flags, edit_options, open_engine
 from .images import load_image
 from .metadata import read_metadata
 from .outputs import FORMATS, Output, check_outputs, check_quality, name_outputs, write
 from .parameters import NOT_SETTINGS, check_same, describe_edits, flags_of, read_parameters, text_of
-from .request import EditOptions, EditRequest, check_arguments
-from .sampling import SAMPLERS
+from .provenance import check_signed_formats
+from .request import EditRequest, check_arguments
 from .shipped import MODELS
 from .sources import check_source, find_sources
-from .tiers import TIERS
 
 
 def arguments(again: bool = False) -> argparse.ArgumentParser:
@@ -58,6 +55,12 @@ def arguments(again: bool = False) -> argparse.ArgumentParser:
         metavar="FILE",
         help="repeat the edit of a PNG that mrc-edit wrote; MODEL, IMAGE and flags given win (default: none)",
     )
+    parser.add_argument(
+        "--batch",
+        nargs=2,
+        metavar=("IN", "OUT"),
+        help="edit a folder, a table or tar shards; `mrc-edit --batch --help` explains it (default: none)",
+    )
     output = parser.add_argument_group("output")
     output.add_argument(
         "-o",
@@ -74,76 +77,10 @@ def arguments(again: bool = False) -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace files that mrc-edit did not write (default: no)"
     )
     output.add_argument("--json", action="store_true", help="print a JSON line an edit (default: no)")
+    add_finishing_flags(output)
     add_edit_flags(parser)
     add_runtime_flags(parser)
     return parser
-
-
-def add_edit_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that describe the edit."""
-    reward = parser.add_argument_group("rewards")
-    reward.add_argument(
-        "--reward", default="5,5,5", metavar="F,P,Q", help="following, preserving, quality, 0 to 5 (default: 5,5,5)"
-    )
-    reward.add_argument("--reward-text", metavar="TEXT", help="what may go wrong (default: nothing)")
-    reward.add_argument("--reward-guidance", metavar="F,P,Q", help="scores to steer away from (default: --reward)")
-    reward.add_argument(
-        "--reward-guidance-text", metavar="TEXT", help="faults to steer away from (default: --reward-text)"
-    )
-    sampling = parser.add_argument_group("sampling")
-    sampling.add_argument("--steps", type=int, help="denoising steps, 1 to 1000 (default: the model's own)")
-    sampling.add_argument(
-        "--guidance",
-        type=float,
-        help="weight of the instruction, from 1, which is no guidance (default: the model's own)",
-    )
-    sampling.add_argument(
-        "--image-guidance", type=float, help="weight of the source image, from 1 (default: the model's own)"
-    )
-    sampling.add_argument("--scheduler", choices=list(SAMPLERS), help="sampling algorithm (default: the model's own)")
-    sampling.add_argument("--seed", type=int, help="the same seed gives the same edit (default: a random one)")
-    sampling.add_argument(
-        "--num-images", type=int, default=1, metavar="N", help="edits of each image, with seeds in a row (default: 1)"
-    )
-    sampling.add_argument(
-        "--resolution", type=int, help="pixels of the longer side (default: the model's own); 0 keeps the size"
-    )
-    sampling.add_argument(
-        "--fit",
-        choices=FITS,
-        default="crop",
-        help="crop the image, pad or stretch it to that size, or to a square (default: crop)",
-    )
-    sampling.add_argument(
-        "--keep-size", action="store_true", help="scale the edit back to the image's size (default: no)"
-    )
-
-
-def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
-    """What computes it."""
-    runtime = parser.add_argument_group("runtime")
-    runtime.add_argument("--backend", default="auto", metavar="NAME", help="one of those below (default: auto)")
-    runtime.add_argument(
-        "--precision", choices=(*PRECISIONS, TF32, "int8"), help="of the arithmetic (default: the backend's choice)"
-    )
-    runtime.add_argument(
-        "--tier",
-        choices=list(TIERS),
-        default="exact",
-        help="fast and turbo compute less at a price, docs/runtime.md (default: exact)",
-    )
-    runtime.add_argument(
-        "--provider",
-        metavar="NAME",
-        help="ONNX Runtime's execution provider (default: CUDA where it has that, else the CPU)",
-    )
-    runtime.add_argument("--device", help="of PyTorch: cpu, cuda, cuda:1 (default: the card, where there is one)")
-    runtime.add_argument("--threads", type=int, help="of the CPU (default: the backend's choice)")
-    runtime.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="images of one size that one pass edits (default: 1)"
-    )
-    add_layout_options(runtime)
-    add_adapter_flags(runtime)
 
 
 def describe(defaults: Defaults) -> str:
@@ -161,6 +98,7 @@ def edit(args: argparse.Namespace, again: dict[str, Any] | None = None) -> None:
     options = edit_options(args)
     check_arguments(EditRequest(None, args.instruction, **options))  # before the model, which takes long to load
     jobs = prepare(args)
+    finishing = open_finishing(args)
     engine: Engine | None = None
     record: dict[str, Any] = {}
     with tqdm(total=len(jobs), desc="edits", unit="edit", disable=None if len(jobs) > 1 else True) as bar:
@@ -178,7 +116,7 @@ def edit(args: argparse.Namespace, again: dict[str, Any] | None = None) -> None:
             result = engine.edit(pictures, args.instruction, **options)
             for (output, seed), image, carried in zip(some, result.images, metadata, strict=True):
                 text = text_of(record, output.source, seed, image.size) if output.format == "PNG" else None
-                write(image, output, carried, args.quality, text)
+                write(image, output, carried, args.quality, text, finishing)
                 report(output.path, seed, image.size, result.timings, args.json)
             bar.update(len(some))
 
@@ -198,50 +136,18 @@ def prepare(args: argparse.Namespace) -> list[tuple[Output, int]]:
     if args.json and outputs[0].path is None:
         raise MRCError("--json prints to standard output, where the image goes; name a file with -o")
     check_outputs(outputs, args.overwrite)
-    check_quality(outputs, args.quality)
+    check_quality((output.format for output in outputs), args.quality)
+    if args.provenance:
+        check_signed_formats(output.format for output in outputs)
     for source in sources:
         check_source(source, args.resolution)
     return list(zip(outputs, each_seed(args.seed, len(sources), args.num_images), strict=True))
-
-
-def edit_options(args: argparse.Namespace) -> EditOptions:
-    """What all edits share, under the names of `Engine.edit`."""
-    steered_from = None if args.reward_guidance is None else scores("--reward-guidance", args.reward_guidance)
-    return {
-        "reward_scores": scores("--reward", args.reward),
-        "reward_text": args.reward_text,
-        "reward_guidance": steered_from,
-        "reward_guidance_text": args.reward_guidance_text,
-        "num_inference_steps": args.steps,
-        "guidance_scale": args.guidance,
-        "image_guidance_scale": args.image_guidance,
-        "scheduler": args.scheduler,
-        "resolution": args.resolution,
-        "fit": args.fit,
-        "keep_size": args.keep_size,
-    }
 
 
 def each_seed(first: int | None, images: int, count: int) -> list[int]:
     """Seeds of `count` edits of each image: from `first` on, or random ones."""
     given = None if first is None else [first + i for _ in range(images) for i in range(count)]
     return check_seeds(given, images * count)
-
-
-def open_engine(args: argparse.Namespace) -> Engine:
-    """The engine of the runtime flags."""
-    given = {"provider": args.provider, "device": args.device}
-    own = layout_options(args) | {name: value for name, value in given.items() if value is not None}
-    return Engine.from_pretrained(
-        args.model,
-        args.backend,
-        precision=args.precision,
-        tier=args.tier,
-        threads=args.threads,
-        lora=parse_loras(args.lora),
-        embeddings=parse_embeddings(args.embedding),
-        **own,
-    )
 
 
 def report(path: Path | None, seed: int, size: tuple[int, int], timings: dict[str, float], as_json: bool) -> None:
@@ -251,13 +157,6 @@ def report(path: Path | None, seed: int, size: tuple[int, int], timings: dict[st
     else:
         line = f"{path or 'standard output'}: seed {seed}, {sum(timings.values()):.1f} s"
     tqdm.write(line, file=sys.stdout if path else sys.stderr)
-
-
-def scores(option: str, value: str) -> list[float]:
-    try:
-        return [float(score) for score in value.split(",")]
-    except ValueError:
-        raise MRCError(f"{option} is {value!r}; give three numbers such as 5,5,5") from None
 
 
 def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any] | None]:
@@ -277,7 +176,12 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any] | None]:
 
 
 def main() -> None:
-    sys.exit(run_command(lambda: edit(*parse(sys.argv[1:]))))
+    words = sys.argv[1:]
+    if any(word.partition("=")[0] == "--batch" for word in words):
+        from .batch import command
+
+        command.main(words)
+    sys.exit(run_command(lambda: edit(*parse(words))))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from .failures import computing, enough_memory
 from .framing import Box, without_padding
 from .images import ImageLike, to_array, to_pil, to_unit
 from .loop import check_finite, denoise
-from .models import model_folder
+from .models import layout_folders, model_folder
 from .noise import drawing
 from .plan import Plan, Read, make_plan
 from .request import Checked, Edit, EditOptions, EditRequest, OutputType, Settings, check
@@ -111,7 +111,7 @@ class Engine:
         adapters = {name: value for name, value in given.items() if value}
         reads = "eager" if adapters and backend == "auto" else backend  # of a shipped model the checkpoint
         found = model_folder(folder, reads, precision, options)
-        loaded = load_backend(found, backend, precision=precision, **adapters, **options)
+        loaded = load_backend(found, backend, precision=precision, **adapters, **layout_folders(options))
         return cls(loaded, check_tier(tier, chosen, loaded))
 
     def edit(

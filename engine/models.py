@@ -7,6 +7,7 @@ weights as safetensors, or what an export's backend runs. Its code and pickles a
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ..core import hub
 from ..core.errors import MRCError
@@ -52,6 +53,46 @@ def model_folder(
         return export_files(files, backend, precision) if kind == "export" else checkpoint_files(model, files, variant)
 
     return hub.snapshot(model, choose)
+
+
+def layout_folders(options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` with `vae` and `base` as paths; those that are names of the hub are fetched.
+
+    Args:
+        options: may hold `variant`, the VAE's too where it has it; the rest passes through.
+
+    Raises:
+        MRCError: as `core.hub.snapshot`; a repository without the VAE or without the tokenizer.
+    """
+    choosers: dict[str, hub.Choose] = {
+        "vae": lambda files: vae_files(str(options["vae"]), files, options.get("variant")),
+        "base": lambda files: base_files(str(options["base"]), files),
+    }
+    return {name: fetched(value, choosers.get(name)) for name, value in options.items()}
+
+
+def fetched(value: Any, choose: hub.Choose | None) -> Any:
+    """The path of a model's part that is named on the hub; else `value`."""
+    if choose is None or not isinstance(value, str) or Path(value).exists() or Path(value).suffix == ".safetensors":
+        return value
+    return hub.snapshot(value, choose) if hub.is_hub_name(value) else value
+
+
+def vae_files(name: str, files: list[str], variant: object) -> list[str]:
+    """Of a VAE's repository, or of a whole model's, the settings and one variant of the weights."""
+    folder = "vae/" if "vae/config.json" in files else ""
+    if f"{folder}config.json" not in files:
+        raise MRCError(f"{name} on the hub has no config.json of a VAE; name another")
+    own = {file if folder else f"vae/{file}": file for file in files}
+    return [f"{folder}config.json", *(own[file] for file in weights(name, "vae", variants("vae", [*own]), variant))]
+
+
+def base_files(name: str, files: list[str]) -> list[str]:
+    """Of a model's repository the tokenizer and the settings, which a single file lacks."""
+    found = [file for file in files if SETTINGS.fullmatch(file)]
+    if not any(file.startswith("tokenizer/") for file in found):
+        raise MRCError(f"{name} on the hub has no tokenizer; name a model in diffusers' layout")
+    return found
 
 
 def kind_of(model: str, files: list[str]) -> str:

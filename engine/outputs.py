@@ -3,8 +3,9 @@
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..core.errors import MRCError
 from ..core.files import write_file
+from .finishing import AS_IT_IS, Finishing, finish
 from .metadata import Metadata, in_profile, is_ours
 from .sources import STDIN, Source
 
@@ -108,18 +110,12 @@ def check_outputs(outputs: Sequence[Output], overwrite: bool) -> None:
             raise MRCError(f"{path} exists; name another file with -o, or give --overwrite")
 
 
-def write(image: Image.Image, output: Output, metadata: Metadata, quality: int | None, text: PngInfo | None) -> None:
-    """Write an edit to its place; a folder is made when its first edit is there.
-
-    Args:
-        metadata: of its source, which it carries over.
-        quality: 1 to 100 for formats that have one; None for Pillow's own.
-        text: of a PNG.
-    """
-    image, profile = in_profile(image, metadata)
-    settings = {"exif": metadata.exif, "icc_profile": profile, "quality": quality, "pnginfo": text}
-    given = {name: value for name, value in settings.items() if value is not None}
-    content = encoded(image, output.format, str(output.path or "the edit"), **given)
+def write(
+    image: Image.Image, output: Output, metadata: Metadata, quality: int | None, text: PngInfo | None,
+    finishing: Finishing = AS_IT_IS,
+) -> None:  # fmt: skip
+    """Write an edit to its place, as `file_content` makes it; a folder is made when its first edit is there."""
+    content = file_content(image, output, metadata, quality, text, finishing)
     if output.path is None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
@@ -128,8 +124,32 @@ def write(image: Image.Image, output: Output, metadata: Metadata, quality: int |
     write_file(output.path, content)
 
 
-def check_quality(outputs: Sequence[Output], quality: int | None) -> None:
+def file_content(
+    image: Image.Image, output: Output, metadata: Metadata, quality: int | None, text: PngInfo | None,
+    finishing: Finishing = AS_IT_IS,
+) -> bytes:  # fmt: skip
+    """The file of an edit.
+
+    Args:
+        metadata: of its source, which it carries over.
+        quality: 1 to 100 for formats that have one; None for Pillow's own.
+        text: of a PNG.
+
+    Raises:
+        MRCError: the format or `finishing` refuses it.
+    """
+    in_colours, profile = in_profile(image, metadata)
+    settings = {"exif": metadata.exif, "icc_profile": profile, "quality": quality, "pnginfo": text}
+    given = {name: value for name, value in settings.items() if value is not None}
+    encode = partial(encoded, in_colours, output.format, str(output.path or "the edit"), **given)
+    return finish(image, output.format, encode, output.source.content, finishing)
+
+
+def check_quality(formats: Iterable[str], quality: int | None) -> None:
     """Refuse a quality out of range, or for a format that has none.
+
+    Args:
+        formats: of the outputs, Pillow's names.
 
     Raises:
         MRCError: such a quality.
@@ -138,8 +158,8 @@ def check_quality(outputs: Sequence[Output], quality: int | None) -> None:
         return
     if not 1 <= quality <= 100:
         raise MRCError(f"--quality is {quality}; give 1 to 100")
-    if lossless := [output for output in outputs if output.format not in WITH_QUALITY]:
-        raise MRCError(f"--quality is for {', '.join(WITH_QUALITY)}, an output is {lossless[0].format}; leave it out")
+    if lossless := [name for name in formats if name not in WITH_QUALITY]:
+        raise MRCError(f"--quality is for {', '.join(WITH_QUALITY)}, an output is {lossless[0]}; leave it out")
 
 
 def save(image: Image.Image, path: Path) -> None:

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import json
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +14,14 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from ..core.console import VERSION
+from ..core.defaults import Defaults
 from ..core.errors import MRCError
 from ..core.files import object_of, parse_value
 from ..core.layout import layout_options
 from .backends.exported import ExportBackend
 from .engine import Engine
 from .images import decoding
+from .models import layout_folders
 from .request import EditOptions, EditRequest, check_settings
 from .sources import Source
 
@@ -29,8 +31,13 @@ FIELDS = {"model": str, "model_digest": str, "image": str, "image_digest": str, 
 # Arguments of `mrc-edit` that say what is edited and where it goes, not how
 NOT_SETTINGS = frozenset({
     "model", "images", "instruction", "output", "format", "quality", "overwrite", "json", "again", "seed", "num_images",
-    "batch_size",
+    "batch_size", "batch", "ray", "workers", "safety", "provenance",
 })  # fmt: skip
+# Of `mrc-edit`, by the arguments of `Engine.edit`
+FLAGS = {
+    "reward_scores": "reward", "num_inference_steps": "steps", "guidance_scale": "guidance",
+    "image_guidance_scale": "image_guidance",
+}  # fmt: skip
 REMEDY = "give a PNG that mrc-edit wrote"
 
 
@@ -40,7 +47,7 @@ def model_digest(engine: Engine, layout: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps(asdict(engine.backend.manifest), sort_keys=True).encode()).hexdigest()
     from ..model.checkpoint import checkpoint_digest  # the backend has imported PyTorch
 
-    return checkpoint_digest(engine.backend.folder, **layout)
+    return checkpoint_digest(engine.backend.folder, **layout_folders(layout))
 
 
 def describe_edits(args: argparse.Namespace, engine: Engine, options: EditOptions) -> dict[str, Any]:
@@ -67,13 +74,32 @@ def describe_edits(args: argparse.Namespace, engine: Engine, options: EditOption
     }
 
 
+def describe_request(
+    model: str, digest: str, instruction: str, options: Mapping[str, Any], defaults: Defaults
+) -> dict[str, Any]:
+    """The record of an edit that was asked for without the command, under the names of its flags, where it has such."""
+    came_out: dict[str, Any] = {
+        "steps": defaults.num_inference_steps,
+        "scheduler": defaults.scheduler,
+        "guidance": defaults.guidance_scale,
+        "image_guidance": defaults.image_guidance_scale,
+    }
+    for name, value in options.items():
+        if value is not None and value is not False:
+            text = ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+            came_out[FLAGS.get(name, name)] = text
+    settings = {name: value for name, value in came_out.items() if value is not None}
+    digests = {"model": model, "model_digest": digest}
+    return {"version": VERSION} | digests | {"instruction": instruction, "settings": settings}
+
+
 def text_of(record: dict[str, Any], source: Source, seed: int, size: tuple[int, int]) -> PngInfo:
     """The record of one edit as JSON, and in the words of other programs, which show or read it."""
     settings = record["settings"] | {"seed": seed}
     whole = record | {"image": source.name, "image_digest": source.digest(), "settings": settings}
     words = {
         "Steps": settings["steps"],
-        "Sampler": SAMPLERS.get(settings["scheduler"], settings["scheduler"]),
+        "Sampler": SAMPLERS.get(settings.get("scheduler", ""), settings.get("scheduler")),
         "CFG scale": settings["guidance"],
         "Image CFG scale": settings["image_guidance"],
         "Seed": seed,
@@ -84,7 +110,8 @@ def text_of(record: dict[str, Any], source: Source, seed: int, size: tuple[int, 
     }
     text = PngInfo()
     text.add_text(KEY, json.dumps(whole, default=str))
-    text.add_text("parameters", f"{record['instruction']}\n{', '.join(f'{k}: {v}' for k, v in words.items())}")
+    told = ", ".join(f"{name}: {value}" for name, value in words.items() if value is not None)
+    text.add_text("parameters", f"{record['instruction']}\n{told}")
     return text
 
 

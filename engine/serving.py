@@ -99,6 +99,10 @@ class AsyncEngine:
         """Whether so many more requests may wait now; what is refused so costs no reading."""
         return self.open and self.checking + len(self.waiting) + requests <= self.max_waiting
 
+    def load(self) -> tuple[int, int]:
+        """How many requests wait, and how many of those that are edited have anyone who waits for them."""
+        return len(self.waiting), sum(running.listens for running in self.running)
+
     async def edit(
         self,
         image: ImageLike | Sequence[ImageLike] | None = None,

@@ -36,6 +36,9 @@ class Source:
         """Its name in messages."""
         return "standard input" if self.name == STDIN else self.name
 
+    def content(self) -> bytes:
+        return self.image if isinstance(self.image, bytes) else self.image.read_bytes()
+
     def digest(self) -> str:
         """SHA-256 of its bytes."""
         with self.open() as file:

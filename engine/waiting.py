@@ -1,8 +1,9 @@
 """The requests that wait in an `AsyncEngine`, and which of them go together."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -55,6 +56,11 @@ class Waiting:
         return self.tier, self.request.settings, frozenset(edit.image.size for edit in self.request.edits)
 
     @property
+    def count(self) -> int:
+        """Edits of the request."""
+        return len(self.request.edits)
+
+    @property
     def generators(self) -> set[int]:
         return {id(edit.generator) for edit in self.request.edits if edit.generator is not None}
 
@@ -73,14 +79,28 @@ class Waiting:
             self.failure = as_error(error)
 
 
-def next_batch(requests: list[Waiting], max_batch: int) -> list[Waiting]:
+class Batched(Protocol):
+    """What the choice of a batch asks of a request: the properties of `Waiting`."""
+
+    @property
+    def kind(self) -> object: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def generators(self) -> Set[int]: ...
+
+
+Request = TypeVar("Request", bound=Batched)
+
+
+def next_batch(requests: list[Request], max_batch: int) -> list[Request]:
     """The oldest request, and of its kind the next that fit, but for those that share a generator."""
     kind, room, generators = requests[0].kind, max_batch, set[int]()
     batch = []
     for waiting in requests:
         if waiting.kind != kind or waiting.generators & generators:
             continue
-        if (room := room - len(waiting.request.edits)) < 0:
+        if (room := room - waiting.count) < 0:
             break
         batch.append(waiting)
         generators |= waiting.generators

@@ -11,14 +11,22 @@ from ..core.console import command_parser
 from ..core.errors import MRCError, run_command
 from ..core.layout import add_layout_options, layout_options
 from ..core.precision import PRECISIONS
-from ..engine.manifest import Manifest, files_of
+from ..engine.manifest import Manifest, files_of, read_manifest
+from ..engine.shipped import shipped
 from .options import add_options
+from .triton import check_free, write_repository
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser("mrc-export", "Export a checkpoint to ONNX graphs and, with --trt, to TensorRT engines.")
     parser.add_argument("checkpoint", help="MRC or InstructPix2Pix checkpoint: folder, file, or OWNER/NAME of the hub")
-    parser.add_argument("out", type=Path, help="export folder to write; an older export there is replaced at the end")
+    parser.add_argument(
+        "out",
+        type=Path,
+        nargs="?",
+        help="export folder to write; an older export there is replaced at the end. Leave it out to write the "
+        "--triton-repository of an export that is there already: CHECKPOINT is then that export",
+    )
     parser.add_argument(
         "--dtype", choices=PRECISIONS, default="float32", help="precision inside the graphs (default: float32)"
     )
@@ -39,14 +47,44 @@ def table(folder: Path, manifest: Manifest) -> str:
 
 
 def export(args: argparse.Namespace) -> None:
+    repository = args.triton_repository
+    out = args.out or exported(args)
+    if repository:
+        check_free(repository, args.overwrite, out, Path(args.checkpoint))
+    manifest = new_export(args) if args.out else read_manifest(out)
+    if repository:
+        write_repository(out, repository, args.overwrite)
+    for warning in manifest.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(json.dumps(asdict(manifest)) if args.json else table(out, manifest))
+
+
+def exported(args: argparse.Namespace) -> Path:
+    """The export that is there already, where no folder to write is given.
+
+    Raises:
+        MRCError: no repository is asked for, or flags are given that only a new export can follow.
+    """
+    if not args.triton_repository:
+        raise MRCError("OUT is missing; give the folder that the export is to be written to")
+    usual = vars(arguments().parse_args([args.checkpoint]))
+    own = {"triton_repository", "overwrite", "json"}
+    if given := [name for name, value in vars(args).items() if name not in own and value != usual[name]]:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise MRCError(f"{flags}: no export is made without OUT; give OUT too, or leave out these flags")
+    return shipped(args.checkpoint, "onnxruntime")
+
+
+def new_export(args: argparse.Namespace) -> Manifest:
     try:
         from .exporter import export as export_folder
     except ImportError as error:
         raise MRCError(f"exporting needs {error.name}; pip install 'mrc-edit[export,cpu]'") from None
-    manifest = export_folder(
+    return export_folder(
         args.checkpoint,
         args.out,
         dtype=args.dtype,
+        opset=args.opset,
         trt=args.trt,
         trt_targets=args.trt_target,
         int8=args.int8,
@@ -58,9 +96,6 @@ def export(args: argparse.Namespace) -> None:
         overwrite=args.overwrite,
         **layout_options(args),
     )
-    for warning in manifest.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(json.dumps(asdict(manifest)) if args.json else table(args.out, manifest))
 
 
 def main() -> None:

@@ -5,10 +5,23 @@ from pathlib import Path
 
 from ..core.adapters import add_adapter_flags
 
+OPSET = 23  # the first that keeps GroupNormalization and Attention whole in half precision
+OPSETS = range(18, 25)
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the flags that both commands share."""
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT whatever it holds (default: no)")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace OUT, and DIR below, whatever they hold (default: no)"
+    )
+    parser.add_argument(
+        "--opset",
+        type=int,
+        default=OPSET,
+        metavar=f"{OPSETS[0]}…{OPSETS[-1]}",
+        help="opset of the graphs, for runtimes that are older; below 23 attention is many nodes, below 21 group "
+        f"normalization too (default: {OPSET})",
+    )
     parser.add_argument(
         "--int8",
         type=Path,
@@ -31,5 +44,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     for name, size in (("min", "half of it"), ("opt", "the model's resolution"), ("max", "one and a half of it")):
         parser.add_argument(f"--{name}-size", type=int, help=f"pixels of a side, for --trt (default: {size})")
     parser.add_argument("--max-batch", type=int, default=1, help="images a pass, for --trt (default: 1)")
+    parser.add_argument(
+        "--triton-repository",
+        type=Path,
+        metavar="DIR",
+        help="also write a model repository for NVIDIA Triton here (default: none)",
+    )
     add_adapter_flags(parser)
     parser.add_argument("--json", action="store_true", help="print the manifest instead of the table (default: no)")

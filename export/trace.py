@@ -21,8 +21,7 @@ from ..model.layers import cross_attentions, resnets
 from ..model.rewards import HEADS
 from .emulate import Wider
 from .notes import annotate
-
-OPSET = 23  # the first that keeps GroupNormalization and Attention whole in half precision
+from .options import OPSET
 
 
 def constants(checkpoint: Checkpoint) -> dict[str, int]:
@@ -53,7 +52,13 @@ def convert(part: torch.nn.Module, name: str, dtype: torch.dtype, wider: Collect
 
 @torch.no_grad()
 def trace(
-    checkpoint: Checkpoint, graph: str, precision: str, folder: Path, path: str, wider: Collection[str] = ()
+    checkpoint: Checkpoint,
+    graph: str,
+    precision: str,
+    folder: Path,
+    path: str,
+    wider: Collection[str] = (),
+    opset: int = OPSET,
 ) -> Artifact:
     """Write a graph to `folder / path` (with its weights beside it) and describe it.
 
@@ -79,7 +84,7 @@ def trace(
         program = torch.onnx.export(
             module,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamic_shapes=dynamic,
             input_names=list(inputs),
             output_names=list(outputs),

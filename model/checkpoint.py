@@ -223,8 +223,11 @@ def save_checkpoint(
         checkpoint.text_encoder.config.save_pretrained(out / "text_encoder")
         text_state = {"text_model." + key: value for key, value in checkpoint.text_encoder.state_dict().items()}
         write_weights(text_state, out / "text_encoder" / WEIGHTS["text_encoder"])
+        tokenizer = checkpoint.tokenizer.backend_tokenizer
+        tokenizer.no_truncation()  # what the last call asked for would be saved
+        tokenizer.no_padding()
         checkpoint.tokenizer.save_pretrained(out / "tokenizer")
-        checkpoint.tokenizer.backend_tokenizer.model.save(str(out / "tokenizer"))  # vocab.json, merges.txt
+        tokenizer.model.save(str(out / "tokenizer"))  # vocab.json, merges.txt
         write_scheduler(checkpoint.scheduler, out / "scheduler")
         index = {
             "_class_name": "StableDiffusionInstructPix2PixPipeline",

@@ -166,7 +166,7 @@ def weights_by_name(checkpoint: Checkpoint) -> dict[str, Tensor]:
         for path, module in getattr(checkpoint, part).named_modules():
             if not isinstance(module, nn.Linear | nn.Conv2d):
                 continue
-            weight = module.weight.data
+            path, weight = path.removesuffix(".base_layer"), module.weight.data  # peft wraps a layer that has a LoRA
             # transformers 5 dropped the prefix text_model
             for name in [path, f"text_model.{path}"] if part == "text_encoder" else [path]:
                 names |= dict.fromkeys((name, f"{part}.{name}", kohya + name.replace(".", "_")), weight)

@@ -17,7 +17,7 @@ from .errors import add_handlers
 from .limits import EDITS, Limits
 from .log import Log
 from .metrics import CONTENT_TYPE
-from .service import Service, tiers
+from .service import Service
 
 HERE = Path(__file__).parent
 PAGE = {
@@ -63,18 +63,18 @@ def make_app(service: Service) -> FastAPI:
 async def models(request: Request) -> dict:
     """The one model, with what the page needs to know of it."""
     service: Service = request.app.state.service
-    backend = service.engine.backend
+    model, geometry = service.model, service.model.geometry
     own = {
-        "defaults": asdict(backend.defaults),
-        "rewards": backend.geometry.rewards,
-        "resolution": backend.geometry.resolution,
-        "multiple": backend.geometry.multiple,
+        "defaults": asdict(model.defaults),
+        "rewards": geometry.rewards,
+        "resolution": geometry.resolution,
+        "multiple": geometry.multiple,
         "schedulers": list(SAMPLERS),
-        "tiers": tiers(service.engine),
+        "tiers": model.tiers,
         "max_bytes": service.options.max_bytes,
     }
-    model = {"id": service.model, "object": "model", "created": request.app.state.created, "owned_by": "mrc-edit"}
-    return {"object": "list", "data": [model | own]}
+    common = {"id": model.name, "object": "model", "created": request.app.state.created, "owned_by": "mrc-edit"}
+    return {"object": "list", "data": [common | own]}
 
 
 async def health() -> dict:

@@ -13,6 +13,7 @@ from starlette.datastructures import UploadFile
 
 from .errors import Refused
 from .fields import Fields, JsonBody, check_supported, refused
+from .limits import JSON, type_of
 
 NAME = re.compile(r"(\w{1,64})((?:\[\w{0,64}\]){0,2})")  # seed, reward_scores[], reward_guidance[image][]
 SCORES = frozenset({"reward_scores", "reward_guidance"})  # "5,4.5,5" is taken too
@@ -27,16 +28,13 @@ async def read_body(request: Request) -> tuple[Fields, bytes]:
     Raises:
         Refused: no such body, or a field that cannot be used.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
+    if type_of(request.headers) == JSON:
         return from_json(await request.body())
-    if kind == "multipart/form-data":
-        form = await request.form(max_files=2, max_fields=MAX_PARTS, max_part_size=MAX_TEXT)
-        try:
-            return await from_form(form.multi_items())
-        finally:
-            await form.close()
-    raise Refused("unsupported_media_type", "send multipart/form-data or application/json")
+    form = await request.form(max_files=2, max_fields=MAX_PARTS, max_part_size=MAX_TEXT)
+    try:
+        return await from_form(form.multi_items())
+    finally:
+        await form.close()
 
 
 def from_json(body: bytes) -> tuple[JsonBody, bytes]:

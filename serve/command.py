@@ -2,14 +2,23 @@
 
 import argparse
 import ipaddress
+import os
+import secrets
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core.console import command_parser
 from ..core.errors import MRCError, run_command
 from ..core.precision import PRECISIONS
+from ..engine.finishing import add_finishing_flags, open_finishing
 from ..engine.tiers import TIERS
+
+if TYPE_CHECKING:
+    from .service import Model, Serving
 
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 
@@ -37,6 +46,22 @@ def arguments() -> argparse.ArgumentParser:
         metavar="NAME",
         help="ONNX Runtime's execution provider (default: CUDA where it has that, else the CPU)",
     )
+    edits = parser.add_argument_group("edits")
+    edits.add_argument(
+        "--metadata",
+        action="store_true",
+        help="write the parameters into each PNG, instruction and seed too, as mrc-edit does (default: no)",
+    )
+    add_finishing_flags(edits)
+    machines = parser.add_argument_group("many machines (docs/ray.md)")
+    machines.add_argument(
+        "--ray",
+        action="store_true",
+        help="edit in replicas on Ray: on the cluster of RAY_ADDRESS, or on a new one of this machine (default: off)",
+    )
+    machines.add_argument(
+        "--replicas", metavar="N", help="of the model with --ray; MIN-MAX for as many as are needed (default: 1)"
+    )
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-batch", type=int, default=8, help="images edited together, at most (default: 8)")
     limits.add_argument("--max-waiting", type=int, default=64, help="edits that wait, at most (default: 64)")
@@ -54,10 +79,10 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def check_installed() -> None:
-    missing = [name for name in PACKAGES if find_spec(name) is None]
+def check_installed(packages: Iterable[str], extra: str) -> None:
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
-        raise MRCError(f"mrc-serve needs {', '.join(missing)}: pip install 'mrc-edit[serve]'")
+        raise MRCError(f"mrc-serve needs {', '.join(missing)}: pip install 'mrc-edit[{extra}]'")
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -69,6 +94,28 @@ def check_options(args: argparse.Namespace) -> None:
             raise MRCError(f"--{name.replace('_', '-')} is {seconds:g}; give seconds, {least:g} to 86400")
     if not 0 <= args.port <= 65_535:
         raise MRCError(f"--port is {args.port}; give 0 to 65535")
+    if args.replicas is not None and not args.ray:
+        raise MRCError(f"--replicas is {args.replicas}, and replicas are on Ray; give --ray too")
+    replicas_of(args)
+
+
+def replica_range(text: str) -> tuple[int, int]:
+    """`2` or `1-4` as the fewest and the most replicas.
+
+    Raises:
+        MRCError: something else.
+    """
+    fewest, dash, most = text.partition("-")
+    if not fewest.isdecimal() or not (most.isdecimal() or not dash):
+        raise MRCError(f"--replicas is {text!r}; give a number, or MIN-MAX")
+    numbers = int(fewest), int(most or fewest)
+    if not 1 <= numbers[0] <= numbers[1]:
+        raise MRCError(f"--replicas is {text!r}; give 1 or more, the fewest first")
+    return numbers
+
+
+def replicas_of(args: argparse.Namespace) -> tuple[int, int]:
+    return replica_range("1" if args.replicas is None else args.replicas)
 
 
 def check_host(host: str, has_keys: bool) -> None:
@@ -81,27 +128,53 @@ def check_host(host: str, has_keys: bool) -> None:
         raise MRCError(f"--host is {host}, which others can reach; set MRC_API_KEYS, or serve 127.0.0.1")
 
 
+def prepare_ray() -> None:
+    """What Ray reads as soon as it is imported. A cluster of our own answers only who has its token."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if "RAY_ADDRESS" not in os.environ:
+        os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
+
+
+@contextmanager
+def opened(args: argparse.Namespace) -> "Iterator[tuple[Model, Serving]]":
+    """The model and what takes its edits: in this process, or on Ray."""
+    from ..engine import AsyncEngine, Engine
+    from ..engine.shipped import shipped
+    from .service import describe
+
+    path = Path(args.model)
+    is_folder = path.exists() and shipped(args.model, args.backend) == path
+    folder = str(path.resolve()) if is_folder else args.model  # a replica has another working directory
+    source = {"folder": folder, "backend": args.backend, "precision": args.precision, "tier": args.tier}
+    source |= {"provider": args.provider} if args.provider else {}
+    name = path.resolve().name
+    if not args.ray:
+        engine = Engine.from_pretrained(**source)
+        yield describe(engine, name, args.metadata), AsyncEngine(engine, args.max_batch, args.max_waiting)
+        return
+    check_installed(("ray", "aiohttp"), "ray,serve")
+    prepare_ray()
+    from .ray import Deployed, deployed
+
+    wanted = Deployed(name, source, replicas_of(args), args.max_batch, args.drain, args.metadata)
+    with deployed(wanted, args.max_waiting) as model_and_fleet:
+        yield model_and_fleet
+
+
 def serve(args: argparse.Namespace) -> None:
     check_options(args)
-    check_installed()
-    from ..engine import AsyncEngine, Engine
+    check_installed(PACKAGES, "serve")
     from .metrics import Metrics
-    from .preview import fit_preview
     from .server import run
     from .service import Options, Service, read_keys
 
+    finishing = open_finishing(args)
     keys = read_keys()
     check_host(args.host, bool(keys))
-    provider = {"provider": args.provider} if args.provider else {}
-    engine = Engine.from_pretrained(args.model, args.backend, precision=args.precision, tier=args.tier, **provider)
-    serving = AsyncEngine(engine, args.max_batch, args.max_waiting)
-    options = Options(args.max_bytes, args.max_pixels, args.read_timeout, args.timeout, args.drain)
-    model = Path(args.model).resolve().name
-    run(
-        Service(engine, serving, model, options, keys, fit_preview(engine.backend), Metrics(serving)),
-        args.host,
-        args.port,
-    )
+    limits = (args.max_bytes, args.max_pixels, args.read_timeout, args.timeout, args.drain)
+    with opened(args) as (model, serving):
+        service = Service(model, serving, Options(*limits, finishing), keys, Metrics(serving.load))
+        run(service, args.host, args.port)
 
 
 def main() -> None:

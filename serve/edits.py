@@ -9,16 +9,20 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from PIL.PngImagePlugin import PngInfo
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from ..engine import EditRequest, EditResult
-from ..engine.request import EditOptions, check
+from ..engine.finishing import Finishing
+from ..engine.parameters import describe_request, text_of
+from ..engine.request import EditOptions
+from ..engine.sources import Source as Upload
 from .bodies import read_body
 from .errors import Refused
 from .fields import Fields
 from .images import Source, encode, source_of
-from .limits import QUEUE_FULL, check_open
+from .limits import check_room
 from .service import Service
 from .stream import Sent, events
 
@@ -34,15 +38,15 @@ async def create_edit(request: Request) -> Response:
     service: Service = request.app.state.service
     fields, data = await read_body(request)
     check_fields(service, fields)
-    geometry, most = service.engine.backend.geometry, service.options.max_pixels
+    geometry, most = service.model.geometry, service.options.max_pixels
     source = await asyncio.to_thread(source_of, data, fields, geometry, most)
     options = options_of(fields, source)
     seed = secrets.randbits(32) if fields.seed is None else fields.seed
     seeds = [(seed + i + 2**63) % 2**64 - 2**63 if seed < 0 else (seed + i) % 2**64 for i in range(fields.n)]
     request.state.facts |= {"n": fields.n, "seed": seed, "stream": fields.stream}
     if fields.stream:  # what the engine would refuse must be told before the stream begins
-        await asyncio.to_thread(check, service.engine.backend, EditRequest(source.image, fields.prompt, **options))
-    enter(request, service, fields.n)
+        await service.serving.check(EditRequest(source.image, fields.prompt, **options))
+    await enter(request, service, fields.n)
     sent = Sent()
 
     def start(seed: int, index: int) -> Coroutine[Any, Any, dict]:
@@ -62,8 +66,9 @@ NOT_STORED = {"Cache-Control": "no-store"}
 
 def check_fields(service: Service, fields: Fields) -> None:
     """Refuse what contradicts itself, or asks for another model."""
-    if fields.model not in (None, service.model):
-        raise Refused("model_not_found", f"this server has one model, {service.model}; give that or none", "model")
+    name = service.model.name
+    if fields.model not in (None, name):
+        raise Refused("model_not_found", f"this server has one model, {name}; give that or none", "model")
     if fields.output_compression is not None and fields.output_format == "png":
         raise Refused(
             "invalid_value", "output_compression is for jpeg and webp; png loses nothing", "output_compression"
@@ -78,16 +83,14 @@ def options_of(fields: Fields, source: Source) -> EditOptions:
     return EditOptions(**given, resolution=source.resolution)  # type: ignore[typeddict-item]
 
 
-def enter(request: Request, service: Service, edits: int) -> None:
+async def enter(request: Request, service: Service, edits: int) -> None:
     """Give back the seat of the reading; the edits take theirs as they start, all or none.
 
     Raises:
         Refused: there is no room for so many.
     """
     request.state.admission.release()
-    check_open(service)
-    if not service.serving.room(service.reading + edits):
-        raise Refused("queue_full", QUEUE_FULL)
+    await check_room(service, service.reading + edits)
 
 
 async def edit(
@@ -101,13 +104,28 @@ async def edit(
     )
     service.metrics.edited(result)
     request.state.facts |= {"batch_size": result.batch_size, "waited": round(result.waited, 4)}
-    return await asyncio.to_thread(entry, fields, source, result)
+    text = text_for(service, fields, source, options, result)
+    return await asyncio.to_thread(entry, fields, source, result, text, service.options.finishing)
 
 
-def entry(fields: Fields, source: Source, result: EditResult) -> dict:
+def text_for(
+    service: Service, fields: Fields, source: Source, options: EditOptions, result: EditResult
+) -> PngInfo | None:
+    """The parameters of an edit for its PNG, where the server writes them."""
+    model = service.model
+    if model.digest is None or fields.output_format != "png":
+        return None
+    more = {"size": fields.size if fields.size != "auto" else None, "tier": fields.tier}
+    asked = {name: value for name, value in (options | more).items() if name != "seed"}
+    record = describe_request(model.name, model.digest, fields.prompt, asked, model.defaults)
+    assert isinstance(result.seed, int)  # of one edit
+    return text_of(record, Upload("upload", source.data), result.seed, result.images[0].size)
+
+
+def entry(fields: Fields, source: Source, result: EditResult, text: PngInfo | None, finishing: Finishing) -> dict:
     image = result.images[0]
     return {
-        "b64_json": encode(image, fields.output_format, fields.output_compression),
+        "b64_json": encode(image, fields.output_format, fields.output_compression, finishing, source.data, text),
         "seed": result.seed,
         "size": f"{image.width}x{image.height}",
         "box": source.box or result.boxes[0],

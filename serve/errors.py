@@ -8,6 +8,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ..core.errors import MRCError
+from ..engine.safety import UnsafeEdit
 from ..engine.waiting import Closed, QueueFull, TimedOut
 
 CLIENT_GONE = 499  # as nginx writes it in its log; nobody reads the answer
@@ -31,6 +32,7 @@ KINDS = {
     "missing_required_parameter": Kind(400),
     "unknown_parameter": Kind(400),
     "unsupported_parameter": Kind(400),
+    "content_policy_violation": Kind(400),
     "invalid_api_key": Kind(401, "authentication_error", {"WWW-Authenticate": "Bearer"}),
     "forbidden": Kind(403, "permission_error"),
     "not_found": Kind(404),
@@ -48,6 +50,7 @@ BY_TYPE: tuple[tuple[type[MRCError], str], ...] = (
     (QueueFull, "queue_full"),
     (Closed, "shutting_down"),
     (TimedOut, "timeout"),
+    (UnsafeEdit, "content_policy_violation"),
 )
 BY_STATUS = {404: "not_found", 405: "method_not_allowed"}  # of the errors that the router raises
 

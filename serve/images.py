@@ -5,7 +5,9 @@ import io
 from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
+from ..engine.finishing import Finishing, finish
 from ..engine.framing import Box, Frame, framed, make_frame, middle
 from ..engine.images import decoding, file_format, load_image
 from ..engine.manifest import Geometry
@@ -25,11 +27,13 @@ class Source:
         image: the bytes that were sent, or the image already at its size.
         resolution: the engine's argument of that name.
         box: the part of the image that is edited where `image` is that part; None where the engine chooses it.
+        data: the bytes that were sent.
     """
 
     image: bytes | Image.Image
     resolution: int | None
     box: Box | None = None
+    data: bytes = b""
 
 
 def source_of(data: bytes, fields: Fields, geometry: Geometry, max_pixels: int) -> Source:
@@ -44,7 +48,7 @@ def source_of(data: bytes, fields: Fields, geometry: Geometry, max_pixels: int) 
         with naming("resolution"):
             frame = make_frame(*size, resolution, geometry.multiple, fields.fit or "crop", bool(fields.keep_size))
         check_area("resolution", frame, max_pixels)
-        return Source(data, fields.resolution)
+        return Source(data, fields.resolution, data=data)
     width, height = (int(side) for side in fields.size.split("x"))
     if width % geometry.multiple or height % geometry.multiple:
         raise Refused("invalid_value", f"size: both sides must be multiples of {geometry.multiple}", "size")
@@ -55,7 +59,7 @@ def source_of(data: bytes, fields: Fields, geometry: Geometry, max_pixels: int) 
     with naming("image"):
         image = load_image(data)
     box = middle(*image.size, (width, height))
-    return Source(framed(image, Frame((width, height), box, (width, height), (width, height))), 0, box)
+    return Source(framed(image, Frame((width, height), box, (width, height), (width, height))), 0, box, data)
 
 
 def pixels(data: bytes) -> tuple[int, int]:
@@ -79,11 +83,27 @@ def check_area(name: str, frame: Frame, max_pixels: int) -> None:
         )
 
 
-def encode(image: Image.Image, kind: Format, compression: int | None) -> str:
-    """An image as the base64 of a file."""
+def encode(
+    image: Image.Image, kind: Format, compression: int | None, finishing: Finishing, source: bytes | None = None,
+    text: PngInfo | None = None,
+) -> str:  # fmt: skip
+    """An image as the base64 of a file.
+
+    Args:
+        source: what an edit was made of; None for a partial image, which nothing signs.
+        text: of a PNG.
+
+    Raises:
+        MRCError: `finishing` refuses it.
+    """
     file = io.BytesIO()
-    if kind == "png":
-        image.save(file, "PNG", compress_level=1)  # the default takes several times as long for a few per cent
-    else:
-        image.save(file, kind.upper(), quality=QUALITY if compression is None else compression)
-    return base64.b64encode(file.getvalue()).decode()
+
+    def content() -> bytes:
+        if kind == "png":  # the default compression takes several times as long for a few per cent
+            image.save(file, "PNG", compress_level=1, pnginfo=text)
+        else:
+            image.save(file, kind.upper(), quality=QUALITY if compression is None else compression)
+        return file.getvalue()
+
+    of_source = None if source is None else lambda: source
+    return base64.b64encode(finish(image, kind.upper(), content, of_source, finishing)).decode()

@@ -1,7 +1,7 @@
-"""What is refused before a body is parsed: a wrong key, no room, too many bytes, too many seconds."""
+"""What is refused before a body is parsed: a wrong key or type, too many bytes, no room, too many seconds."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -13,7 +13,9 @@ from .service import Service
 EDITS = "/v1/images/edits"
 OPEN = frozenset({"/", "/page.css", "/page.js", "/health", "/health/ready", "/openapi.json"})  # need no key
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+JSON, FORM = "application/json", "multipart/form-data"
 QUEUE_FULL = "as many requests wait as this server lets wait; ask again later"
+PACE, LONGEST = 0.02, 1.0  # seconds between refusals for want of room, and that one is held back at most
 
 
 class Limits:
@@ -33,8 +35,9 @@ class Limits:
             if (scope["method"], scope["path"]) != ("POST", EDITS):
                 await self.app(scope, receive, send)
                 return
-            check_room(self.service)
             check_length(self.service, headers)
+            check_type(headers)
+            await check_room(self.service, self.service.reading + 1)
         except Refused as error:
             scope["state"]["facts"]["error"] = error.code
             await answer(error)(scope, receive, send)
@@ -68,15 +71,29 @@ def check_open(service: Service) -> None:
         raise Refused("shutting_down", "the server is about to stop; ask another one, or again later")
 
 
-def check_room(service: Service) -> None:
-    check_open(service)
-    if not service.serving.room(service.reading + 1):
-        raise Refused("queue_full", QUEUE_FULL)
+def type_of(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def check_length(service: Service, headers: dict[str, str]) -> None:
+def check_type(headers: Mapping[str, str]) -> None:
+    if type_of(headers) not in (JSON, FORM):
+        raise Refused("unsupported_media_type", f"send {FORM} or {JSON}")
+
+
+def check_length(service: Service, headers: Mapping[str, str]) -> None:
     if int(headers.get("content-length", 0)) > service.options.max_bytes:  # the protocol has seen that it is a number
         raise too_large(service)
+
+
+async def check_room(service: Service, requests: int) -> None:
+    """Refuse what has no room, one after the other: clients that ask again at once would take the edits' time."""
+    check_open(service)
+    if not service.serving.room(requests):
+        now = asyncio.get_running_loop().time()
+        turn = max(now, service.turn)
+        service.turn = min(turn + PACE, now + LONGEST)
+        await asyncio.sleep(turn - now)
+        raise Refused("queue_full", QUEUE_FULL)
 
 
 def too_large(service: Service) -> Refused:

@@ -27,7 +27,7 @@ class Server(uvicorn.Server):
         self.loop = asyncio.get_running_loop()
         await super().startup(sockets)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
-        print(f"{self.service.model} at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+        print(f"{self.service.model.name} at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.started and not self.service.draining:

@@ -7,13 +7,22 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, Unpack
 
 import numpy as np
 
+from ..core.defaults import Defaults
 from ..core.errors import MRCError
-from ..engine import AsyncEngine, Engine
+from ..engine import EditRequest, EditResult, Engine
+from ..engine.finishing import AS_IT_IS, Finishing
+from ..engine.images import ImageLike
+from ..engine.manifest import Geometry
+from ..engine.parameters import model_digest
+from ..engine.request import EditOptions
 from ..engine.tiers import TIERS, make_tier
+from ..engine.waiting import OnStep
 from .metrics import Metrics
+from .preview import fit_preview
 
 KEYS, KEYS_FILE = "MRC_API_KEYS", "MRC_API_KEYS_FILE"
 
@@ -28,6 +37,7 @@ class Options:
         read_seconds: within which headers and body must have come.
         timeout: seconds of an edit, those in which it waits included.
         drain: seconds that running edits get when the server stops.
+        finishing: what happens to every edit before it is sent.
     """
 
     max_bytes: int
@@ -35,6 +45,57 @@ class Options:
     read_seconds: float
     timeout: float
     drain: float
+    finishing: Finishing = AS_IT_IS
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a server must know of its model, wherever that runs.
+
+    Attributes:
+        tiers: those that it can compute.
+        preview: latents to colours (`serve.preview`).
+        digest: SHA-256 of the model, for the parameters in a PNG; None where the server writes none.
+    """
+
+    name: str
+    geometry: Geometry
+    defaults: Defaults
+    tiers: list[str]
+    preview: np.ndarray
+    digest: str | None
+
+
+def describe(engine: Engine, name: str, metadata: bool) -> Model:
+    """The model of an engine. Decodes once; with `metadata` a checkpoint is read once more, for its digest."""
+    backend = engine.backend
+    tiers = [tier for tier in TIERS if backend.reuses_features or not make_tier(tier).reuses_features]
+    digest = model_digest(engine, {}) if metadata else None
+    return Model(name, backend.geometry, backend.defaults, tiers, fit_preview(backend), digest)
+
+
+class Serving(Protocol):
+    """What takes the edits of a server: an `AsyncEngine`, or replicas on other machines (`serve.ray`).
+
+    The methods are those of `AsyncEngine`, which documents them.
+    """
+
+    async def __aenter__(self) -> object: ...
+    async def __aexit__(self, *_: object) -> None: ...
+    def room(self, requests: int = 1) -> bool: ...
+    def load(self) -> tuple[int, int]: ...
+    async def check(self, request: EditRequest) -> object: ...
+    async def drain(self, seconds: float) -> None: ...
+    async def edit(
+        self,
+        image: ImageLike,
+        instruction: str,
+        *,
+        timeout: float | None = None,
+        tier: str | None = None,
+        on_step: OnStep | None = None,
+        **options: Unpack[EditOptions],
+    ) -> EditResult: ...
 
 
 @dataclass
@@ -43,19 +104,18 @@ class Service:
 
     Attributes:
         keys: SHA-256 digests of the keys; without any, nobody is asked for one.
-        preview: latents to colours (`serve.preview`).
         reading: requests that were let in and whose body is not read yet.
         readers: the time limits of those.
+        turn: when the next request that finds no room is told so, by the loop's clock.
     """
 
-    engine: Engine
-    serving: AsyncEngine
-    model: str
+    model: Model
+    serving: Serving
     options: Options
     keys: list[bytes]
-    preview: np.ndarray
     metrics: Metrics
     reading: int = 0
+    turn: float = 0.0
     draining: bool = False
     readers: set[asyncio.Timeout] = field(default_factory=set)
 
@@ -69,7 +129,8 @@ class Service:
         self.draining = True
         now = asyncio.get_running_loop().time()
         for reader in self.readers:
-            reader.reschedule(now)
+            if not reader.expired():
+                reader.reschedule(now)
         await self.serving.drain(self.options.drain)
 
 
@@ -98,8 +159,3 @@ def digests(name: str, keys: Iterable[str]) -> list[bytes]:
     if not stripped:
         raise MRCError(f"{name} is set and has no key; give keys, or unset it")
     return [hashlib.sha256(key.encode()).digest() for key in stripped]
-
-
-def tiers(engine: Engine) -> list[str]:
-    """The tiers that the backend can compute."""
-    return [name for name in TIERS if engine.backend.reuses_features or not make_tier(name).reuses_features]

@@ -44,7 +44,7 @@ class Sent:
 
     def listener(self, service: Service, fields: Fields, index: int) -> Callable[[int, int, np.ndarray], None]:
         """`on_step` of the edit of that index."""
-        side = service.engine.backend.geometry.vae_scale
+        side = service.model.geometry.vae_scale
         made = 0
 
         def on_step(step: int, steps: int, latents: np.ndarray) -> None:
@@ -55,7 +55,7 @@ class Sent:
             self.put(Event("step", comment=f"step {step + 1} of {steps}, edit {index + 1} of {fields.n}"))
             if made < fields.partial_images and step + 1 >= (made + 1) * steps / (fields.partial_images + 1):
                 height, width = latents.shape[2:]
-                image = preview(latents[0], service.preview, (width * side, height * side))
+                image = preview(latents[0], service.model.preview, (width * side, height * side))
                 self.put(Event("partial_image", data={"partial_image_index": made, "index": index}, image=image))
                 made += 1
 
@@ -67,6 +67,7 @@ async def events(
 ) -> AsyncIterator[str]:
     """The body of a stream. It ends with the edits, or with an error event; a stream cut short would be no error
     to OpenAI's client."""
+    finishing = request.app.state.service.options.finishing
     task = asyncio.create_task(work)
     task.add_done_callback(lambda _: sent.queue.put_nowait(None))
     try:
@@ -74,7 +75,7 @@ async def events(
             if event.comment:
                 yield f": {event.comment}\n\n"
             elif event.image is not None:
-                data = {"b64_json": await asyncio.to_thread(encode, event.image, fields.output_format, None)}
+                data = {"b64_json": await asyncio.to_thread(encode, event.image, fields.output_format, None, finishing)}
                 size = {"size": f"{event.image.width}x{event.image.height}"}
                 yield server_sent(event.kind, fields, data | size | event.data)
         for index, entry in enumerate(await task):

@@ -72,13 +72,14 @@ def traced_once(once):
     """From here on each graph of a model is traced once a run: tracing is most of an export."""
     from mrc_edit.engine.graphs import EACH_STEP, GRAPHS
     from mrc_edit.engine.manifest import Artifact
-    from mrc_edit.export import exporter
+    from mrc_edit.export import stages
+    from mrc_edit.export.options import OPSET
 
-    trace, monkeypatch = exporter.trace, pytest.MonkeyPatch()
+    trace, monkeypatch = stages.trace, pytest.MonkeyPatch()
 
-    def trace_once(checkpoint, graph, precision, out, path, wider=()):
+    def trace_once(checkpoint, graph, precision, out, path, wider=(), opset=OPSET):
         parts = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
-        settings = [*sorted(wider), *(str(part.config) for part in parts)]
+        settings = [str(opset), *sorted(wider), *(str(part.config) for part in parts)]
         if graph in EACH_STEP:
             settings.append(f"feature_bias={checkpoint.unet.feature_bias}")
         digest = hashlib.sha256("\n".join(settings).encode())
@@ -86,14 +87,14 @@ def traced_once(once):
             digest.update(f"{name} {value.dtype}".encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
 
         def make(folder):
-            artifact = trace(checkpoint, graph, precision, folder, path, wider)
+            artifact = trace(checkpoint, graph, precision, folder, path, wider, opset)
             (folder / "artifact.json").write_text(json.dumps(asdict(artifact)))
 
         copy = once("-".join((graph, precision, digest.hexdigest()[:16], path.replace("/", "-"))), make)
         shutil.copytree((copy / path).parent, (out / path).parent)
         return Artifact(**json.loads((copy / "artifact.json").read_text()))
 
-    monkeypatch.setattr(exporter, "trace", trace_once)
+    monkeypatch.setattr(stages, "trace", trace_once)
     yield
     monkeypatch.undo()
 

@@ -1,7 +1,9 @@
 """A Hugging Face hub for tests, on 127.0.0.1: the requests that `huggingface_hub` makes to read a repository.
 
     GET   /api/models/NAME/revision/REVISION    commit and names of the files
-    GET   /api/models/NAME/tree/COMMIT          sizes and digests of the files
+    GET   /api/models/NAME                      the same of the newest revision
+    GET   /api/models/NAME/tree/COMMIT          sizes and digests of the files, or of one folder
+    POST  /api/models/NAME/paths-info/COMMIT    the same of the files that are named
     HEAD  /NAME/resolve/COMMIT/FILE             etag; large files are redirected to /blobs
     GET   /NAME/resolve/COMMIT/FILE, /blobs/DIGEST    the content, or a range of it
 
@@ -14,7 +16,7 @@ import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE = 10_000  # bytes from which a file is in the large file storage, and a request for it is redirected
 KINDS = {"models": "", "datasets": "datasets/"}
@@ -111,6 +113,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer()
 
+    def do_POST(self) -> None:
+        self.answer()
+
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -121,21 +126,25 @@ class Handler(BaseHTTPRequestHandler):
             return self.blob(path.removeprefix("/blobs/"))
         for (kind, name), repository in self.server.repositories.items():
             for start, method in ((f"/api/{kind}/{name}/", self.api), (f"/{KINDS[kind]}{name}/resolve/", self.resolve)):
-                if path.startswith(start) and token == repository.token:
+                if f"{path}/".startswith(start) and token == repository.token:
                     if repository.gated:
                         return self.reply(403, b"", {"X-Error-Code": "GatedRepo"})
-                    return method(repository, path.removeprefix(start))
+                    return method(repository, path[len(start) :])
         return self.reply(401, b"", {"X-Error-Code": "RepoNotFound"})
 
     def api(self, repository: Repository, rest: str) -> None:
-        what, _, revision = rest.partition("/")
-        if (folder := repository.revision(revision)) is None:
+        what, revision, below = [*rest.split("/", 2), "", ""][:3]
+        if (folder := repository.revision(revision or "main")) is None:
             return self.reply(404, b"", {"X-Error-Code": "RevisionNotFound"})
         files = {**files_of(folder), **dict.fromkeys(repository.lost, b"")}
-        if what == "revision":
+        if what in ("", "revision"):
             names = [{"rfilename": name} for name in files]
             return self.json({"id": "x", "sha": commit(folder), "siblings": names})
-        return self.json([entry(name, content) for name, content in files.items()])
+        if what == "paths-info":
+            asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
+            return self.json([entry(name, content) for name, content in files.items() if name in asked])
+        recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() == "true"
+        return self.json(listing(files, below, recursive))
 
     def resolve(self, repository: Repository, rest: str) -> None:
         revision, _, name = rest.partition("/")
@@ -160,9 +169,10 @@ class Handler(BaseHTTPRequestHandler):
     def content(self, content: bytes, repository: Repository, name: str, headers: dict[str, str]) -> None:
         status, total = 200, len(content)
         if (asked := self.headers.get("Range")) is not None:
-            first = int(asked.removeprefix("bytes=").partition("-")[0])
-            content, status = content[first:], 206
-            headers = headers | {"Content-Range": f"bytes {first}-{total - 1}/{total}"}
+            start, _, end = asked.removeprefix("bytes=").partition("-")
+            first, last = int(start), min(int(end or total - 1), total - 1)
+            content, status = content[first : last + 1], 206
+            headers = headers | {"Content-Range": f"bytes {first}-{last}/{total}"}
         cut = self.command == "GET" and repository.cuts.get(name, 0) > 0
         if cut:
             repository.cuts[name] -= 1
@@ -180,6 +190,15 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body[:sent])
         self.close_connection = self.close_connection or sent is not None
+
+
+def listing(files: dict[str, bytes], below: str, recursive: bool) -> list[dict]:
+    """The files in the folder `below`, and all that are deeper or the names of the folders there."""
+    inside = {name: content for name, content in files.items() if not below or name.startswith(f"{below}/")}
+    depth = below.count("/") + 1 if below else 0
+    folders = {"/".join(name.split("/")[: depth + 1]) for name in inside if name.count("/") > depth}
+    here = [entry(name, content) for name, content in inside.items() if recursive or name.count("/") == depth]
+    return here + [{"type": "directory", "path": folder, "size": 0, "oid": "0" * 40} for folder in sorted(folders)]
 
 
 def entry(name: str, content: bytes) -> dict:

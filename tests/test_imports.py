@@ -5,7 +5,10 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("core", "kernels", "model", "engine", "export", "convert", "judge", "train", "serve", "bench", "cli", "demo")
+FOLDERS = (
+    "core", "kernels", "model", "engine", "export", "convert", "judge", "train", "serve", "bench", "cli", "demo",
+    "integrations",
+)  # fmt: skip
 
 
 def modules() -> dict[str, Path]:

@@ -14,7 +14,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from ..core.errors import MRCError
-from ..engine.models import model_folder
+from ..engine.models import layout_folders, model_folder
 from ..model.checkpoint import Checkpoint, load_checkpoint
 from ..model.extend import add_reward_blocks, add_rewards, widen_input
 from ..model.smartedit.folder import load_conditioning
@@ -80,7 +80,8 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
 def starting_point(config: TrainConfig) -> Checkpoint:
     """The checkpoint to start from, with the input channels and reward modules that the stage needs."""
     source = model_folder(config.init, "eager", options={"variant": config.variant})
-    checkpoint = load_checkpoint(source, variant=config.variant, vae=config.vae, base=config.base)
+    layout = layout_folders({"variant": config.variant, "vae": config.vae, "base": config.base})
+    checkpoint = load_checkpoint(source, **layout)
     unet = checkpoint.unet
     if unet.embeds_guidance:
         raise MRCError(f"{config.init} is a distilled student; give the model that it was distilled from")

@@ -2,18 +2,15 @@
 
 import hashlib
 import os
-import re
 import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...core.errors import MRCError
 from ...core.files import file_digest, read_json
+from ...core.kinds import ENTRY
 from ...core.kinds import KINDS as TYPES
 from ...judge.reply import whole_pairs
-
-# "3. Add: …"; two images of the full set write "3. Add Edit: …"
-ENTRY = re.compile(rf"(?:\d++\s*+\.)?\s*+({'|'.join(TYPES)})(?:\s+edit)?\s*:\s*(\S.*)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)

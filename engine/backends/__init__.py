@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from ...core.adapters import ADAPTERS
+from ...core.adapters import ADAPTERS, adapter_flags
 from ...core.errors import MRCError
 from ...core.layout import LAYOUT
 from ...core.paths import snapshot
@@ -91,9 +91,10 @@ def entry_for(model: str | Path, kind: str, name: str, options: Mapping[str, obj
         advice = "run mrc-export first" if kind == "checkpoint" else "give the checkpoint it was exported from"
         raise MRCError(f"backend {name} reads a {entry.reads} folder and {model} is a {kind} folder; {advice}")
     if kind == "export" and (added := [name for name in ADAPTERS if name in options]):
+        flags = adapter_flags(**{name: options[name] for name in added})
         raise MRCError(
-            f"{model} is an export, whose graphs hold derived weights: {' and '.join(added)} cannot be added; export "
-            "the checkpoint again with mrc-export --lora FILE:SCALE or --embedding TOKEN=FILE, or open the checkpoint"
+            f"{model} is an export, whose graphs hold derived weights: {' and '.join(added)} cannot be added. Export "
+            f"the checkpoint once more with them: mrc-export CHECKPOINT OUT {flags}; or open the checkpoint itself"
         )
     if unknown := set(options) - set(entry.options):
         own = ", ".join(entry.options) or "none"

@@ -6,6 +6,7 @@ heavy is imported before `run`.
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
@@ -15,7 +16,6 @@ DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 # Flags of `optimum-cli export onnx` with the values that say what this export does anyway, and why others are refused
 FIXED = {
     "--task": (("auto", "image-to-image"), "the export is for editing images"),
-    "--opset": (("23",), "its graphs are of opset 23"),
     "--device": (("cpu",), "it runs on the CPU"),
     "--framework": (("pt",), "it starts from PyTorch"),
     "--library-name": (("diffusers",), "it reads checkpoints in the diffusers layout"),
@@ -78,7 +78,7 @@ class MRCExportCommand(BaseOptimumCLICommand):
         export(argparse.Namespace(**args | ours))
 
 
-def check_flags(args: dict) -> None:
+def check_flags(args: Mapping[str, object]) -> None:
     """Refuse what optimum's flags ask for and this export does not do.
 
     Raises:

@@ -14,7 +14,7 @@ from mrc_edit.engine.backends.providers import CUDA
 from mrc_edit.engine.backends.torch import TorchBackend
 from mrc_edit.engine.plan import make_plan
 from mrc_edit.engine.tiers import TIERS, predictor
-from mrc_edit.export import exporter
+from mrc_edit.export import exporter, stages
 from mrc_edit.model import load_checkpoint
 from mrc_edit.model.extend import rebuilt
 from mrc_edit.model.seeded import seeded_checkpoint
@@ -35,7 +35,7 @@ def export_folder(tiny, traced_once, once):
         biased = load_checkpoint(tiny)
         biased.unet.feature_bias = True
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(exporter, "load_adapted", lambda *_, **__: (biased, Adapters()))
+            patch.setattr(stages, "load_adapted", lambda *_, **__: (biased, Adapters()))
             exporter.export(tiny, folder)
 
     return once("exported-feature-bias", make)

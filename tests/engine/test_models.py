@@ -10,7 +10,7 @@ from PIL import Image
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
-from mrc_edit.engine.models import checkpoint_files, model_folder
+from mrc_edit.engine.models import checkpoint_files, layout_folders, model_folder
 from mrc_edit.engine.shipped import MODELS
 
 MINI = MODELS["mini"]
@@ -150,6 +150,47 @@ def test_a_repository_that_is_no_model(hub, pushed):
     hub.push(NAME, pushed)
     with pytest.raises(MRCError, match=r"neither model_index\.json nor manifest\.json"):
         Engine.from_pretrained(NAME)
+
+
+def test_a_single_file_takes_tokenizer_settings_and_vae_of_the_hub(hub, pushed, tmp_path, photo):
+    """What `--base OWNER/NAME --vae OWNER/NAME` fetches, and that the edit is that of the same folders."""
+    hub.push(NAME, pushed)
+    hub.push("someone/vae", pushed / "vae")
+    given = {"base": NAME, "vae": "someone/vae", "variant": None, "device": "cpu"}
+    found = layout_folders(given)
+    settings = {name for name in names(MINI / "checkpoint") if not name.endswith(".safetensors")}
+    assert names(found["base"]) == settings
+    assert names(found["vae"]) == {"config.json", "diffusion_pytorch_model.safetensors"}
+    assert {**found, "base": NAME, "vae": "someone/vae"} == given
+    whole = layout_folders({"vae": NAME})["vae"]  # the cache's folder of the same repository as base
+    assert names(whole) == settings | {f"vae/{name}" for name in names(found["vae"])}
+
+    small = {"num_inference_steps": 2, "seed": 1, "output_type": "latent"}
+    expected, edited = (
+        Engine.from_pretrained("mini", "eager", vae=vae).edit(photo, "make it night", **small).images
+        for vae in (MINI / "checkpoint" / "vae", "someone/vae")
+    )
+    assert (expected == edited).all()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [("vae", "has no config.json of a VAE"), ("base", "has no tokenizer"), ("vae", "hub has no model someone/vae")],
+)
+def test_what_lacks_a_vae_or_a_tokenizer_is_not_fetched(hub, pushed, option, message):
+    if message.startswith("has"):
+        hub.push("someone/vae", pushed / "scheduler")
+    with pytest.raises(MRCError, match=message):
+        layout_folders({option: "someone/vae"})
+    assert hub.fetched() == []
+
+
+def test_files_and_folders_are_no_names(hub, tmp_path):
+    (tmp_path / "someone" / "vae").mkdir(parents=True)
+    given = {"vae": "someone/vae.safetensors", "base": Path("a/b"), "variant": "a/b"}
+    assert layout_folders(given) == given
+    assert layout_folders({"vae": "someone/vae"}) == {"vae": "someone/vae"}  # the working folder is tmp_path
+    assert hub.log == []
 
 
 def test_the_command_edits_by_name_and_then_offline(hub, pushed, photo, tmp_path):

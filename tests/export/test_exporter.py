@@ -22,7 +22,7 @@ from mrc_edit.engine import Engine
 from mrc_edit.engine.backends.eager import EagerBackend
 from mrc_edit.engine.graphs import DYNAMIC, GRAPHS, Graph, shapes
 from mrc_edit.engine.manifest import read_checked, read_manifest
-from mrc_edit.export import command, exporter
+from mrc_edit.export import command, exporter, stages
 from mrc_edit.export.exporter import export
 from mrc_edit.export.validate import TOLERANCE, differences
 from mrc_edit.model import load_checkpoint
@@ -123,6 +123,7 @@ def test_a_graph_far_from_eager_is_an_error(tmp_path):
         ({"sizes": (512, 256, 768)}, "sizes"),
         ({"sizes": (100, 512, 768)}, "sizes"),
         ({"max_batch": 0}, "max_batch"),
+        ({"opset": 17}, "opset is 17; choose 18 to 24"),
     ],
 )
 def test_bad_options(tiny, tmp_path, options, word):
@@ -135,12 +136,12 @@ def test_bad_options(tiny, tmp_path, options, word):
 def test_a_checkpoint_that_changes_under_the_export_is_an_error(tiny, tmp_path, monkeypatch, during):
     """The manifest's digest is that of the bytes that were exported, or there is no export."""
     source = shutil.copytree(tiny, tmp_path / "checkpoint")
-    options = exporter.Options(source, tmp_path / "out", "float32", None, "", (64, 64, 64), 1)
+    options = stages.Options(source, tmp_path / "out", "float32", None, "", (64, 64, 64), 1)
 
     def work(folder):
         (tmp_path / folder).mkdir()
-        work = exporter.Work(options, tmp_path / folder)
-        exporter.load(work)
+        work = stages.Work(options, tmp_path / folder)
+        stages.load(work)
         return work
 
     def another_run_writes(*_):
@@ -148,15 +149,15 @@ def test_a_checkpoint_that_changes_under_the_export_is_an_error(tiny, tmp_path, 
         return load_adapted(tiny)
 
     whole = work("whole")
-    exporter.write_settings(whole)
+    stages.write_settings(whole)
     assert whole.manifest.checkpoint == checkpoint_digest(tiny)
     if during == "load":
-        monkeypatch.setattr(exporter, "load_adapted", another_run_writes)
+        monkeypatch.setattr(stages, "load_adapted", another_run_writes)
     changed = work("changed")
     if during == "trace":
         another_run_writes()
     with pytest.raises(MRCError, match="changed while it was exported"):
-        exporter.write_settings(changed)
+        stages.write_settings(changed)
     assert not (tmp_path / "changed" / "manifest.json").exists()
 
 
@@ -185,8 +186,8 @@ def test_a_failure_at_any_stage_leaves_nothing(tiny, tmp_path, monkeypatch, stag
         raise OSError(28, "No space left on device")
 
     if stage != "trace":
-        monkeypatch.setattr(exporter, "trace_graph", lambda *args: None)
-    monkeypatch.setattr(exporter, stage, fail)
+        monkeypatch.setattr(stages, "trace_graph", lambda *args: None)
+    monkeypatch.setattr(stages, stage, fail)
     with pytest.raises(OSError, match="No space"):
         export(tiny, tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -307,10 +308,10 @@ def test_int8_above_its_budget_is_said(tiny_export, tmp_path, monkeypatch, capsy
     shutil.copytree(tiny_export, tmp_path / "out")
     manifest = read_manifest(tmp_path / "out")
     monkeypatch.setattr(quantize, "quantize_steps", lambda *_: {"unet": 0.114, "unet_shallow": 0.03})
-    options = exporter.Options(tmp_path, tmp_path / "out", "float32", tmp_path, "", (64, 64, 64), 1)
-    work = exporter.Work(options, tmp_path / "out", manifest=manifest)
-    exporter.add_int8(work)
-    exporter.write_manifest(work)
+    options = stages.Options(tmp_path, tmp_path / "out", "float32", tmp_path, "", (64, 64, 64), 1)
+    work = stages.Work(options, tmp_path / "out", manifest=manifest)
+    stages.add_int8(work)
+    stages.write_manifest(work)
     [warning] = read_manifest(tmp_path / "out").warnings
     assert warning.startswith("unet in int8 moves the noise by 11.4%, more than the 3%")
     monkeypatch.setattr(exporter, "export", lambda *_, **__: read_manifest(tmp_path / "out"))
@@ -351,15 +352,15 @@ def test_the_flags_of_adapters_are_arguments(adapters, monkeypatch):
 
 def test_adapters_are_added_and_recorded(tiny, adapters, tmp_path):
     (tmp_path / "out").mkdir()
-    work = exporter.Work(
-        exporter.Options(tiny, tmp_path, "float32", None, None, (64,) * 3, 1, **adapters), tmp_path / "out"
+    work = stages.Work(
+        stages.Options(tiny, tmp_path, "float32", None, None, (64,) * 3, 1, **adapters), tmp_path / "out"
     )
-    exporter.load(work)
+    stages.load(work)
     expected = load_adapted(tiny, **adapters)[0]
     for part in ("unet", "text_encoder"):
         state = getattr(work.checkpoint, part).state_dict()
         assert all(torch.equal(value, state[key]) for key, value in getattr(expected, part).state_dict().items())
-    exporter.write_settings(work)
+    stages.write_settings(work)
     (lora, scale), (token, file) = (next(iter(each.items())) for each in adapters.values())
     manifest = read_manifest(tmp_path / "out")
     assert asdict(manifest.adapters) == {

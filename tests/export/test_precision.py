@@ -12,7 +12,7 @@ from PIL import Image
 from mrc_edit.core.errors import MRCError
 from mrc_edit.core.fidelity import relative_error
 from mrc_edit.engine.graphs import GRAPHS, shapes
-from mrc_edit.export import exporter, precision
+from mrc_edit.export import precision, stages
 from mrc_edit.export.emulate import FORMATS, Layer
 from mrc_edit.export.precision import BOUND, Cost, GraphReport, Part, PrecisionReport, precision_report, search
 from mrc_edit.export.precision_page import page
@@ -128,17 +128,17 @@ def test_an_export_keeps_to_its_report(tmp_path, monkeypatch):
         return PrecisionReport("x", 1, 64, graphs={"unet": graph})
 
     monkeypatch.setattr(precision, "precision_report", measured)
-    options = exporter.Options(tmp_path, tmp_path, "float16", None, "", (64, 64, 64), 1, True)
-    work = exporter.Work(options, tmp_path, checkpoint=seeded_checkpoint())
-    exporter.add_precision_report(work)
+    options = stages.Options(tmp_path, tmp_path, "float16", None, "", (64, 64, 64), 1, True)
+    work = stages.Work(options, tmp_path, checkpoint=seeded_checkpoint())
+    stages.add_precision_report(work)
     assert asked == [precision.PHOTOGRAPHS] and work.wider == {LOUD}
     assert (
         json.loads((tmp_path / "precision.json").read_text())["graphs"]["unet"]["formats"]["float16"]["error"] is None
     )
     assert (tmp_path / "precision.html").read_text().startswith("<!doctype html>")
     traced = {}
-    monkeypatch.setattr(exporter, "trace", lambda *args: traced.setdefault(args[1], args[5]))
-    exporter.trace_graph(work, "unet")
+    monkeypatch.setattr(stages, "trace", lambda *args: traced.setdefault(args[1], args[5]))
+    stages.trace_graph(work, "unet")
     assert traced == {"unet": {LOUD}}
     types = {name: value.dtype for name, value in work.checkpoint.unet.named_parameters(prefix="unet")}
     assert {name for name, dtype in types.items() if dtype == torch.float32} == {f"{LOUD}.weight", f"{LOUD}.bias"}

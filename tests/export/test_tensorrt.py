@@ -21,7 +21,7 @@ from mrc_edit.core.locks import locked
 from mrc_edit.engine.graphs import GRAPHS
 from mrc_edit.engine.manifest import read_checked, read_manifest
 from mrc_edit.engine.shipped import MODELS
-from mrc_edit.export import command, exporter
+from mrc_edit.export import command, exporter, stages
 from mrc_edit.export.exporter import export
 from mrc_edit.export.tensorrt import Toolkit, engine_profiles, engine_sides, with_targets
 
@@ -107,11 +107,11 @@ def quick(monkeypatch):
 
     steps = [
         ("take", take),
-        ("engine", lambda work: exporter.add_engine(work, "conditioner", "float32")),
-        ("report", exporter.report_engines),
-        ("write manifest", exporter.write_manifest),
+        ("engine", lambda work: stages.add_engine(work, "conditioner", "float32")),
+        ("report", stages.report_engines),
+        ("write manifest", stages.write_manifest),
     ]
-    monkeypatch.setattr(exporter, "stages", lambda options: steps)
+    monkeypatch.setattr(exporter, "stages_of", lambda options: steps)
     return lambda out: export(CHECKPOINT, out, trt=True, trt_targets=["sm86"])
 
 

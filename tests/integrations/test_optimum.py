@@ -48,8 +48,10 @@ def test_flags_become_those_of_mrc_export(parse, monkeypatch):
     seen = []
     monkeypatch.setattr(command, "export", seen.append)
     given = ("--int8", "pictures", "--trt", "--max-batch", "2", "--overwrite", "--json", "--precision-report")
-    parse("--model", "checkpoint", "out", "--dtype", "fp32", "--opset", "23", "--task", "auto", *given).export()
-    expected = vars(command.arguments().parse_args(["checkpoint", "out", "--dtype", "float32", *given]))
+    parse("--model", "checkpoint", "out", "--dtype", "fp32", "--opset", "21", "--task", "auto", *given).export()
+    expected = vars(
+        command.arguments().parse_args(["checkpoint", "out", "--dtype", "float32", "--opset", "21", *given])
+    )
     assert expected == {name: value for name, value in vars(seen[0]).items() if name in expected}
     parse("-m", "checkpoint", "out", "--dtype", "bf16").export()
     assert (seen[1].checkpoint, seen[1].out, seen[1].dtype) == ("checkpoint", Path("out"), "bfloat16")
@@ -63,7 +65,7 @@ def test_every_flag_of_mrc_export_is_there(parse):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--opset", "17"), ("--device", "cuda"), ("--optimize", "O3"), ("--atol", "1e-3"), ("--width", "512"),
+        ("--device", "cuda"), ("--optimize", "O3"), ("--atol", "1e-3"), ("--width", "512"),
         ("--task", "text-generation"), ("--trust-remote-code",), ("--monolith",), ("--no-dynamic-axes",),
     ],
 )  # fmt: skip
@@ -82,7 +84,7 @@ def test_all_flags_of_optimum_are_known(module):
         "--width", "--height", "--num_channels", "--feature_size", "--nb_max_frames", "--audio_sequence_length",
         "--point_batch_size", "--nb_points_per_image", "--visual_seq_length",
     }  # fmt: skip
-    assert module.FIXED.keys() | module.REFUSED.keys() == flags
+    assert module.FIXED.keys() | module.REFUSED.keys() == flags - {"--opset"}
 
 
 def test_the_parser_imports_nothing_heavy():
@@ -133,7 +135,7 @@ def test_a_wheel_brings_it(tmp_path):
     assert str(tmp_path) in run(python, "-c", "import mrc_edit; print(mrc_edit.__file__)").stdout
     assert "mrc" in run(python, *RUN[:-1], "--help").stdout
     for arguments, message in (
-        (("--opset", 17), "--opset is '17'"),  # by the file in optimum's namespace
+        (("--task", "chat"), "--task is 'chat'"),  # by the file in optimum's namespace
         ((), "is not a checkpoint"),  # by the export
     ):
         done = run(python, *RUN, "--model", tmp_path, tmp_path / "out", *arguments, check=False)

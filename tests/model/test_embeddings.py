@@ -132,5 +132,5 @@ def test_smartedit_takes_none_since_another_model_reads_its_instructions(files, 
 
 
 def test_exports_say_what_to_do(files):
-    with pytest.raises(MRCError, match="embeddings cannot be added; export the checkpoint again with mrc-export"):
+    with pytest.raises(MRCError, match=r"embeddings cannot be added.* mrc-export CHECKPOINT OUT --embedding '.*=.*'"):
         Engine.from_pretrained(MODELS["mini"] / "onnx", embeddings=files)

@@ -91,8 +91,8 @@ def form(fields, image):
     return b"".join([*parts, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
 
 
-def start(*flags, **environment):
-    command = [sys.executable, "-m", "mrc_edit.serve.command", "mini", "--port", "0", *flags]
+def start(*flags, program=("-m", "mrc_edit.serve.command"), **environment):
+    command = [sys.executable, *program, "mini", "--port", "0", *flags]
     own = {name: value for name, value in os.environ.items() if not name.startswith("MRC_API")}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own | environment
@@ -114,8 +114,8 @@ def start_server():
     """`start_server(*flags)`: one more server, with the tests' key; it ends with the session."""
     servers = []
 
-    def make(*flags):
-        servers.append(start(*flags, MRC_API_KEYS=KEY))
+    def make(*flags, **more):
+        servers.append(start(*flags, MRC_API_KEYS=KEY, **more))
         return servers[-1]
 
     yield make

@@ -217,7 +217,8 @@ def test_a_key_is_needed(server):
 
 @pytest.mark.slow
 def test_forty_at_once(server, mini, picture):
-    """A right answer or 429 each; the server lets 8 wait."""
+    """A right answer or 429 each; the server lets 8 wait. The right ones are, bit for bit, what `Engine.edit` gives at
+    one of the places of a batch of that shape."""
 
     def ask(seed):
         return seed, *server.edit(picture, prompt="make it sepia", seed=seed, num_inference_steps=5)
@@ -226,11 +227,12 @@ def test_forty_at_once(server, mini, picture):
         answers = list(pool.map(ask, range(40)))
     done = [(seed, body["data"][0]) for seed, status, _, body in answers if status == 200]
     full = [(headers, body) for _, status, headers, body in answers if status == 429]
-    assert len(done) + len(full) == 40 and len(done) >= 9 and full
+    assert len(done) + len(full) == 40 and len(done) >= 8 and full
     assert all(headers["Retry-After"] and body["error"]["code"] == "queue_full" for headers, body in full)
-    for seed, entry in done[:3]:
-        expected = edited(mini, picture, "make it sepia", seed=seed, num_inference_steps=5)
-        assert np.abs(shown(entry).astype(int) - expected).max() <= 1
+    for seed, entry in done:
+        count = entry["batch_size"]
+        places = mini.edit([picture] * count, "make it sepia", seed=[seed] * count, num_inference_steps=5).images
+        assert any(np.array_equal(shown(entry), np.asarray(place)) for place in places), (seed, count)
     assert server.edit(picture, prompt="make it sepia")[0] == 200
 
 

@@ -7,13 +7,14 @@ import socket
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from mrc_edit.core.errors import MRCError
-from mrc_edit.serve import command
+from mrc_edit.serve import command, limits
 from mrc_edit.serve.errors import Refused
 from mrc_edit.serve.limits import Body, check_caller
-from mrc_edit.serve.service import read_keys
+from mrc_edit.serve.service import Service, read_keys
 
 
 def open_socket(server):
@@ -70,7 +71,7 @@ def test_thirty_megabytes(server):
 
 
 def test_half_sent_bodies_take_the_places_of_those_that_wait(server, key, picture):
-    """As many as may wait; the next is refused at once, without its body."""
+    """As many as may wait; the next is refused without its body. What has no chance is told so, room or not."""
     slow = [open_socket(server) for _ in range(8)]
     for connection in slow:
         connection.sendall(headers(key, "Content-Type: application/json", "Content-Length: 1000"))
@@ -81,10 +82,41 @@ def test_half_sent_bodies_take_the_places_of_those_that_wait(server, key, pictur
             if (code := answer(late)) == (429, "queue_full"):
                 break
             assert code == (400, "missing_required_parameter") and time.monotonic() < end  # some were not read yet
+    for lines, hopeless in (
+        (("Content-Length: 30000000",), (413, "request_too_large")),
+        (("Content-Length: 2", "Content-Type: text/plain"), (415, "unsupported_media_type")),
+    ):
+        with open_socket(server) as connection:
+            connection.sendall(headers(key, *lines))
+            assert answer(connection) == hopeless
     for connection in slow:
         connection.close()
     while server.edit(picture, prompt="make it snow")[0] == 429:
         assert time.monotonic() < end
+
+
+def test_refusals_are_paced(monkeypatch):
+    """One after the other, none held back longer than a client is told to wait; a pause lets the next go at once."""
+    clock, slept = SimpleNamespace(time=lambda: clock.now, now=100.0), []
+    service = Service(None, SimpleNamespace(room=lambda _: False), None, [], None)
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    monkeypatch.setattr(limits.asyncio, "get_running_loop", lambda: clock)
+    monkeypatch.setattr(limits.asyncio, "sleep", sleep)
+
+    def refuse():
+        with pytest.raises(Refused):
+            limits.check_room(service, 1).send(None)
+
+    for _ in range(200):
+        refuse()
+    np.testing.assert_allclose(slept[:4], [0, 0.02, 0.04, 0.06], atol=1e-9)
+    assert max(slept) == pytest.approx(slept[-1]) == pytest.approx(1)
+    clock.now += 2
+    refuse()
+    assert slept[-1] == 0
 
 
 def caller(keys=(), **headers):
@@ -111,7 +143,6 @@ def test_without_keys_pages_of_other_hosts_are_refused():
 
 def test_a_stop_ends_the_reading(tmp_path):
     """A body that is on its way when the server drains is refused at once."""
-    from mrc_edit.serve.service import Service
 
     async def read():
         async def never():
@@ -121,7 +152,7 @@ def test_a_stop_ends_the_reading(tmp_path):
             pass
 
         options = SimpleNamespace(read_seconds=600, max_bytes=10, drain=0)
-        service = Service(None, SimpleNamespace(drain=drain), "mini", options, [], None, None)
+        service = Service(None, SimpleNamespace(drain=drain), options, [], None)
         body = asyncio.create_task(Body(service, never).receive())
         await asyncio.sleep(0)
         await service.drain()

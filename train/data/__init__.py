@@ -78,7 +78,7 @@ def open_files(path: Path, columns: dict[str, str]) -> Triplets | None:
     Raises:
         MRCError: what the readers raise, or files of a pattern that are missing.
     """
-    from .braces import expand
+    from ...core.braces import expand
     from .shards import Shards
     from .tables import ImageFolder, Table, training_files
 

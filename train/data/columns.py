@@ -2,34 +2,13 @@
 
 import warnings
 from collections.abc import Set
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
+from ...core.columns import KNOWN, Columns
 from ...core.errors import MRCError
 
 REWARDS = {"reward_scores", "reward_text"}  # three numbers, and three texts joined by "; "
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of columns; in tar shards of members (without the type of the image) and of a field of the JSON."""
-
-    source: str
-    edited: str
-    instruction: str
-
-    def names(self) -> list[str]:
-        return [self.source, self.edited, self.instruction]
-
-
 ROLES = [field.name for field in fields(Columns)]
-# By the name that each data set has on the Hugging Face hub; rewards are written with the first one's columns
-KNOWN = {
-    "timbrooks/instructpix2pix-clip-filtered": Columns("original_image", "edited_image", "edit_prompt"),
-    "osunlp/MagicBrush": Columns("source_img", "target_img", "instruction"),
-    "fusing/instructpix2pix-1000-samples": Columns("input_image", "edited_image", "edit_prompt"),
-    "BleachNick/UltraEdit": Columns("source_image", "edited_image", "edit_prompt"),
-}
-SHARDS = Columns("source", "edited", "edit")
 
 
 def parse_columns(text: str | None) -> dict[str, str]:

@@ -17,12 +17,14 @@ from typing import NoReturn
 
 import numpy as np
 
+from ...core.braces import expand
+from ...core.columns import SHARDS, Columns, embedded_image
 from ...core.errors import MRCError, reason
+from ...core.shards import find_part, tar_samples
 from .batches import StepBatches, order
-from .braces import expand
-from .columns import REWARDS, SHARDS, Columns, choose_columns, parse_columns
-from .shards import find_part, sample_triplet, tar_samples
-from .tables import embedded_image, row_triplet, training_splits
+from .columns import REWARDS, choose_columns, parse_columns
+from .shards import sample_triplet
+from .tables import row_triplet, training_splits
 from .triplet import Triplet, Triplets, named
 
 WINDOW = 512  # rows that are shuffled with each other; their bytes are in memory

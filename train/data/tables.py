@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
+from ...core.columns import Columns, embedded_image
 from ...core.errors import MRCError
 from ...core.paths import file_inside
-from .columns import REWARDS, Columns, choose_columns
+from .columns import REWARDS, choose_columns
 from .triplet import Triplet, make_triplet, named, read_record
 
 HELD_OUT = ("dev", "eval", "test", "val", "valid", "validation")  # names of splits that are not for training
@@ -62,21 +63,6 @@ def row_triplet(name: str, row: dict, columns: Columns, image: Callable[[object]
     source, edited = (image(row.get(column)) for column in (columns.source, columns.edited))
     instruction, scores, text = (row.get(key) for key in (columns.instruction, "reward_scores", "reward_text"))
     return make_triplet(name, source, edited, instruction, scores, text)
-
-
-def embedded_image(value: object, folder: Path | None = None) -> bytes | Path:
-    """An image from the bytes in the table, or from the file in the table's folder that it names.
-
-    Raises:
-        MRCError: neither, a file outside the folder, or no folder.
-    """
-    if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
-        raise MRCError("it has no image; give its bytes or the path of a file in the table's folder")
-    if value.get("bytes"):
-        return value["bytes"]
-    if folder is None:
-        raise MRCError(f"its image is the file {value['path']!r}, not in the table; download the data set")
-    return file_inside(folder, value["path"])
 
 
 def training_files(folder: Path) -> list[Path]:

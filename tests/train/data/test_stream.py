@@ -1,9 +1,13 @@
 """Shards behind URLs: the same samples as on disk, in an order that any step can begin with."""
 
 import functools
+import hashlib
 import http.server
 import io
 import json
+import os
+import subprocess
+import sys
 import tarfile
 import threading
 from dataclasses import replace
@@ -16,7 +20,6 @@ from PIL import Image
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.train.data import open_data, open_triplets, stream
-from mrc_edit.train.data.braces import expand
 from mrc_edit.train.data.stream import StreamBatches, open_stream
 from mrc_edit.train.loop import train
 from mrc_edit.train.state import list_states
@@ -274,22 +277,60 @@ def test_empty_shards(tmp_path):
         batches(f"file://{tmp_path}/a.tar")[0]
 
 
-def test_braces():
-    assert expand("a") == ["a"]
-    assert expand("x-{08..10}.tar") == ["x-08.tar", "x-09.tar", "x-10.tar"]
-    assert expand("{0..1}/{1..2}") == ["0/1", "0/2", "1/1", "1/2"]
-    for wrong in ("{2..1}", "{0..999999}", "{a..b}", "{0..1", "{1,2}"):
-        with pytest.raises(MRCError):
-            expand(wrong)
-
-
 def test_files_of_a_local_pattern_that_are_missing(folder):
     with pytest.raises(MRCError, match=r"1 files do not exist, such as .*train-03\.tar"):
         open_triplets(f"{folder}/train-{{00..03}}.tar")
 
 
+READ_BY_NAME = """
+import hashlib, itertools, json, sys
+from mrc_edit.train.data.stream import open_stream
+
+stream = open_stream(sys.argv[1], None)
+for name, read in itertools.islice(stream.rows(0, 0), int(sys.argv[2])):
+    triplet = read()
+    pixels = [hashlib.sha256(image.tobytes()).hexdigest() for image in (triplet.source, triplet.edited)]
+    print(json.dumps([name, triplet.instruction, pixels]))
+"""
+
+
+def test_a_name_streams_from_the_hub_what_its_folder_holds(hub, tmp_path):
+    """A process of its own, as `datasets` reads HF_ENDPOINT and HF_HOME when it is imported."""
+    (tmp_path / "pushed" / "data").mkdir(parents=True)
+    tables = {f"train-{shard:05d}-of-00002.parquet": range(3 * shard, 3 * shard + 3) for shard in range(2)}
+    for name, numbers in (tables | {"dev-00000-of-00001.parquet": [9]}).items():
+        columns = {
+            "source_img": [noise(i) for i in numbers],
+            "target_img": [noise(i + 100) for i in numbers],
+            "instruction": [f"make it {i}" for i in numbers],
+        }
+        datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "pushed" / "data" / name)
+    hub.push("osunlp/MagicBrush", tmp_path / "pushed", kind="datasets")
+    command = [sys.executable, "-c", READ_BY_NAME, "osunlp/MagicBrush", "6"]
+    environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = [
+        [f"{name} row {row}", f"make it {i}", [pixels(noise(i)), pixels(noise(i + 100))]]
+        for name, numbers in tables.items()
+        for row, i in enumerate(numbers)
+    ]
+    assert sorted(json.loads(line) for line in done.stdout.splitlines()) == sorted(expected)  # shards are shuffled
+    assert not list((tmp_path / "home").rglob("*.parquet"))  # nothing was stored
+    assert any(path.startswith("/blobs/") for path in hub.fetched())  # the redirect of large files
+    assert not any("dev-" in path for path in hub.fetched())
+
+
+def noise(seed):
+    """A picture that is large enough for the hub's large file storage."""
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+
+
+def pixels(image):
+    return hashlib.sha256(image.tobytes()).hexdigest()
+
+
 def test_names_on_the_hub_are_the_files_of_their_training_split(folder, monkeypatch):
-    """What `datasets` makes of the hub's answers is its own; here it resolves a folder, whose layout is the hub's."""
     real = datasets.load_dataset_builder
     monkeypatch.setattr(datasets, "load_dataset_builder", lambda name: real("parquet", data_files=files))
     files = {split: f"{folder}/train-{i:02d}.parquet" for i, split in enumerate(("train", "test"))}

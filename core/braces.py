@@ -3,7 +3,7 @@
 import itertools
 import re
 
-from ...core.errors import MRCError
+from .errors import MRCError
 
 RANGE = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}")
 MOST = 100_000  # files

@@ -1,0 +1,1 @@
+"""Other people's tools over this package: diffusers, ComfyUI, optimum."""

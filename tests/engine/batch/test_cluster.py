@@ -1,0 +1,88 @@
+"""A batch as a Ray Data job, on a local cluster of two nodes: what it writes is what a run without Ray writes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mrc_edit.engine.batch.place import read_ledgers
+
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+cluster_utils = pytest.importorskip("ray.cluster_utils", reason="--ray is tested where ray is installed")
+FLAGS = ["--seed", "3", "--steps", "1", "--resolution", "64", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    made.add_node(num_cpus=1)
+    yield made
+    made.shutdown()
+
+
+@pytest.fixture
+def run(cluster, tmp_path):
+    """`run(*words)`: the command in a folder of its own; `kill` seconds after which it is killed."""
+
+    def call(*words, kill=None):
+        command = [sys.executable, "-m", "mrc_edit.engine.command", "mini", "--batch", *words, *FLAGS]
+        environment = os.environ | {"RAY_ADDRESS": cluster.address}
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        if kill is not None:
+            kill()
+            process.send_signal(signal.SIGKILL)
+        stdout, stderr = process.communicate(timeout=300)
+        return process.returncode, stdout, stderr
+
+    return call
+
+
+def until(true, seconds=240):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["folder", "shards"])
+def test_with_ray_and_without_the_same_is_written(run, folder, shards, edits_of, tmp_path, form):
+    """Names relative to the folder of the command, which workers do not start in; passes of two, the last of one."""
+    if form == "folder":
+        folder(7)
+        words, outs = ["in"], ["plain", "together"]
+    else:
+        shards(2, 3)
+        words, outs = ["in-{0..1}.tar"], ["plain/e-{0..1}.tar", "together/e-{0..1}.tar"]
+    size = ["--batch-size", "2"]
+    assert run(*words, outs[0], *size)[0] == 0
+    status, stdout, stderr = run(*words, outs[1], *size, "--ray", "--workers", "2", "--json")
+    assert status == 0, stderr
+    assert json.loads(stdout.splitlines()[-1])["failed"] == 0
+    assert edits_of(tmp_path / "together") == edits_of(tmp_path / "plain")
+    ledgers = list((tmp_path / "together" / ".mrc-batch").glob("done-*.jsonl"))
+    assert len(ledgers) >= 2
+    again = run(*words, outs[1], *size)  # either goes on where the other has ended
+    assert again[0] == 0 and "edited: 0" in again[1]
+
+
+@pytest.mark.slow
+def test_a_killed_job_is_resumed(run, folder, edits_of, tmp_path):
+    (folder(24) / "5.png").write_bytes(b"broken")
+    out = tmp_path / "out"
+    status = run("in", "out", "--ray", "--workers", "2", kill=lambda: until(lambda: len(edits_of(out)) > 3))[0]
+    assert status == -signal.SIGKILL and 3 < len(edits_of(out)) < 24
+    status, stdout, stderr = run("in", "out", "--ray", "--workers", "2")
+    assert status == 1 and "failed: 1" in stdout, stderr
+    keys = [entry["key"] for entry in read_ledgers(out / ".mrc-batch") if "error" not in entry]
+    assert len(keys) == len(set(keys)) == 23
+    assert run("in", "plain")[0] == 1
+    assert edits_of(out) == edits_of(tmp_path / "plain")
+    status, _, stderr = run("in", "out", "--ray", "--tier", "fast")
+    assert status == 2 and "was begun with tier" in stderr
