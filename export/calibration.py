@@ -133,13 +133,12 @@ def record(backend: Recorder, images: Path, edits: int, size: int) -> None:
     resolution = min(size, backend.geometry.resolution)
     student = backend.geometry.embeds_guidance  # edits in its own way alone
     steps = backend.defaults.num_inference_steps if student else STEPS
+    settings: EditOptions = {} if student else GUIDED
     with tqdm(pairs(images, edits), desc=f"edits at {resolution}", unit="edit", disable=None) as chosen:
         for i, (image, text) in enumerate(chosen):
             backend.steps = {(k * steps + i) // SAMPLES % steps for k in range(SAMPLES)}
-            options: EditOptions = {
-                "num_inference_steps": steps, "seed": i, "resolution": resolution, "output_type": "latent",
-            }  # fmt: skip
-            result = engine.edit(image, text, **(options if student else options | GUIDED))
+            own: EditOptions = {"num_inference_steps": steps, "seed": i, "resolution": resolution}
+            result = engine.edit(image, text, **settings | own | EditOptions(output_type="latent"))
             backend.once.setdefault("vae_decoder", []).append({"latents": np.stack(result.images)})
 
 
