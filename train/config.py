@@ -139,7 +139,7 @@ PRESETS: dict[str, dict] = {
         "checkpoint_every": 500,
     },
     "mini": {
-        "data": "miniature:32000",
+        "data": "miniature:48000",
         "resolution": 128,
         "augment": False,
         "batch_size": 32,
