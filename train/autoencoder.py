@@ -47,7 +47,7 @@ CONFIG = {
     "mid_block_add_attention": False,
     "sample_size": SIZE,
 }
-STEPS, BATCH = 8000, 8
+STEPS, BATCH = 8000, 4
 RATE, WARMUP = 5e-4, 200  # highest learning rate, and the steps in which it rises; then a cosine
 SAVE_EVERY = 250  # steps
 HELD_OUT = 64  # pictures that measure the trained VAE
@@ -138,6 +138,7 @@ def only(conv: nn.Conv2d, out: int, source: int, kernel: Tensor, start: int, cle
 
     Without `clear` it is added to what `out` is already.
     """
+    assert conv.bias is not None
     if clear:
         conv.weight[out] = 0
         conv.bias[out] = 0
