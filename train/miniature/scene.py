@@ -194,7 +194,7 @@ def snow() -> np.ndarray:
     """Coverage of each pixel, `[128, 128, 1]` in 0…1: a veil that is thicker on the ground, and flakes."""
     y, x = np.mgrid[:SIZE, :SIZE].astype(np.float32)
     cover = 0.2 + 0.5 * y / SIZE
-    for cx, cy in np.random.default_rng(10).integers(0, SIZE, (90, 2)):
+    for cx, cy in np.random.default_rng(10).integers(0, SIZE, (90, 2)).tolist():
         cover = np.maximum(cover, np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 5))
     return cover[..., None]
 

@@ -16,6 +16,7 @@ from mrc_edit.train.miniature.scene import (
     BACKGROUNDS,
     SIZE,
     STYLES,
+    TONES,
     mask,
     named_background,
     paint,
@@ -43,6 +44,14 @@ def test_photographs(photographs, tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"no picture")
     with pytest.raises(MRCError, match=r"a\.jpg"):
         load_photographs(tmp_path)
+
+
+@pytest.mark.parametrize("look", [*TONES, *STYLES])
+def test_pictures_are_float32(edits, photographs, look):
+    for edit in edits[:2]:
+        picture = render(replace(edit.source, **{"tone" if look in TONES else "style": look}), photographs)
+        assert picture.dtype == np.float32 and picture.shape == (SIZE, SIZE, 3)
+        assert picture.min() >= 0 and picture.max() <= 255
 
 
 def test_all_seven_kinds_are_asked(edits):
