@@ -35,8 +35,9 @@ def pass_rates(path: Path) -> dict[str, np.ndarray]:
         MRCError: another file, or one without a baseline.
     """
     remedy = "give what bench.quality --world miniature --baseline … --json wrote"
-    rows = read_json(path, remedy).get("rows")
+    report = read_json(path, remedy)
     try:
+        rows = report["rows"]
         return {
             name: np.array([rows[name][p]["pass"] for p in PERSPECTIVES], float) for name in ("baseline", *REQUESTS)
         }
