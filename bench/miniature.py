@@ -19,6 +19,7 @@ from mrc_edit.train.miniature.oracle import PASS, score
 from mrc_edit.train.miniature.photographs import load_photographs
 from mrc_edit.train.miniature.scene import render
 from mrc_edit.train.miniature.triplets import held_out, to_image
+from mrc_edit.train.objective import HIDDEN_SCORES
 
 BATCH = 25
 REQUESTS = {
@@ -28,6 +29,7 @@ REQUESTS = {
     "MRC 5,1,5": (5, 1, 5),
     "MRC 5,5,1": (5, 5, 1),
 }
+HIDDEN: dict[str, dict] = {"scores": {"reward_text": ""}, "text": {"reward_scores": HIDDEN_SCORES}}
 
 
 def fault_texts(edit: Edit, photographs: list[np.ndarray]) -> tuple[str, str, str]:
@@ -129,24 +131,29 @@ def draw_steering(edits: list[Edit], photographs: list[np.ndarray], images: dict
 
 
 def miniature(
-    model: str, baseline: Path | None, folder: Path | None, scenes: int, settings: dict, picture: Path | None
-) -> dict[str, dict]:
+    model: str, baseline: Path | None, folder: Path | None, scenes: int, settings: dict, picture: Path | None,
+    *, baseline_steps: int | None = None, reward_only: str = "all",
+) -> dict[str, dict]:  # fmt: skip
     """Summaries by row; see the module's docstring.
 
     Args:
         folder: of photographs, as for training.
         settings: arguments of `Engine.edit`.
         picture: where `draw_steering` writes.
+        baseline_steps: of the baseline, where they are others than in `settings`.
+        reward_only: "scores" or "text", for a model that `mrc-train --reward-only` trained with that alone.
     """
     photographs = load_photographs(folder)
     edits = held_out(photographs, scenes)
     images = {}
     if baseline is not None:
-        images["baseline"] = edit_scenes(Engine.from_pretrained(baseline), edits, photographs, "baseline", **settings)
+        own = settings | {"num_inference_steps": baseline_steps or settings["num_inference_steps"]}
+        images["baseline"] = edit_scenes(Engine.from_pretrained(baseline), edits, photographs, "baseline", **own)
     engine = Engine.from_pretrained(model)
     faults = [fault_texts(edit, photographs) for edit in tqdm(edits, desc="faults", unit="scene", disable=None)]
     for name, request in REQUESTS.items():
-        rewards = {"reward_scores": request, "reward_text": reward_texts(request, faults)}
+        rewards: dict = {"reward_scores": request, "reward_text": reward_texts(request, faults)}
+        rewards |= HIDDEN.get(reward_only, {})
         images[name] = edit_scenes(engine, edits, photographs, name, **rewards, **settings)
     if picture is not None:
         draw_steering(edits, photographs, images, picture)

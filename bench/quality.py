@@ -26,8 +26,9 @@ def run_miniature(args: argparse.Namespace) -> None:
     if args.run and not (args.run / "training.json").is_file():
         raise MRCError(f"--run is {args.run}, which has no training.json; give the OUT of a finished mrc-train")
     settings = sampler_settings(args)
-    summaries = miniature(args.model, args.baseline, args.photographs, args.scenes, settings, args.picture)
-    report = {"settings": settings, "scenes": args.scenes, "rows": summaries}
+    own = {"baseline_steps": args.baseline_steps, "reward_only": args.reward_only}
+    summaries = miniature(args.model, args.baseline, args.photographs, args.scenes, settings, args.picture, **own)
+    report = {"settings": settings, "scenes": args.scenes, "rows": summaries} | own
     print(table(COLUMNS, rows(summaries)).markdown())
     write_report(args, report, rows(summaries))
     if args.run:
@@ -98,6 +99,13 @@ def arguments() -> argparse.ArgumentParser:
     add_arguments(parser)
     world = parser.add_argument_group("--world")
     world.add_argument("--baseline", type=Path, help="checkpoint or export folder without rewards (default none)")
+    world.add_argument("--baseline-steps", type=int, help="denoising steps of the baseline (default as --steps)")
+    world.add_argument(
+        "--reward-only",
+        choices=("all", "scores", "text"),
+        default="all",
+        help="ask with this part of rewards alone, as the model was trained (default all)",
+    )
     world.add_argument(
         "--photographs", type=Path, help="folder of pictures that the model was trained with (default none)"
     )

@@ -32,6 +32,12 @@ def mean_interval(values: Sequence[float], images: Sequence[str]) -> tuple[float
     return float(low), float(high)
 
 
+def interval_of_mean(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean of two or more independent values, by Student's t."""
+    half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
+
+
 def mcnemar(first_only: int, second_only: int) -> float:
     """Exact two-sided p of McNemar's test: how likely is so uneven a split of the pairs of which one passed?"""
     return float(stats.binomtest(first_only, first_only + second_only).pvalue) if first_only + second_only else 1.0

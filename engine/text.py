@@ -1,6 +1,7 @@
 """Instructions to token ids, by the `tokenizers` library alone."""
 
 import warnings
+from collections import Counter
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -10,6 +11,9 @@ from .manifest import Geometry
 
 MAX_CHARACTERS = 10_000  # models read some 300; the tokenizer takes seconds and gigabytes for millions
 SHOWN = 200  # characters of what is cut, in the warning
+# Tokens of a vocabulary of words, such as mini's: more than the bytes alone, and far fewer than CLIP's 49,408, whose
+# models read any word in pieces
+WORDS = range(515, 5_000)
 
 
 def whole_texts(tokenizer: Tokenizer) -> Tokenizer:
@@ -29,6 +33,8 @@ def check_length(text: str, name: str) -> None:
 def tokenize(tokenizer: Tokenizer, texts: list[str], geometry: Geometry) -> np.ndarray:
     """Token ids `[T, L]` int64; a longer text is cut, with a warning that shows what was lost.
 
+    A warning names the words that are not in a small vocabulary.
+
     Raises:
         MRCError: a text that the tokenizer cannot read.
     """
@@ -36,6 +42,11 @@ def tokenize(tokenizer: Tokenizer, texts: list[str], geometry: Geometry) -> np.n
     ids = np.full((len(texts), geometry.text_length), geometry.pad_token_id, dtype=np.int64)
     for row, text in zip(ids, texts, strict=True):
         encoding = encode(tokenizer, text)
+        if unknown := unknown_words(tokenizer, text, encoding):
+            warnings.warn(
+                f"the model has not learned {', '.join(unknown)}; it knows few words, and may do something else",
+                stacklevel=2,
+            )
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         spread = [(each, place) for token, place in pairs for each in several.get(token, [token])]
         tokens = [token for token, _ in spread]
@@ -49,6 +60,16 @@ def tokenize(tokenizer: Tokenizer, texts: list[str], geometry: Geometry) -> np.n
             tokens = [*tokens[:length], geometry.eos_token_id]
         row[: len(tokens)] = tokens
     return ids
+
+
+def unknown_words(tokenizer: Tokenizer, text: str, encoding: Encoding) -> list[str]:
+    """The words that a small vocabulary has in pieces alone, in the order of the text."""
+    if tokenizer.get_vocab_size() not in WORDS:
+        return []
+    pieces = Counter(number for number in encoding.word_ids if number is not None)
+    places = (encoding.word_to_chars(number) for number, count in pieces.items() if count > 1)
+    words = (text[slice(*place)] for place in places if place is not None)
+    return list(dict.fromkeys(word for word in words if word[0].isalpha()))
 
 
 def tokens_of_several(tokenizer: Tokenizer) -> dict[int, list[int]]:

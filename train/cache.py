@@ -1,7 +1,7 @@
 """Latents and texts of a data set, computed once: a cache folder of memory-mapped arrays.
 
-    source.npy [N, 4, h, w] float16    mode of the source image, unscaled
-    edited.npy [N, 2, 4, h, w] float16 mean and standard deviation of the edited image, scaled
+    source.npy [N, C, h, w] float16    mode of the source image, unscaled; C latent channels
+    edited.npy [N, 2, C, h, w] float16 mean and standard deviation of the edited image, scaled
     scores.npy [N, 3] float32          only if the data has rewards
     texts.json                         ids, instructions, reward texts, broken samples, pairs of two sizes
     key.json                           data, size, precision and VAE it was computed from
@@ -114,7 +114,7 @@ def build_cache(
 
 
 def encode(vae: AutoencoderKL, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Source latents `[B, 4, h, w]` and moments of the edited latents `[B, 2, 4, h, w]`, float16, of images
+    """Source latents `[B, C, h, w]` and moments of the edited latents `[B, 2, C, h, w]`, float16, of images
     `[2 · B, 3, H, W]`, source and edited in turn."""
     posterior = vae.encode(torch.from_numpy(images).to(vae.device)).latent_dist
     source = posterior.mode()[0::2]
@@ -137,7 +137,7 @@ class CachedBatches(Dataset[LoadedBatch]):
         image_states: ImageStates | None = None,
     ) -> None:  # fmt: skip
         self.folder = folder
-        self.source = read_array(folder / "source.npy", np.float16, (None, 4, None, None), REMEDY)
+        self.source = read_array(folder / "source.npy", np.float16, (None, None, None, None), REMEDY)
         count, *latent = self.source.shape
         self.edited = read_array(folder / "edited.npy", np.float16, (count, 2, *latent), REMEDY)
         self.scores = read_scores(folder / "scores.npy", count)

@@ -10,6 +10,7 @@ from ..core.schema import Between, fit
 CHOICES: dict[str, tuple[int | str, ...]] = {
     "stage": (1, 2, "distill"),
     "reward_injection": ("time", "blocks"),
+    "reward_only": ("all", "scores", "text", "latents", "timestep"),
     "lr_schedule": ("constant", "cosine"),
     "mixed_precision": ("no", "bf16", "fp16"),
 }
@@ -59,6 +60,11 @@ class TrainConfig:
     reward_injection: Annotated[
         str, "where rewards enter the U-Net in stage 2: time (as released) or blocks (after every block too)"
     ] = "time"
+    reward_only: Annotated[
+        str,
+        "for ablations, the one part of rewards that stage 2 trains with: scores or text, or their way into the "
+        "latents or into the timestep embedding; all for everything",
+    ] = "all"
     resolution: Annotated[int, "pixels of a side of the square crops, a multiple of 8", Between(8, 16_384)] = 256
     augment: Annotated[bool, "random crops and flips"] = True
     batch_size: Annotated[int, "triplets of an optimizer step, over all processes and passes", Between(1)] = 32
@@ -110,6 +116,7 @@ class TrainConfig:
     cache: Annotated[str | None, "folder for latents and text states, computed once; needs --no-augment"] = None
     workers: Annotated[int, "processes that load data; 0 loads in the training process", Between(0)] = 1
     seed: Annotated[int, "of all random numbers, and of the miniature world", Between(0)] = 0
+    data_seed: Annotated[int | None, "of the miniature world, where it is another than --seed", Between(0)] = None
     checkpoint_every: Annotated[int, "steps between two saved states", Between(1)] = 500
     checkpoints_total_limit: Annotated[int, "number of saved states that stay on the disk", Between(1)] = 3
     validate_every: Annotated[int, "steps between two pictures of edits; 0 for none", Between(0)] = 500
@@ -127,11 +134,18 @@ class TrainConfig:
             fit(hints[name], value, name)
         if self.least_score is not None and not self.cache:
             raise MRCError(f"least_score is {self.least_score}; give --cache too, which has all scores")
+        if self.reward_only != "all" and self.stage == 1:
+            raise MRCError(f"reward_only is {self.reward_only!r}, and stage 1 trains without rewards; use --stage 2")
         if self.resolution % 8:
             raise MRCError(f"resolution is {self.resolution}; give a multiple of 8 pixels")
         check_distillation(self)
         if self.cache and self.augment:
             raise MRCError("cached latents are of centre crops without flips; give --no-augment with --cache")
+
+    @property
+    def world_seed(self) -> int:
+        """Of the miniature world."""
+        return self.seed if self.data_seed is None else self.data_seed
 
     def record(self) -> dict:
         """As JSON takes it."""
@@ -188,7 +202,7 @@ PRESETS: dict[str, dict] = {
         "gradient_checkpointing": True,
     },
     "mini": {
-        "data": "miniature:32000",
+        "data": "miniature:48000",
         "resolution": 128,
         "augment": False,
         "batch_size": 32,

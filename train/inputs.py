@@ -18,7 +18,7 @@ from .data import Triplets, open_data
 from .data.batches import LoadedBatch, StepBatches
 from .data.stream import Stream, StreamBatches, open_stream
 from .image_states import ImageStates, build_image_states, is_whole
-from .objective import Batch, Draws, RewardBatch, changed_positions, draw
+from .objective import HIDDEN_SCORES, Batch, Draws, RewardBatch, changed_positions, draw
 from .setup import Run
 from .smartedit import reader
 from .texts import TextStates, build_text_states
@@ -28,7 +28,7 @@ SHOWN = 32  # first samples of a stream, of which pictures of edits take those t
 
 def open_data_set(config: TrainConfig) -> Triplets:
     """The triplets that the settings name."""
-    return open_data(config.data, config.rewards, config.photographs, config.seed, config.columns)
+    return open_data(config.data, config.rewards, config.photographs, config.world_seed, config.columns)
 
 
 def open_config_stream(config: TrainConfig) -> Stream | None:
@@ -60,7 +60,7 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
         triplets = open_data_set(config)
         return StepBatches(triplets, size, config.resolution, config.seed, rank, world_size, config.augment)
     folder = Path(config.cache)
-    drawn = (config.seed, config.photographs) if config.data.startswith("miniature:") else None
+    drawn = (config.world_seed, config.photographs) if config.data.startswith("miniature:") else None
     key = cache_key(config.data, config.rewards, drawn, config.resolution, checkpoint.vae, config.mixed_precision)
     if config.columns is not None:
         key["columns"] = config.columns
@@ -152,6 +152,10 @@ def reward_batch(run: Run, loaded: LoadedBatch) -> RewardBatch:
     scores, texts, device = loaded["scores"], loaded["reward_texts"], run.accelerator.device
     if scores is None or texts is None:
         raise MRCError(f"{run.config.data} has no rewards, and this model needs them; give --rewards or use --stage 1")
+    if run.config.reward_only == "text":
+        scores = torch.tensor(HIDDEN_SCORES).expand_as(scores)
+    if run.config.reward_only == "scores":
+        texts = [""] * len(texts)
 
     def pooled(some: list[str]) -> Tensor:
         return (run.texts.pooled(some) if run.texts else token_ids(run.checkpoint, some)).to(device)

@@ -29,6 +29,8 @@ from .state import TrainState
 from .texts import TextStates
 
 TEXT_SHARE = 0.1  # of the learning rate, for a trained text encoder: at the full rate all texts become the same
+# What stays zero where rewards enter by one way alone: the last layers of the other (`model.extend.add_rewards`)
+SILENT = {"latents": ("add_embedding.linear_2", "text_linear2"), "timestep": ("proj_deal.proj_out",)}
 CACHE_TIME = timedelta(hours=12)  # how long the other processes wait for the one that fills a cache
 
 
@@ -91,6 +93,8 @@ def starting_point(config: TrainConfig) -> Checkpoint:
         unet = widen_input(unet)
     if config.stage == 1 and unet.rewards:
         raise MRCError(f"{config.init} has rewards already, stage 1 trains without; use --stage 2")
+    if config.reward_only in SILENT and unet.rewards:
+        raise MRCError(f"{config.init} has rewards already, by both ways; {config.reward_only} needs one of stage 1")
     if config.stage == 2 and not unet.rewards:
         torch.manual_seed(config.seed)
         unet = add_rewards(unet, config.reward_injection)
@@ -112,6 +116,9 @@ def trainable_editor(checkpoint: Checkpoint, config: TrainConfig) -> Editor:
     else:
         editor.unet.requires_grad_(True)
     editor.text_encoder.requires_grad_(config.train_text_encoder)
+    for layer in SILENT.get(config.reward_only, ()):
+        for parameter in editor.unet.get_submodule(layer).parameters():
+            parameter.register_hook(torch.zeros_like)  # frozen weights crash as `arrange_weights` says
     if config.gradient_checkpointing:
         editor.unet.enable_gradient_checkpointing()  # type: ignore[operator]  # a method of diffusers
     return editor

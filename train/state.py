@@ -96,23 +96,23 @@ def mean_loss(rows: list[list[float]]) -> float:
 
 
 def save_state(config: TrainConfig, accelerator: Accelerator, state: TrainState) -> None:
-    """Write the state whole or not at all, then remove all but the last `checkpoints_total_limit` up to this step.
-
-    All processes must call it; the first one writes.
-    """
+    """`write_state`; all processes must call it, the first one writes."""
     tensors = state.tensors()
-    if not accelerator.is_main_process:
-        return
+    if accelerator.is_main_process:
+        write_state(Path(config.out), config.record(), state, tensors, config.checkpoints_total_limit)
+
+
+def write_state(out: Path, config: dict, state: TrainState, tensors: dict[str, Tensor], limit: int) -> None:
+    """Write the state whole or not at all, then remove all but the last `limit` up to this step."""
     record = {
-        "config": config.record(), "curve": state.curve, "broken": sorted(state.broken), "resized": state.resized,
+        "config": config, "curve": state.curve, "broken": sorted(state.broken), "resized": state.resized,
         "step": state.step,
     }  # fmt: skip
-    out = Path(config.out)
     with replace_folder(out / "states" / f"{state.step:08d}", check_state) as partial:
         write_weights(tensors, partial / "state.safetensors")
         (partial / "state.json").write_text(json.dumps(record))
     earlier = [folder for folder in list_states(out) if int(folder.name) <= state.step]
-    remove_states(earlier[: -config.checkpoints_total_limit])
+    remove_states(earlier[:-limit])
 
 
 def check_state(folder: Path) -> None:

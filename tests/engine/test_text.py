@@ -68,3 +68,18 @@ def test_a_panic_of_the_library_is_an_error(mini):
     tokenizer.normalizer = normalizers.Replace(Regex("(a+)+$"), "x")
     with pytest.raises(MRCError, match="tokenizer cannot read 'aaa"):
         tokenize(tokenizer, ["a" * 60 + "!"], mini.geometry)
+
+
+def test_words_that_a_small_vocabulary_lacks_are_named(mini, recwarn):
+    tokenize(mini.tokenizer, ["make the circle green", "None; the background became dark; None", ""], mini.geometry)
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="not learned giraffe, 日本; it was"):
+        tokenize(mini.tokenizer, ["turn the giraffe and a giraffe into 日本"], mini.geometry)
+
+
+def test_models_that_read_pieces_know_all_words(mini, eager, recwarn):
+    tokenize(eager.backend.tokenizer, ["a giraffe"], eager.backend.geometry)  # of bytes alone
+    large = Tokenizer.from_str(mini.tokenizer.to_str())
+    large.add_tokens([f"<word{i}>" for i in range(5_000)])
+    tokenize(large, ["a giraffe"], mini.geometry)
+    assert not recwarn.list

@@ -11,6 +11,7 @@ from mrc_edit.model import load_checkpoint
 from mrc_edit.model.extend import add_rewards
 from mrc_edit.model.lora import merge_loras
 from mrc_edit.model.rewards import REWARD_KEYS
+from mrc_edit.train import loop
 from mrc_edit.train.loop import train
 from mrc_edit.train.setup import starting_point
 
@@ -83,3 +84,40 @@ def test_rewards_after_every_block_train_and_load(base, undisturbed, tmp_path):
         config = replace(base, init=init, reward_injection="blocks", steps=2, out=str(tmp_path / name))
         config = replace(config, cache=str(tmp_path / "cache"))
         assert load_checkpoint(train(config)).unet.reward_injection == "blocks"
+
+
+@pytest.mark.parametrize(("way", "silent"), [("latents", ("add_embedding.linear_2", "text_linear2")),
+                                             ("timestep", ("proj_deal.proj_out",))])  # fmt: skip
+def test_rewards_enter_by_one_way_alone(base, undisturbed, tmp_path, way, silent):
+    unet = load_checkpoint(train(replace(base, reward_only=way, steps=2, out=str(tmp_path / way)))).unet
+    both = load_checkpoint(undisturbed / "checkpoint").unet
+    for layer in ("add_embedding.linear_2", "text_linear2", "proj_deal.proj_out"):
+        for key, value in unet.get_submodule(layer).state_dict().items():
+            assert bool(value.any()) == (layer not in silent), f"{layer}.{key}"
+            assert both.get_submodule(layer).state_dict()[key].any()
+    with pytest.raises(MRCError, match="rewards already"):
+        starting_point(replace(base, reward_only=way, init=str(undisturbed / "checkpoint")))
+    with pytest.raises(MRCError, match="stage 1 trains without"):
+        replace(base, reward_only=way, stage=1)
+
+
+def test_a_part_of_the_reward_is_hidden(base, undisturbed, tmp_path, monkeypatch):
+    """The model sees scores of 2.5, or the empty text, and else the data's own."""
+    seen = {}
+
+    def note(editor, schedule, batch, *arguments, **settings):
+        seen.update(scores=batch.reward.scores, same=(batch.reward.text == batch.reward.empty_text).all(1))
+        return losses(editor, schedule, batch, *arguments, **settings)
+
+    losses = loop.sample_losses
+    monkeypatch.setattr(loop, "sample_losses", note)
+    for only, hidden_scores, hidden_text in (("scores", False, True), ("text", True, False), ("all", False, False)):
+        train(replace(base, reward_only=only, steps=1, out=str(tmp_path / only)))
+        assert bool((seen["scores"] == 2.5).all()) == hidden_scores and bool(seen["same"].any()) == hidden_text
+
+
+def test_another_seed_trains_on_the_same_world(base, undisturbed, tmp_path, losses_of):
+    config = replace(base, seed=1, data_seed=0, steps=1, out=str(tmp_path))
+    train(config)  # with the cache of seed 0
+    assert losses_of(tmp_path)[0] != losses_of(undisturbed)[0]
+    assert config.world_seed == 0 and replace(config, data_seed=None).world_seed == 1

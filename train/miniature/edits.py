@@ -36,6 +36,7 @@ WORDS = {
     "fog": ("add fog", "make it foggy", "cover the scene in fog"),
     "sunset": ("make it look like a sunset", "give it warm sunset light", "make it sunset"),
     "bright": ("make it brighter", "brighten the picture", "add more light"),
+    "snow": ("make it snow", "add snow", "cover the scene in snow"),
     "sketch": ("turn it into a pencil sketch", "make it a pencil drawing", "draw it as a sketch"),
     "grey": ("make it black and white", "turn it into a black and white photo", "remove all colour"),
     "sepia": ("make it look like an old sepia photo", "turn it into a sepia photo", "make it sepia"),
@@ -91,7 +92,7 @@ def ask(rng: np.random.Generator, scene: Scene, kind: str) -> Edit:
         return replace(scene, things=tuple(new if t is thing else t for t in scene.things))
 
     match kind:
-        case "local" if rng.random() < 0.7:
+        case "local" if rng.random() < 0.6:
             colour = other(rng, COLOURS, thing.colour)
             return Edit(kind, phrase("recolour", new=colour), scene, changed(replace(thing, colour=colour)), (index,))
         case "local":

@@ -58,11 +58,12 @@ def miniature_checkpoint(vae_folder: Path, seed: int = 0) -> Checkpoint:
     # CLIP initializes embeddings with a deviation of 0.02. Adam overwrites those in twenty steps, before the U-Net
     # uses the text, and all texts become alike. With 1 each word keeps its direction while it learns.
     torch.nn.init.normal_(text_encoder.get_input_embeddings().weight)
+    vae = AutoencoderKL.from_pretrained(vae_folder, use_safetensors=True)
     unet = MRCUNet(
         rewards=False,
         sample_size=32,
-        in_channels=8,
-        out_channels=4,
+        in_channels=2 * vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
         layers_per_block=1,
         block_out_channels=(32, 96, 144),
         norm_num_groups=2,  # 16 channels or more each; groups of 4 channels blurred what should stay
@@ -72,7 +73,6 @@ def miniature_checkpoint(vae_folder: Path, seed: int = 0) -> Checkpoint:
         cross_attention_dim=TEXT_WIDTH,
         attention_head_dim=4,  # heads, as diffusers names it for SD 1.5
     )
-    vae = AutoencoderKL.from_pretrained(vae_folder, use_safetensors=True)
     # Twice Stable Diffusion's betas: with those, the last timestep at 32×32 still shows the edit's mean colour.
     # So close to pure noise only velocity prediction is stable (arXiv 2305.08891)
     scheduler = EulerAncestralDiscreteScheduler.from_config(

@@ -1,12 +1,12 @@
 """The recipe of the shipped checkpoint: `mrc-train --preset mini --out OUT --photographs DIR`.
 
-    OUT/vae           the autoencoder
+    OUT/autoencoder   the VAE
     OUT/init          the untrained model with this VAE
     OUT/stage1        editor and text encoder, trained without rewards on the triplets with full scores
     OUT/stage2        that editor, trained with rewards on all triplets
     OUT/baseline      that editor, trained without rewards on all triplets for as many steps, for comparison
     OUT/checkpoint    stage 2 in float16, as shipped
-    OUT/training.json the records of the three runs
+    OUT/training.json the records of the four runs
 
 Finished parts stay and a stopped one goes on, so the same command finishes an interrupted run.
 """
@@ -26,7 +26,6 @@ from ..loop import train
 from ..run_folder import check_own
 from .model import miniature_checkpoint
 
-AUTOENCODER_STEPS = 700
 FIRST = {"stage": 1, "steps": 10_000, "learning_rate": 1e-3, "least_score": 5, "train_text_encoder": True}
 # Of each stage: the checkpoint to start from, and its settings besides the preset
 STAGES: dict[str, tuple[str, dict]] = {
@@ -51,9 +50,9 @@ def reproduce(out: Path, photographs: str | None, seed: int) -> Path:
 
 def reproduce_in_folder(out: Path, photographs: str | None, seed: int) -> Path:
     """`reproduce` in a folder that is this run's alone."""
-    vae = out / "vae"
+    vae = out / "autoencoder" / "vae"
     if not vae.is_dir():
-        autoencoder.train(vae, Path(photographs) if photographs else None, AUTOENCODER_STEPS, seed)
+        autoencoder.train(out / "autoencoder", photographs, autoencoder.STEPS, seed)
     if not (out / "init").is_dir():
         save_checkpoint(miniature_checkpoint(vae, seed), out / "init")
     for name, (start, settings) in STAGES.items():
@@ -64,7 +63,7 @@ def reproduce_in_folder(out: Path, photographs: str | None, seed: int) -> Path:
         config = TrainConfig(**preset("mini") | common | settings, photographs=photographs, seed=seed)
         train(config, resume="latest" if run.is_dir() else None)
     remedy = "remove the folder and run the command again"
-    records = {name: read_json(out / name / "training.json", remedy) for name in STAGES}
+    records = {name: read_json(out / name / "training.json", remedy) for name in ("autoencoder", *STAGES)}
     write_json(out / "training.json", records)
     shipped = load_checkpoint(out / "stage2" / "checkpoint", torch.float16)
     save_checkpoint(shipped, out / "checkpoint", check_own)

@@ -16,7 +16,7 @@ def brief(monkeypatch):
     monkeypatch.setitem(config.PRESETS, "mini", config.PRESETS["mini"] | settings)
     for _, own in recipe.STAGES.values():
         monkeypatch.setitem(own, "steps", 1)
-    monkeypatch.setattr(recipe, "AUTOENCODER_STEPS", 2)
+    monkeypatch.setattr(autoencoder, "STEPS", 2)
     monkeypatch.setattr(autoencoder, "BATCH", 4)
     monkeypatch.setattr(autoencoder, "HELD_OUT", 4)
 
@@ -24,9 +24,9 @@ def brief(monkeypatch):
 def test_the_recipe_makes_every_part_once(brief, tmp_path):
     checkpoint = recipe.reproduce(tmp_path, None, seed=3)
     loaded = load_checkpoint(checkpoint)
-    assert loaded.unet.rewards and loaded.vae.config.latent_channels == 4
+    assert loaded.unet.rewards and loaded.vae.config.latent_channels == loaded.unet.config.out_channels
     assert not load_checkpoint(tmp_path / "baseline" / "checkpoint").unet.rewards
-    assert set(json.loads((tmp_path / "training.json").read_text())) == {"stage1", "stage2", "baseline"}
+    assert set(json.loads((tmp_path / "training.json").read_text())) == {"autoencoder", "stage1", "stage2", "baseline"}
     written = (tmp_path / "stage2" / "training.json").stat().st_mtime_ns
     recipe.reproduce(tmp_path, None, seed=3)
     assert (tmp_path / "stage2" / "training.json").stat().st_mtime_ns == written

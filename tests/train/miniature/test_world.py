@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.train.data import open_triplets
@@ -11,7 +12,18 @@ from mrc_edit.train.miniature.edits import FILM_SHARES, KINDS, artifacts, damage
 from mrc_edit.train.miniature.model import vocabulary, word_tokenizer
 from mrc_edit.train.miniature.oracle import PASS, score
 from mrc_edit.train.miniature.photographs import load_photographs
-from mrc_edit.train.miniature.scene import BACKGROUNDS, SIZE, mask, named_background, paint, render
+from mrc_edit.train.miniature.scene import (
+    BACKGROUNDS,
+    SIZE,
+    STYLES,
+    TONES,
+    mask,
+    named_background,
+    paint,
+    render,
+    stylize,
+    tone,
+)
 from mrc_edit.train.miniature.triplets import MiniatureTriplets, held_out
 
 
@@ -34,6 +46,14 @@ def test_photographs(photographs, tmp_path):
         load_photographs(tmp_path)
 
 
+@pytest.mark.parametrize("look", [*TONES, *STYLES])
+def test_pictures_are_float32(edits, photographs, look):
+    for edit in edits[:2]:
+        picture = render(replace(edit.source, **{"tone" if look in TONES else "style": look}), photographs)
+        assert picture.dtype == np.float32 and picture.shape == (SIZE, SIZE, 3)
+        assert picture.min() >= 0 and picture.max() <= 255
+
+
 def test_all_seven_kinds_are_asked(edits):
     assert {edit.kind for edit in edits} == set(KINDS)
     assert len({edit.instruction for edit in edits}) > 50
@@ -42,6 +62,19 @@ def test_all_seven_kinds_are_asked(edits):
 def test_the_right_edit_scores_full(edits, photographs):
     for edit in edits:
         assert score(edit, render(edit.target, photographs), photographs) == ((5, 5, 5), "None; None; None"), edit
+
+
+@pytest.mark.parametrize("look", ["mosaic", "poster", "snow"])
+def test_looks_can_be_made_from_what_a_vae_keeps(edits, photographs, look):
+    """Else no model passes. A VAE keeps about as much as averages over 4×4 pixels."""
+    passed = []
+    for edit in (edit for edit in edits if edit.whole):
+        kind = "style" if look in STYLES else "global"
+        asked = replace(edit, kind=kind, target=replace(edit.source, **{"style" if look in STYLES else "tone": look}))
+        small = Image.fromarray(render(edit.source, photographs).round().astype(np.uint8)).reduce(4)
+        blurred = np.asarray(small.resize((SIZE, SIZE), Image.Resampling.BICUBIC), dtype=np.float32)
+        passed.append(score(asked, stylize(tone(blurred, asked.target.tone), asked.target.style), photographs)[0])
+    assert len(passed) == 20 and (np.array(passed) >= PASS).mean() >= 0.95
 
 
 def test_no_edit_does_not_follow(edits, photographs):
@@ -104,7 +137,8 @@ def test_a_film_costs_quality_alone(edits, photographs, share):
     passed = 0
     for edit in edits:
         scores, text = score(edit, under_film(render(edit.target, photographs), share), photographs)
-        assert scores[:2] == (5, 5) and text == "None; None; the picture became purple", edit
+        named = "None" if scores[2] == 5 else "the picture became purple"
+        assert scores[:2] == (5, 5) and text == f"None; None; {named}", edit
         # what has that colour itself: a night sky, or another look of the whole picture
         assert scores[2] < PASS or edit.whole or edit.instruction.endswith("night sky"), edit
         passed += scores[2] >= PASS
