@@ -18,7 +18,7 @@ from statistics import fmean
 from tqdm import tqdm
 
 from mrc_edit.bench.fleet_check import COLUMNS as HELD
-from mrc_edit.bench.fleet_check import compare, together
+from mrc_edit.bench.fleet_check import compare, under_load
 from mrc_edit.bench.fleet_model import Costs, Fleet, Outcome, check
 from mrc_edit.bench.fleet_run import measure, replay, running
 from mrc_edit.bench.machine import describe_machine
@@ -214,20 +214,21 @@ def measured(args: argparse.Namespace) -> Costs:
 def against_ray(args: argparse.Namespace) -> list[Row]:
     """What two real replicas and two simulated ones make of the same arrivals.
 
-    The costs are measured before and after these: a machine that changes its pace does so for both.
+    Batches are timed under other arrivals of the same rate, before and after these: a machine that changes its pace
+    does so for both.
     """
     fleet, bodies = fleet_of(args, 2), bodies_of(args)
     with running(args.against_ray, args.backend, fleet) as server:
-        before = measure(server, fleet, bodies)
+        busy = measure(server, fleet, bodies)
         unit = replace(traffic_of(args, 1.0), going=0.0)
-        rate = args.load * fleet.replicas[1] * fleet.max_batch / batch_seconds(before, unit, fleet.max_batch)
-        asked = arrivals(replace(unit, rate=rate), args.seconds, args.seed)
-        answers = replay(server.address, asked, bodies)
-        costs = together(before, measure(server, fleet, bodies))
+        rate = args.load * fleet.replicas[1] * fleet.max_batch / batch_seconds(busy, unit, fleet.max_batch)
+        asked = [arrivals(replace(unit, rate=rate), args.seconds, args.seed + run) for run in range(3)]
+        answers = [replay(server.address, each, bodies) for each in asked]
+    costs = under_load(busy, [*zip(asked[0], answers[0], strict=True), *zip(asked[2], answers[2], strict=True)])
     check(costs, fleet, bodies)
     if args.costs:
         write_json(args.costs, asdict(costs))
-    return compare(costs, fleet, asked, answers)
+    return compare(costs, fleet, asked[1], answers[1])
 
 
 def fleet_of(args: argparse.Namespace, replicas: int) -> Fleet:

@@ -7,13 +7,14 @@ from statistics import fmean
 
 import numpy as np
 
-from mrc_edit.bench.fleet_model import Arrival, Costs, Fleet
+from mrc_edit.bench.fleet_model import Arrival, Costs, Fleet, Service
 from mrc_edit.bench.fleet_run import Answer, batches
 from mrc_edit.bench.report import Column, Row
 from mrc_edit.bench.simulation import Simulation
 
 RUNS = 20  # simulations of the same arrivals, with other draws of the measured times
 SHARES = (50, 90, 99)
+ENOUGH = 5  # batches of a size
 COLUMNS = [
     Column("", "{of}"),
     Column("real", "{real:.3f} {unit}"),
@@ -22,13 +23,13 @@ COLUMNS = [
 ]
 
 
-def together(some: Costs, more: Costs) -> Costs:
-    """The costs of two measurements of one fleet, each for half."""
-    means = {name: (getattr(some, name) + getattr(more, name)) / 2 for name in ("ingress", "transit")}
-    others = {(each.size, each.batch): each.seconds for each in more.service}
-    service = [replace(each, seconds=each.seconds + others.get((each.size, each.batch), [])) for each in some.service]
-    service += [each for each in more.service if (each.size, each.batch) not in {(s.size, s.batch) for s in service}]
-    return replace(some, service=service, **means)
+def under_load(busy: Costs, seen: Sequence[tuple[Arrival, Answer]]) -> Costs:
+    """The costs with the times of batches that were seen, where these are enough; else as measured before."""
+    found: list[Service] = []
+    for known in busy.service:
+        times = batches([answer for arrival, answer in seen if arrival.size == known.size])[known.batch]
+        found.append(replace(known, seconds=times) if len(times) >= ENOUGH else known)
+    return replace(busy, service=found)
 
 
 def compare(costs: Costs, fleet: Fleet, asked: Sequence[Arrival], answers: Sequence[Answer]) -> list[Row]:

@@ -9,7 +9,7 @@ from statistics import fmean
 import pytest
 
 from mrc_edit.bench import fleet
-from mrc_edit.bench.fleet_check import compare, together
+from mrc_edit.bench.fleet_check import compare, under_load
 from mrc_edit.bench.fleet_model import Arrival, Costs, Fleet, Service
 from mrc_edit.bench.fleet_run import Answer, batches, idle_between
 from mrc_edit.bench.simulation import Simulation
@@ -173,11 +173,11 @@ def test_a_fleet_that_does_what_is_simulated_is_matched():
     assert all(row["ratio"] > 1.5 for row in slower[:4])
 
 
-def test_two_measurements_count_half_each():
-    some, more = costs(1.0, 2.0, ingress=0.1, transit=0.2), costs(3.0, ingress=0.3, transit=0.4)
-    both = together(some, more)
-    assert [each.seconds for each in both.service] == [[1.0, 3.0], [2.0]]
-    assert (both.ingress, both.transit) == (pytest.approx(0.2), pytest.approx(0.3))
+def test_what_was_seen_under_load_goes_before_what_was_measured():
+    """Where it is enough."""
+    seen = [answer(1.0, 1, 0.7 + number / 100) for number in range(5)] + [answer(1.0, 2, 0.9)] * 9
+    found = under_load(costs(1.0, 2.0), [(Arrival(0.0, SIZE), each) for each in seen])
+    assert [sorted(each.seconds) for each in found.service] == [[0.7, 0.71, 0.72, 0.73, 0.74], [2.0]]
 
 
 def test_the_idle_time_of_a_busy_replica():
