@@ -88,6 +88,23 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         self.register_to_config(time_embedding_type=EMBEDDED)  # type: ignore[operator]  # a method of diffusers
         self.embeds_guidance = True
 
+    def check_conditions(
+        self,
+        reward_scores: torch.Tensor | None,
+        reward_text_embeds: torch.Tensor | None,
+        feature_bias: torch.Tensor | None,
+        guidance_scales: torch.Tensor | None,
+    ) -> None:
+        if self.rewards != (reward_scores is not None) or self.rewards != (reward_text_embeds is not None):
+            need = "needs both reward_scores and reward_text_embeds" if self.rewards else "has no reward modules"
+            raise MRCError(f"this U-Net {need}; pass {'both' if self.rewards else 'neither'}")
+        if self.feature_bias != (feature_bias is not None):
+            need = "needs a feature_bias" if self.feature_bias else "takes no feature_bias"
+            raise MRCError(f"this U-Net {need}; pass {'one' if self.feature_bias else 'none'}")
+        if self.embeds_guidance != (guidance_scales is not None):
+            need = "needs guidance_scales" if self.embeds_guidance else "takes no guidance_scales"
+            raise MRCError(f"this U-Net {need}; pass {'them' if self.embeds_guidance else 'none'}")
+
     def forward(
         self,
         sample: torch.Tensor,
@@ -115,15 +132,7 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         Raises:
             MRCError: rewards, the feature bias or the scales missing, or given to a U-Net that takes none.
         """
-        if self.rewards != (reward_scores is not None) or self.rewards != (reward_text_embeds is not None):
-            need = "needs both reward_scores and reward_text_embeds" if self.rewards else "has no reward modules"
-            raise MRCError(f"this U-Net {need}; pass {'both' if self.rewards else 'neither'}")
-        if self.feature_bias != (feature_bias is not None):
-            need = "needs a feature_bias" if self.feature_bias else "takes no feature_bias"
-            raise MRCError(f"this U-Net {need}; pass {'one' if self.feature_bias else 'none'}")
-        if self.embeds_guidance != (guidance_scales is not None):
-            need = "needs guidance_scales" if self.embeds_guidance else "takes no guidance_scales"
-            raise MRCError(f"this U-Net {need}; pass {'them' if self.embeds_guidance else 'none'}")
+        self.check_conditions(reward_scores, reward_text_embeds, feature_bias, guidance_scales)
         time = UNet2DConditionModel.get_time_embed(self, sample, timestep)
         if guidance_scales is not None:
             time = time + self.guidance_embedding(guidance_scales)
