@@ -3,8 +3,9 @@
     python bench/serving.py mini --concurrency 1,8 --edits 200
 
 A `mrc-serve` of its own is asked over HTTP. Each reply says how long its edit took, phase by phase, and how long it
-waited for its batch; the rest of what the client waited is what the server added: parsing, threads, encoding, sending,
-and the client's own work. That is taken request by request, so that a slow edit does not count as the server's.
+waited for its batch. The rest of what the client waited, less what `Engine.edit` takes outside of its phases (reading the
+image, checks, noise), is what the server added: parsing, threads, encoding, sending, and the client's own work. That is
+taken request by request, so that a slow edit does not count as the server's.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from statistics import median
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -29,7 +31,9 @@ from mrc_edit.bench.options import command_parser, require_at_least, whole_numbe
 from mrc_edit.bench.report import Column, Row, add_output_options, table, write_report
 from mrc_edit.bench.workload import INSTRUCTION, photograph
 from mrc_edit.core.errors import MRCError, run_command
+from mrc_edit.engine import Engine
 
+ALONE = 30  # edits without a server
 COLUMNS = [
     Column("at once", "{concurrency}"),
     Column("edits", "{edits}"),
@@ -59,11 +63,25 @@ def serving(model: str, flags: list[str]) -> Iterator[tuple[str, int]]:
                 process.terminate()
 
 
-def request_body(size: int, steps: int | None) -> bytes:
-    """An edit in JSON."""
+def jpeg(size: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(photograph(size)).save(file, "JPEG")
-    url = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
+
+
+def outside_phases(args: argparse.Namespace) -> float:
+    """Median seconds of `Engine.edit` that are in none of the phases that it times."""
+    engine, image, rest = Engine.from_pretrained(args.model, args.backend), jpeg(args.size), []
+    for _ in range(ALONE):
+        start = time.perf_counter()
+        result = engine.edit(image, INSTRUCTION, resolution=args.size, num_inference_steps=args.steps)
+        rest.append(time.perf_counter() - start - sum(result.timings.values()))
+    return median(rest)
+
+
+def request_body(size: int, steps: int | None) -> bytes:
+    """An edit in JSON."""
+    url = "data:image/jpeg;base64," + base64.b64encode(jpeg(size)).decode()
     fields = {"prompt": INSTRUCTION, "images": [{"image_url": url}], "resolution": size}
     return json.dumps(fields | ({} if steps is None else {"num_inference_steps": steps})).encode()
 
@@ -86,11 +104,12 @@ def timed_requests(address: str, body: bytes, count: int) -> list[tuple[float, f
     return times
 
 
-def measure(address: str, body: bytes, concurrency: int, edits: int) -> Row:
-    """One row: percentiles over all requests, in seconds."""
+def measure(address: str, body: bytes, concurrency: int, edits: int, outside: float) -> Row:
+    """One row: percentiles over all requests, in seconds; `outside` is of `outside_phases`."""
     with ThreadPoolExecutor(concurrency) as clients:
         each = [clients.submit(timed_requests, address, body, -(-edits // concurrency)) for _ in range(concurrency)]
         requests, own, waited = np.array([times for client in each for times in client.result()]).T
+    own += outside
     added = requests - own - waited
     return {
         "concurrency": concurrency,
@@ -120,13 +139,15 @@ def run(args: argparse.Namespace) -> None:
     cases = whole_numbers(args.concurrency, "--concurrency")
     body = request_body(args.size, args.steps)
     flags = ["--backend", args.backend, "--max-waiting", str(max(64, *cases))]
+    outside = outside_phases(args)
     with serving(args.model, flags) as (address, _):
         for concurrency in cases:
-            measure(address, body, concurrency, 2 * concurrency)  # the first edit of a batch's size compiles
-        rows = [measure(address, body, concurrency, args.edits) for concurrency in cases]
+            # the first edit of a batch of a size compiles
+            measure(address, body, concurrency, 2 * concurrency, outside)
+        rows = [measure(address, body, concurrency, args.edits, outside) for concurrency in cases]
     machine = describe_machine()
     print(table(COLUMNS, rows, note=f"{machine['cpu']}, {machine['cores']} cores; {machine['date']}").markdown())
-    write_report(args, {"machine": machine, "rows": rows}, rows)
+    write_report(args, {"machine": machine, "outside_phases": outside, "rows": rows}, rows)
 
 
 if __name__ == "__main__":
