@@ -3,9 +3,9 @@
     python bench/serving.py mini --concurrency 1,8 --edits 200
 
 A `mrc-serve` of its own is asked over HTTP. Each reply says how long its edit took, phase by phase, and how long it
-waited for its batch. The rest of what the client waited, less what `Engine.edit` takes outside of its phases (reading the
-image, checks, noise), is what the server added: parsing, threads, encoding, sending, and the client's own work. That is
-taken request by request, so that a slow edit does not count as the server's.
+waited for its batch. `Engine.edit` also takes some time outside of its phases (reading the image, checks, noise), which
+is measured without a server. The rest of what the client waited is what the server added: parsing, threads, encoding,
+sending, and the client's own work. That is taken request by request, so that a slow edit does not count as the server's.
 """
 
 import argparse
