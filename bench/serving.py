@@ -5,7 +5,7 @@
 A `mrc-serve` of its own is asked over HTTP. Each reply says how long its edit took, phase by phase, and how long it
 waited for its batch. `Engine.edit` also takes some time outside of its phases (reading the image, checks, noise), which
 is measured without a server. The rest of what the client waited is what the server added: parsing, threads, encoding,
-sending, and the client's own work. That is taken request by request, so that a slow edit does not count as the server's.
+sending, and the client's own work. It is taken request by request, so that a slow edit does not count as the server's.
 """
 
 import argparse
