@@ -36,6 +36,7 @@ BENCHMARKS = {
     "serving": "what the server adds to an edit",
     "tiers": "what the lossy tiers and precisions cost",
     "training": "steps of training a second, and memory",
+    "training_memory": "memory and operations of full-size training, counted",
     "trainings": "what several trainings of one recipe have in common",
 }
 

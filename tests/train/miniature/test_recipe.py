@@ -1,11 +1,12 @@
 import json
 
 import pytest
+import torch
 from PIL import Image
 
 from mrc_edit.core.errors import MRCError
 from mrc_edit.model import load_checkpoint
-from mrc_edit.train import autoencoder, command, config
+from mrc_edit.train import autoencoder, command, config, state
 from mrc_edit.train.miniature import recipe
 
 
@@ -30,6 +31,37 @@ def test_the_recipe_makes_every_part_once(brief, tmp_path):
     written = (tmp_path / "stage2" / "training.json").stat().st_mtime_ns
     recipe.reproduce(tmp_path, None, seed=3)
     assert (tmp_path / "stage2" / "training.json").stat().st_mtime_ns == written
+
+
+class Stopped(Exception):
+    """In place of a kill: no code of ours catches it."""
+
+
+def test_stopped_in_every_part_it_goes_on_as_if_it_had_not(brief, tmp_path, monkeypatch):
+    monkeypatch.setitem(config.PRESETS["mini"], "checkpoint_every", 1)
+    monkeypatch.setattr(autoencoder, "SAVE_EVERY", 1)
+    for _, own in recipe.STAGES.values():
+        monkeypatch.setitem(own, "steps", 2)
+    whole = recipe.reproduce(tmp_path / "whole", None, seed=3)
+    stops = []
+
+    def write_and_stop(out, record, training, tensors, limit):
+        state_write(out, record, training, tensors, limit)
+        if training.step == 1:
+            stops.append(out.name)
+            raise Stopped
+
+    state_write = state.write_state
+    monkeypatch.setattr(state, "write_state", write_and_stop)
+    monkeypatch.setattr(autoencoder, "write_state", write_and_stop)
+    for _ in range(4):
+        with pytest.raises(Stopped):
+            recipe.reproduce(tmp_path / "stopped", None, seed=3)
+    checkpoint = recipe.reproduce(tmp_path / "stopped", None, seed=3)
+    assert stops == ["autoencoder", "stage1", "stage2", "baseline"]
+    for name in ("unet", "vae", "text_encoder"):
+        expected, found = (getattr(load_checkpoint(path), name).state_dict() for path in (whole, checkpoint))
+        assert all(torch.equal(found[key], value) for key, value in expected.items()), name
 
 
 def test_the_command_refuses_what_the_recipe_sets(tmp_path, capsys):
