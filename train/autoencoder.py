@@ -49,7 +49,7 @@ CONFIG = {
 }
 STEPS, BATCH = 8000, 4
 RATE, WARMUP = 5e-4, 200  # highest learning rate, and the steps in which it rises; then a cosine
-SAVE_EVERY = 250  # steps
+SAVE_EVERY = 50  # steps
 HELD_OUT = 64  # pictures that measure the trained VAE
 ANCHOR, LINEAR = 16.0, 6.0  # see `start_at_averages`
 HAAR = ([[1, -1], [1, -1]], [[1, 1], [-1, -1]], [[1, -1], [-1, 1]])
