@@ -161,11 +161,11 @@ def test_a_pattern_is_all_that_match(run, two, tmp_path):
 def test_standard_input_and_output(two):
     """In a process of its own, as in a pipe."""
     code = "import sys; from mrc_edit.core.console import mrc; mrc()"
-    words = ["edit", "mini", "-", "make it snow", *map(str, FAST), "--seed", "3"]
+    words = ["edit", "mini", "-", "make it brighter", *map(str, FAST), "--seed", "3"]
     done = subprocess.run([sys.executable, "-c", code, *words], input=two[0].read_bytes(), capture_output=True)
     assert done.returncode == 0 and done.stderr.startswith(b"standard output: seed 3"), done.stderr
     expected = command.Engine.from_pretrained("mini").edit(
-        two[0], "make it snow", seed=3, num_inference_steps=1, resolution=64
+        two[0], "make it brighter", seed=3, num_inference_steps=1, resolution=64
     )
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(done.stdout))), np.asarray(expected.images[0]))
 
@@ -279,7 +279,7 @@ def test_again_with_changes(run, two, tmp_path):
 
 def test_again_warns_of_another_model(run, two, tmp_path):
     first, other = tmp_path / "first.png", tmp_path / "other"
-    assert run("mini", two[0], "snow", *FAST, "-o", first)[0] == 0
+    assert run("mini", two[0], "make it brighter", *FAST, "-o", first)[0] == 0
     shutil.copytree(MODELS["mini"] / "onnx", other)
     manifest = json.loads((other / "manifest.json").read_text())
     (other / "manifest.json").write_text(json.dumps(manifest | {"checkpoint": "0" * 64}))

@@ -73,7 +73,7 @@ def test_a_panic_of_the_library_is_an_error(mini):
 def test_words_that_a_small_vocabulary_lacks_are_named(mini, recwarn):
     tokenize(mini.tokenizer, ["make the circle green", "None; the background became dark; None", ""], mini.geometry)
     assert not recwarn.list
-    with pytest.warns(UserWarning, match="not learned giraffe, 日本; it was"):
+    with pytest.warns(UserWarning, match="not learned giraffe, 日本; it knows"):
         tokenize(mini.tokenizer, ["turn the giraffe and a giraffe into 日本"], mini.geometry)
 
 
