@@ -64,7 +64,7 @@ def outputs(backend: Backend, case: Case) -> dict[str, np.ndarray]:
     """The outputs that graphs are judged by, by graph."""
     geometry, batch = backend.geometry, len(case.images)
     reward = ((5.0, 3.5, 0.0), "None; the sky changed; None")
-    plan = make_plan(["make it snow", "turn the car red"][:batch], [(reward, reward, reward)] * batch, 7.5, 1.5,
+    plan = make_plan(["make it brighter", "turn the circle red"][:batch], [(reward, reward, reward)] * batch, 7.5, 1.5,
                      embedded=geometry.embeds_guidance)  # fmt: skip
     texts = [*(text for text in plan.texts if isinstance(text, str)), reward[1]]
     states, pooled = backend.text_encoder(input_ids=tokenize(backend.tokenizer, texts, geometry))
