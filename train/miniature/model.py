@@ -20,7 +20,7 @@ from transformers import CLIPTokenizer
 from ...core.defaults import Defaults
 from ...core.errors import run_command
 from ...model.checkpoint import Checkpoint, save_checkpoint
-from ...model.seeded import byte_tokenizer, small_text_encoder
+from ...model.seeded import byte_tokenizer, byte_words, small_text_encoder
 from ...model.unet import MRCUNet
 from .edits import PLACE_WORDS, WORDS
 from .scene import BACKGROUNDS, COLOURS, PATTERNS, SHAPES
@@ -44,7 +44,12 @@ def word_tokenizer() -> CLIPTokenizer:
     words = vocabulary()
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace()])
-    trainer = trainers.BpeTrainer(vocab_size=10_000, end_of_word_suffix="</w>", show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=10_000,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+        special_tokens=byte_words(),  # else letters at a word's end get random numbers, by which equal counts are ordered
+    )
     tokenizer.train_from_iterator([" ".join(words).lower()], trainer)
     merges = [(first, second) for first, second in json.loads(tokenizer.to_str())["model"]["merges"]]
     return byte_tokenizer(merges, TEXT_LENGTH)

@@ -61,10 +61,7 @@ def test_stopped_in_every_part_it_goes_on_as_if_it_had_not(brief, tmp_path, monk
     assert stops == ["autoencoder", "stage1", "stage2", "baseline"]
     for name in ("unet", "vae", "text_encoder"):
         expected, found = (getattr(load_checkpoint(path), name).state_dict() for path in (whole, checkpoint))
-        for key, value in expected.items():
-            # two undisturbed runs differ by up to 1e-4 too: PyTorch's CPU kernels round otherwise from run to run, and
-            # Adam makes whole steps of that where a gradient is nearly zero
-            torch.testing.assert_close(found[key], value, atol=1e-3, rtol=0, msg=f"{name}.{key}")
+        assert [key for key, value in expected.items() if not torch.equal(found[key], value)] == []
 
 
 def test_the_command_refuses_what_the_recipe_sets(tmp_path, capsys):

@@ -203,3 +203,8 @@ def test_backgrounds_differ():
     means = np.array([named_background(name).mean((0, 1)) for name in BACKGROUNDS])
     distances = np.linalg.norm(means[:, None] - means, axis=-1) + 1e3 * np.eye(len(means))
     assert distances.min() > 20
+
+
+def test_the_vocabulary_is_the_same_in_every_run():
+    first, *others = (word_tokenizer().get_vocab() for _ in range(4))
+    assert all(each == first for each in others)
