@@ -48,7 +48,7 @@ def word_tokenizer() -> CLIPTokenizer:
         vocab_size=10_000,
         end_of_word_suffix="</w>",
         show_progress=False,
-        special_tokens=byte_words(),  # else letters at a word's end get random numbers, by which equal counts are ordered
+        special_tokens=byte_words(),  # else letters get random numbers, by which merges of equal counts are ordered
     )
     tokenizer.train_from_iterator([" ".join(words).lower()], trainer)
     merges = [(first, second) for first, second in json.loads(tokenizer.to_str())["model"]["merges"]]
