@@ -2,19 +2,18 @@
 
 import http.client
 import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import fmean, median
 
 from tqdm import tqdm
 
 from mrc_edit.bench.fleet_model import Arrival, Costs, Fleet, Service
+from mrc_edit.bench.memory import processor_seconds
 from mrc_edit.bench.serving import serving
 from mrc_edit.core.errors import MRCError
 
@@ -113,7 +112,7 @@ def measure(server: Server, fleet: Fleet, bodies: Mapping[int, bytes]) -> Costs:
 
 
 def saturate(address: str, body: bytes, clients: int, each: int) -> list[Answer]:
-    """So many clients, each of which asks again as soon as it is answered."""
+    """Answers to so many clients that each ask again as soon as they are answered."""
     with ThreadPoolExecutor(clients) as pool:
         return list(pool.map(lambda _: ask(address, body), range(clients * each)))
 
@@ -136,9 +135,3 @@ def replay(address: str, arrivals: Sequence[Arrival], bodies: Mapping[int, bytes
             time.sleep(max(0.0, began + arrival.time - time.perf_counter()))
             asked.append(pool.submit(ask, address, bodies[arrival.size]))
         return [each.result() for each in asked]
-
-
-def processor_seconds(process: int) -> float:
-    """Of a process, so far."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -2,14 +2,13 @@
 
     python bench/flood.py mini --minutes 10
 
-A `mrc-serve` of its own is asked by wrk (apt-get install wrk), whose clients ask again at once, whatever they got: by
-as many as may wait, none of whom is refused; by four times as many; and by as many as may wait again. Beside the flood
-`bench.attacks` sends what no server should suffer from. On a machine that does other work, too, look at the server's
-own CPU seconds for each edit rather than at edits a minute.
+The clients of wrk (apt-get install wrk) ask a `mrc-serve` of their own, again as soon as they are answered: first as
+many clients as may wait, so that none is refused; then four times as many, the flood; then the first number again.
+During the flood `bench.attacks` sends requests that must not hurt a server. On a machine that does other work too, look
+at the server's own CPU seconds for each edit rather than at edits a minute.
 """
 
 import argparse
-import os
 import re
 import shutil
 import subprocess
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from mrc_edit.bench.attacks import ATTACKS, Outcome, attack
 from mrc_edit.bench.machine import describe_machine
+from mrc_edit.bench.memory import memory_bytes, processor_seconds
 from mrc_edit.bench.options import command_parser, require_at_least
 from mrc_edit.bench.report import Column, add_output_options, table, write_report
 from mrc_edit.bench.serving import request_body, serving
@@ -64,7 +64,7 @@ LOADS = [
     Column("CPU an edit", "{cpu:.2f} s"),
     Column("refused (429)", "{refused}"),
     Column("other answers", "{other}"),
-    Column("memory at start → end", "{memory_start:.0f} → {memory_end:.0f} MB"),
+    Column("memory at start → end", "{memory_start:.0f} → {memory_end:.0f} MB", scale=1e-6),
 ]
 BAD = [
     Column("beside the flood", "{name}"),
@@ -84,28 +84,16 @@ def asked(address: str, body: Path, script: Path, clients: int, seconds: float) 
     return Counter({status: int(count) for status, count in found if int(count)})
 
 
-def memory_of(process: int) -> float:
-    """Megabytes that a process holds in RAM."""
-    status = Path(f"/proc/{process}/status").read_text()
-    return int(re.findall(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE)[0]) / 1e3
-
-
-def cpu_of(process: int) -> float:
-    """Seconds of CPU that a process has used."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 class Sampler(threading.Thread):
     """Takes the memory of a process once a second, in a `with`."""
 
     def __init__(self, process: int) -> None:
         super().__init__(daemon=True)
-        self.process, self.samples, self.ended = process, [memory_of(process)], threading.Event()
+        self.process, self.samples, self.ended = process, [memory_bytes("VmRSS", process)], threading.Event()
 
     def run(self) -> None:
         while not self.ended.wait(1):
-            self.samples.append(memory_of(self.process))
+            self.samples.append(memory_bytes("VmRSS", self.process))
 
     def __enter__(self) -> "Sampler":
         self.start()
@@ -124,9 +112,9 @@ class Sampler(threading.Thread):
 def load(address: str, process: int, files: tuple[Path, Path], clients: int, seconds: float) -> Row:
     """One row: wrk with so many clients for so long."""
     with Sampler(process) as sampler:
-        start, cpu = time.monotonic(), cpu_of(process)
+        start, cpu = time.monotonic(), processor_seconds(process)
         counts = asked(address, *files, clients, seconds)
-        seconds, cpu = time.monotonic() - start, cpu_of(process) - cpu
+        seconds, cpu = time.monotonic() - start, processor_seconds(process) - cpu
     first, last = sampler.ends()
     return {
         "clients": clients,

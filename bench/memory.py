@@ -1,5 +1,6 @@
-"""Memory of this process (Linux), and of the card."""
+"""Memory and processor time of a process (Linux), and memory of the card."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,10 +9,19 @@ from pathlib import Path
 INTERVAL = 0.02  # seconds between two looks
 
 
-def memory_bytes(field: str) -> int:
-    """A memory figure of `/proc/self/status` in bytes; `getrusage` would count the parent's too."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+def memory_bytes(field: str, process: int | None = None) -> int:
+    """A memory figure of `/proc/…/status` in bytes, of this process or another.
+
+    `getrusage` would count the parent's too.
+    """
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{process or 'self'}/status").read_text().splitlines())
     return int(fields[field].split()[0]) * 1024
+
+
+def processor_seconds(process: int) -> float:
+    """Seconds of the processor that a process has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_device_memory() -> int:

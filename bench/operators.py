@@ -7,19 +7,17 @@ python bench/operators.py --resources      registers and instructions of the Tri
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from tqdm import tqdm
 
+from mrc_edit.bench.launches import BRANCHES, launches
 from mrc_edit.bench.machine import describe_machine
 from mrc_edit.bench.options import command_parser, require_at_least
 from mrc_edit.bench.replays import event_seconds, recorded
@@ -29,22 +27,15 @@ from mrc_edit.core.errors import MRCError, run_command
 from mrc_edit.core.fidelity import relative_error
 from mrc_edit.core.schema import JsonObject
 from mrc_edit.kernels import ops
-from mrc_edit.kernels.group_norm_silu import LARGE
 from mrc_edit.kernels.group_norm_silu.reference import group_norm_silu
-from mrc_edit.kernels.reward_block import WIDEST
 from mrc_edit.kernels.reward_block.reference import reward_block
 from mrc_edit.kernels.sampler_step.reference import sampler_step
-from mrc_edit.model.layers import cross_attentions, merge_projections, resnets
-from mrc_edit.model.rewards import HEADS, RewardConditioning
-from mrc_edit.model.step import UNetStep
-from mrc_edit.model.unet import MRCUNet
+from mrc_edit.model.rewards import RewardConditioning
 
-BRANCHES = 3
 CHANNELS, GROUPS = 320, 32  # of the released U-Net's first level
 INPUT_SETS = 16  # on a card in turn, so that its cache does not hold them
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 LEVELS = ((320, 64), (640, 32), (1280, 16), (1280, 8))  # channels and side of the released U-Net's levels
-SD15: JsonObject = {"sample_size": 64, "in_channels": 8, "cross_attention_dim": 768}
 
 
 @dataclass(frozen=True)
@@ -175,73 +166,6 @@ def timings(dtype: torch.dtype, device: str, rounds: int) -> dict[str, dict[str,
             "error": case.error,
         }
     return report
-
-
-FREE = ("aten::detach", "aten::_to_copy.meta", "aten::_unsafe_view")
-
-
-class Launches(TorchDispatchMode):
-    """Counts the operators that would each be a launch on a GPU: all but views and allocations.
-
-    A convolution's bias is counted with it, though cuDNN adds it by a launch of its own.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: torch._ops.OpOverload, types: object, args: tuple = (), kwargs: dict | None = None
-    ) -> object:
-        free = func.is_view or "empty" in func.name() or func.name() in FREE
-        if func.name() == "mrc::reward_block" and args[0].shape[1] > WIDEST:
-            with self:  # a card computes the reference
-                return reward_block(*args)
-        large = func.name() == "mrc::group_norm_silu" and args[0].shape[2:].numel() >= LARGE
-        # the reward block has one for the statistics and one for itself
-        self.count += 3 if large else 2 if func.name() == "mrc::reward_block" else not free
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def one_attention() -> Iterator[None]:
-    """Attention is one operator inside, as it is one launch on a GPU; elsewhere PyTorch writes it out."""
-    with patch.object(F, "scaled_dot_product_attention", lambda query, key, value, **options: torch.relu(query)):
-        yield
-
-
-@one_attention()
-@torch.no_grad()
-def launches(side: int = 64, injection: str = "time") -> dict[str, int]:
-    """Launches of one step of the released U-Net with three branches, as a card runs it in bfloat16, counted without
-    computing it.
-
-    Args:
-        injection: where rewards enter it, `reward_injection` of `MRCUNet`.
-    """
-    dtype = torch.bfloat16
-    with torch.device("meta"):
-        unet = MRCUNet(reward_injection=injection, **SD15).eval()
-        nn.Module.to(unet, dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        three = torch.empty(BRANCHES, 8, side, side).contiguous(memory_format=torch.channels_last)
-        states, scores, text = torch.empty(BRANCHES, 77, 768), torch.empty(BRANCHES, 3), torch.empty(BRANCHES, 768)
-        layers = unet.reward_layers()
-        width = sum(layer.channels for layer in layers)
-        shapes = ((HEADS, width), (HEADS, len(layers)), (width, 1), (width, HEADS))
-        folded = [torch.empty(2, *shape, dtype=dtype) for shape in shapes]
-        time_bias = torch.empty(2, sum(resnet.out_channels for resnet in resnets(unet)), dtype=dtype)
-        keys = sum(2 * attention.inner_dim for attention in cross_attentions(unet))
-        text_kv = torch.empty(BRANCHES, 77, keys, dtype=dtype)
-        branch, guidance = torch.empty(BRANCHES, dtype=torch.int64), torch.empty(1, BRANCHES)
-        with Launches() as eager:
-            unet(three.to(dtype), torch.empty(()), states.to(dtype), scores, text.to(dtype))
-        counts = {"eager": eager.count}
-        merge_projections(unet)
-        for name, fused in (("step graph", False), ("step graph with kernels", True)):
-            with Launches() as ours:
-                UNetStep(unet, fused)(three[:2], branch, guidance, time_bias, text_kv, *folded)
-            counts[name] = ours.count
-    return counts
 
 
 def roofline(dtype: torch.dtype, side: int = 64) -> dict[str, dict[str, float]]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from statistics import median
 
 from mrc_edit.bench.flop_count import count_operations, empty_checkpoint, step_parameters
+from mrc_edit.bench.launches import launches
 from mrc_edit.bench.machine import describe_machine
-from mrc_edit.bench.operators import launches
 from mrc_edit.bench.options import command_parser, require_at_least
 from mrc_edit.bench.report import Column, Row, add_output_options, table, write_report
 from mrc_edit.bench.runner import ratios, run_in_turn, seconds_of

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from mrc_edit.bench.operators import SD15
+from mrc_edit.bench.launches import SD15
 from mrc_edit.bench.options import command_parser, require_at_least
 from mrc_edit.bench.report import Column, Row, add_output_options, table, write_report
 from mrc_edit.core.errors import run_command

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from mrc_edit.bench.operators import SD15
+from mrc_edit.bench.launches import SD15
 from mrc_edit.bench.workload import photograph
 from mrc_edit.core.fidelity import psnr, relative_error
 from mrc_edit.engine import Engine

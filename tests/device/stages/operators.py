@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mrc_edit.bench.operators import BRANCHES, CHANNELS, SD15, RewardModules
+from mrc_edit.bench.launches import BRANCHES, SD15
+from mrc_edit.bench.operators import CHANNELS, RewardModules
 from mrc_edit.bench.replays import replay_seconds
 from mrc_edit.kernels import ops
 from mrc_edit.model.layers import cross_attentions, resnets
