@@ -70,20 +70,23 @@ def once(tmp_path_factory, request):
 @pytest.fixture(scope="session")
 def traced_once(once):
     """From here on each graph of a model is traced once a run: tracing is most of an export."""
-    from mrc_edit.engine.graphs import EACH_STEP, GRAPHS
+    from mrc_edit.engine.graphs import GRAPHS, shapes
     from mrc_edit.engine.manifest import Artifact
     from mrc_edit.export import stages
     from mrc_edit.export.options import OPSET
+    from mrc_edit.export.trace import constants, described
 
     trace, monkeypatch = stages.trace, pytest.MonkeyPatch()
 
     def trace_once(checkpoint, graph, precision, out, path, wider=(), opset=OPSET):
-        parts = checkpoint.unet, checkpoint.vae, checkpoint.text_encoder
-        settings = [str(opset), *sorted(wider), *(str(part.config) for part in parts)]
-        if graph in EACH_STEP:
-            settings.append(f"feature_bias={checkpoint.unet.feature_bias}")
-        digest = hashlib.sha256("\n".join(settings).encode())
-        for name, value in getattr(checkpoint, GRAPHS[graph].part).state_dict().items():
+        unet, part = checkpoint.unet, getattr(checkpoint, GRAPHS[graph].part)
+        sides = shapes(graph, unet.rewards, unet.feature_bias, unet.embeds_guidance)
+        config = part.config.to_dict() if hasattr(part.config, "to_dict") else part.config
+        settings = {key: value for key, value in config.items() if key[0] != "_" and key != "dtype"}  # not of its files
+        arrays = [described(side, constants(checkpoint)) for side in sides]
+        words = opset, sorted(wider), settings, arrays
+        digest = hashlib.sha256(repr(words).encode())
+        for name, value in part.state_dict().items():
             digest.update(f"{name} {value.dtype}".encode() + value.reshape(-1).view(torch.uint8).numpy().tobytes())
 
         def make(folder):

@@ -4,6 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 
+from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
 from mrc_edit.engine.manifest import read_manifest
 from mrc_edit.export.exporter import export
@@ -29,6 +30,9 @@ def test_every_graph_is_the_eager_model(blocks_export):
 def test_half_precision_is_near(blocks, traced_once, tmp_path, dtype, most):
     artifacts = [a for a in export(blocks, tmp_path / "out", dtype=dtype).artifacts if a.difference is not None]
     assert artifacts and all(1e-6 < artifact.difference <= most for artifact in artifacts)
+    if dtype == "bfloat16":
+        with pytest.raises(MRCError, match="bfloat16"):  # ONNX Runtime's CPU kernels have none
+            Engine.from_pretrained(tmp_path / "out", "onnxruntime")
 
 
 @pytest.mark.slow

@@ -1,6 +1,9 @@
 """Training runs of a few steps on a seeded checkpoint and eight miniature triplets."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,6 +59,22 @@ from mrc_edit.train.loop import train
 grid.STEPS = 2
 train(TrainConfig(**json.loads(sys.argv[1])), sys.argv[2] if len(sys.argv) > 2 else None)
 """
+
+
+@pytest.fixture(scope="session")
+def train_by_two(launch, tmp_path_factory):
+    """`train_by_two(config, resume)`: `train` in two processes."""
+    script = tmp_path_factory.mktemp("launch") / "launch.py"
+    script.write_text(launch)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+    def run(config, *resume):
+        given = [json.dumps(config.record()), *resume]
+        done = subprocess.run([*command, *given], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,7 @@
 """Runs as a whole: what they learn, by how many processes and passes."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,17 +54,11 @@ def one_process(base, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shard", [False, True])
-def test_two_processes_train_as_one_with_twice_the_batch(base, one_process, shard, launch, tmp_path, losses_of):
+def test_two_processes_train_as_one_with_twice_the_batch(base, one_process, shard, train_by_two, tmp_path, losses_of):
     alone = load_checkpoint(Path(one_process.out) / "checkpoint").unet.state_dict()
-    script = tmp_path / "launch.py"
-    script.write_text(launch)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     two = replace(one_process, shard=shard, validate_every=7, cache=str(tmp_path / "cache"), out=str(tmp_path / "two"))
-    for steps, resume in ((8, []), (20, ["latest"])):
-        given = json.dumps(replace(two, steps=steps).record())
-        run = subprocess.run([*command, str(script), given, *resume], env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, run.stderr[-3000:]
+    train_by_two(replace(two, steps=8))
+    train_by_two(two, "latest")
     losses = np.array([losses_of(Path(out)) for out in (one_process.out, two.out)])
     assert losses.shape == (2, 20)
     assert np.abs(losses[0] - losses[1]).max() <= 1e-4 * losses[0].max()
