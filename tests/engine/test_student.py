@@ -21,12 +21,16 @@ def truth(student):
     return Engine.from_pretrained(student, "eager")
 
 
-@pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino"])
+@pytest.fixture(scope="module", params=["torch", "onnxruntime", "openvino", "tensorrt"])
 def engine(request, student, student_export):
-    if find_spec(request.param) is None:
+    folder = student if request.param == "torch" else student_export
+    if request.param == "tensorrt":
+        request.getfixturevalue("on_a_fake_gpu")("tensorrt")
+        folder = request.getfixturevalue("engine_export")(folder, "tensorrt")
+    elif find_spec(request.param) is None:
         pytest.skip(f"{request.param} is not installed")
-    options = {"precision": "float32"} if request.param != "onnxruntime" else {}
-    return Engine.from_pretrained(student if request.param == "torch" else student_export, request.param, **options)
+    options = {} if request.param == "onnxruntime" else {"precision": "float32"}
+    return Engine.from_pretrained(folder, request.param, **options)
 
 
 def test_its_plan_is_one_branch_and_the_scales():
@@ -123,3 +127,15 @@ def test_int8_is_calibrated_on_its_own_few_steps(student, pictures):
     record(backend, pictures, edits=1, size=64)
     assert [len(arrays["timesteps"]) for arrays in backend.once["conditioner"]] == [4]
     assert {sample["guidance"].shape for sample in backend.samples} == {(1, 1)}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("nncf") is None, reason="NNCF is not installed (extra int8)")
+def test_int8_is_near(student, truth, traced_once, pictures, photo, error, tmp_path):
+    from mrc_edit.export.exporter import export
+
+    export(student, tmp_path / "out", int8=pictures)
+    expected = truth.edit(photo, **SETTINGS).images
+    for backend in ("onnxruntime", "openvino"):
+        quantized = Engine.from_pretrained(tmp_path / "out", backend, precision="int8")
+        assert 1e-4 < error(quantized.edit(photo, **SETTINGS).images, expected) < 0.15

@@ -91,15 +91,16 @@ def form(fields, image):
     return b"".join([*parts, f"--{boundary}--\r\n".encode()]), f"multipart/form-data; boundary={boundary}"
 
 
-def start(*flags, program=("-m", "mrc_edit.serve.command"), **environment):
-    command = [sys.executable, *program, "mini", "--port", "0", *flags]
+def start(*flags, model="mini", program=("-m", "mrc_edit.serve.command"), **environment):
+    command = [sys.executable, *program, str(model), "--port", "0", *flags]
     own = {name: value for name, value in os.environ.items() if not name.startswith("MRC_API")}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own | environment
     )  # fmt: skip
     first = process.stdout.readline()
-    assert first.startswith("mini at http://"), first + process.stderr.read()
-    server = Server(process, first.split()[2])
+    url = first.strip().partition(" at ")[2]
+    assert url.startswith("http://"), first + process.stderr.read()
+    server = Server(process, url)
 
     def collect():
         for line in process.stdout:

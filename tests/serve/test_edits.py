@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mrc_edit import Engine
+
 STEPS = 20  # so many that a test can reach the server while it edits
 EDITS = "/v1/images/edits"
 GONE = f'mrc_requests_total{{route="{EDITS}",status="499"}}'
@@ -307,6 +309,17 @@ def form_of_stream(picture):
 
 
 @pytest.mark.slow
+def test_a_student_is_served(start_server, student_export, picture):
+    """With its own sampler and steps; a scale that it has not learned is refused."""
+    student = start_server(model=student_export)
+    status, _, body = student.edit(picture, prompt="snow", seed=7, guidance_scale=3, resolution=64)
+    expected = edited(Engine.from_pretrained(student_export), picture, "snow", seed=7, guidance_scale=3, resolution=64)
+    assert status == 200
+    np.testing.assert_array_equal(shown(body["data"][0]), expected)
+    status, _, body = student.edit(picture, prompt="snow", guidance_scale=11)
+    assert (status, body["error"]["param"]) == (400, "guidance_scale")
+
+
 def test_ends_by_signal(start_server, picture, key, as_form):
     """What runs gets its edit, what waits and what comes 503; the process ends as told."""
     server = start_server("--max-batch", "1")
