@@ -28,7 +28,7 @@ from .emulate import FORMATS, HALVES, Layer, Layered, Observed, emulated
 PHOTOGRAPHS = Path(__file__).parents[1] / "demo"  # where no pictures are given: chelsea.jpg, a cat
 EDITS = (2, 256)  # edits, and pixels of the longer side at most
 SMALL = (1, 64)  # for the search, which runs a graph many times
-BOUND = 0.03  # relative error of a graph that its format may cause, as for int8 (`export.quantize`)
+BOUND = 0.03  # relative error of a graph that its format may cause, as for int8 (`export.sensitivity`)
 LARGEST = 65504.0  # of float16
 MARGIN = 4.0  # other pictures may reach higher: a layer stays wider whose peak comes this near to LARGEST
 Samples = list[dict[str, Tensor]]

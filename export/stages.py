@@ -152,7 +152,8 @@ def add_differences(work: Work) -> None:
 
 def add_int8(work: Work) -> None:
     """The step graphs in int8, each with a report of its layers beside it."""
-    from .quantize import BUDGET, quantize_steps
+    from .quantize import quantize_steps
+    from .sensitivity import BUDGET
 
     manifest, pictures = work.manifest, work.options.int8
     assert manifest is not None and pictures is not None

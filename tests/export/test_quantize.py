@@ -16,6 +16,7 @@ from mrc_edit.export.calibration import pairs
 pytest.importorskip("nncf", reason="NNCF is not installed")
 from mrc_edit.export import quantize
 from mrc_edit.export.exporter import export
+from mrc_edit.export.sensitivity import BUDGET
 
 pytestmark = pytest.mark.slow
 LATENT = {"num_inference_steps": 4, "resolution": 0, "output_type": "latent", "seed": 3, "scheduler": "euler"}
@@ -38,7 +39,7 @@ def test_the_report_explains_the_choice(full_export):
     for role in ("unet", "unet_shallow"):
         report = json.loads((full_export / f"{role}_int8" / quantize.REPORT).read_text())
         kept = [layer for layer in report["layers"] if layer["int8"]]
-        assert kept and sum(layer["error"] ** 2 for layer in kept) <= quantize.BUDGET**2
+        assert kept and sum(layer["error"] ** 2 for layer in kept) <= BUDGET**2
         assert report["layers"] == sorted(report["layers"], key=lambda layer: -layer["error"])
         assert manifest.artifact(role, "onnx", "int8").difference == report["error"] <= quantize.LIMIT
 
@@ -77,26 +78,6 @@ def test_a_changed_byte_is_refused(full_export, tmp_path):
 def test_an_export_without_int8_says_what_to_do(tiny_export):
     with pytest.raises(MRCError, match="mrc-export again with --int8"):
         Engine.from_pretrained(tiny_export, tier="turbo")
-
-
-@pytest.mark.parametrize(
-    ("greatest", "expected"), [(127, [[127, -25], [0, 127]]), (64, [[64, -13], [0, 64]])], ids=["VNNI", "none"]
-)
-def test_weights_round_to_the_nearest_value(monkeypatch, greatest, expected):
-    monkeypatch.setattr(quantize, "greatest_weight", lambda: greatest)
-    weight = np.array([[1.0, -0.5], [0.0, 2.54]], dtype=np.float32)
-    values, scale = quantize.int8_weight(weight, 1)
-    assert values.tolist() == expected
-    assert np.abs(values * scale - weight).max() <= scale.max() / 2
-
-
-def test_layers_that_spare_most_error_for_their_work_stay_out():
-    def layer(name, operations, error):
-        return quantize.Layer(name, "1", 0, 1, operations, error)
-
-    layers = [layer("costly", 10**9, 0.04), layer("cheap", 10, 0.039), layer("good", 10**9, 0.001)]
-    assert {x.name: x.int8 for x in quantize.choose_layers(layers)} == {"costly": False, "cheap": False, "good": True}
-    assert all(x.int8 for x in quantize.choose_layers([layer("a", 1, 0.02), layer("b", 1, 0.02)]))
 
 
 def test_pictures_and_instructions_are_spread(pictures):
