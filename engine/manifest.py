@@ -6,6 +6,7 @@ Reading it needs no runtime. The SHA-256 of every file is checked, and what was 
 import hashlib
 import json
 import reprlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -20,6 +21,7 @@ from ..core.schema import Between
 SCHEMA = 5
 NAME = "manifest.json"
 LONGEST = 1000  # characters of a file's name
+CHUNK = 2**22  # bytes that are copied at a time
 REMEDY = "run mrc-export again"
 Token = Annotated[int, Between(0, 2**31 - 1)]
 
@@ -116,6 +118,36 @@ def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:
     Raises:
         MRCError: a path that leaves the folder, a file that is missing, unlisted or changed.
     """
+    path, expected = listed(folder, manifest, name)
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != expected:
+        raise changed(path)
+    return content
+
+
+def copy_checked(folder: Path, manifest: Manifest, name: str, target: Path) -> None:
+    """Copy a file of the export to `target`, which nobody else can change, and check the copy as `read_checked` does.
+
+    One thread copies while another computes the digest.
+    """
+    path, expected = listed(folder, manifest, name)
+    digest, last = hashlib.sha256(), None
+    with path.open("rb") as source, target.open("wb") as copy, ThreadPoolExecutor(1) as beside:
+        while chunk := source.read(CHUNK):
+            if last:
+                last.result()
+            last = beside.submit(digest.update, chunk)
+            copy.write(chunk)
+    if digest.hexdigest() != expected:
+        raise changed(path)
+
+
+def listed(folder: Path, manifest: Manifest, name: str) -> tuple[Path, str]:
+    """Path of a file of the export, and the digest that the manifest gives it.
+
+    Raises:
+        MRCError: a path that leaves the folder, a file that is missing or unlisted.
+    """
     path = folder / name
     if ".." in PurePosixPath(name).parts or not any(path.resolve().is_relative_to(root) for root in roots(folder)):
         raise MRCError(f"{name} leaves the export folder {folder}; do not trust this folder, export again")
@@ -123,10 +155,11 @@ def read_checked(folder: Path, manifest: Manifest, name: str) -> bytes:
         raise MRCError(f"{name} is not listed in {folder / NAME}; run mrc-export again")
     if not path.is_file():
         raise MRCError(f"{path} is missing; run mrc-export again")
-    content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != manifest.files[name]:
-        raise MRCError(f"{path} is not the file that was exported: its SHA-256 differs; run mrc-export again")
-    return content
+    return path, manifest.files[name]
+
+
+def changed(path: Path) -> MRCError:
+    return MRCError(f"{path} is not the file that was exported: its SHA-256 differs; run mrc-export again")
 
 
 def files_of(manifest: Manifest, artifact: Artifact) -> list[str]:

@@ -13,7 +13,7 @@ from ...core.files import parse_json
 from ...core.temporary import private_folder
 from ..graph_shapes import check_shapes, sizes_of
 from ..graphs import EACH_STEP, GRAPHS
-from ..manifest import REMEDY, Artifact, files_of, read_checked, read_manifest
+from ..manifest import REMEDY, Artifact, copy_checked, files_of, read_checked, read_manifest
 from ..onnx_graph import check_graph
 from ..text import whole_texts
 from .graphs import GraphBackend, Value
@@ -65,9 +65,13 @@ class ExportBackend(GraphBackend[Value]):
 
     def content(self, artifact: Artifact) -> tuple[bytes, dict[str, bytes]]:
         """A graph and its external data by name, after checking that they are what was exported."""
-        others = [name for name in files_of(self.manifest, artifact) if name != artifact.path]
-        external = {PurePosixPath(name).name: read_checked(self.folder, self.manifest, name) for name in others}
-        return self.checked.get(artifact.path) or self.graph(artifact), external
+        graph = self.checked.get(artifact.path) or self.graph(artifact)
+        external = self.external(artifact)
+        return graph, {PurePosixPath(name).name: read_checked(self.folder, self.manifest, name) for name in external}
+
+    def external(self, artifact: Artifact) -> list[str]:
+        """The files beside a graph."""
+        return [name for name in files_of(self.manifest, artifact) if name != artifact.path]
 
     @contextmanager
     def checked_copy(self, artifact: Artifact) -> Iterator[Path]:
@@ -76,15 +80,16 @@ class ExportBackend(GraphBackend[Value]):
         Nobody else can change it or add to it, so what the runtime reads is what was exported. A runtime that
         maps the files may go on after the block.
         """
-        graph, external = self.content(artifact)
         with private_folder() as folder:
+            graph = folder / PurePosixPath(artifact.path).name
             try:
-                for name, data in {**external, PurePosixPath(artifact.path).name: graph}.items():
-                    (folder / name).write_bytes(data)
+                graph.write_bytes(self.checked.get(artifact.path) or self.graph(artifact))
+                for name in self.external(artifact):
+                    copy_checked(self.folder, self.manifest, name, folder / PurePosixPath(name).name)
             except OSError as error:
                 reason = f"{artifact.path} cannot be copied to {folder} ({error.strerror})"
                 raise MRCError(f"{reason}; set TMPDIR to a folder with more space") from None
-            yield folder / PurePosixPath(artifact.path).name
+            yield graph
 
 
 def parse_tokenizer(content: bytes, path: Path) -> Tokenizer:

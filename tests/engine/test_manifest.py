@@ -8,7 +8,7 @@ import pytest
 from mrc_edit.core.errors import MRCError
 from mrc_edit.core.files import file_digest
 from mrc_edit.engine import Engine
-from mrc_edit.engine.manifest import read_checked, read_manifest
+from mrc_edit.engine.manifest import copy_checked, read_checked, read_manifest
 
 MINI = Path(__file__).parents[2] / "mini" / "onnx"
 
@@ -24,15 +24,17 @@ def copy(tiny_export, tmp_path):
     return shutil.copytree(tiny_export, tmp_path / "copy")
 
 
-def test_every_file_is_listed_with_its_digest(tiny_export):
+def test_every_file_is_listed_with_its_digest(tiny_export, tmp_path):
     manifest = read_manifest(tiny_export)
     there = {str(p.relative_to(tiny_export)) for p in tiny_export.rglob("*") if p.is_file()} - {"manifest.json"}
     assert set(manifest.files) == there
     for name in manifest.files:
-        assert read_checked(tiny_export, manifest, name) == (tiny_export / name).read_bytes()
+        copy_checked(tiny_export, manifest, name, tmp_path / "copied")
+        expected = (tiny_export / name).read_bytes()
+        assert read_checked(tiny_export, manifest, name) == (tmp_path / "copied").read_bytes() == expected
 
 
-def test_a_flipped_byte_in_any_file_is_refused(copy):
+def test_a_flipped_byte_in_any_file_is_refused(copy, tmp_path):
     manifest = read_manifest(copy)
     for name in manifest.files:
         path = copy / name
@@ -42,6 +44,8 @@ def test_a_flipped_byte_in_any_file_is_refused(copy):
         path.write_bytes(changed)
         with pytest.raises(MRCError, match=r"SHA-256 differs.*export again"):
             Engine.from_pretrained(copy)
+        with pytest.raises(MRCError, match=r"SHA-256 differs.*export again"):
+            copy_checked(copy, manifest, name, tmp_path / "copied")
         path.write_bytes(whole)
     Engine.from_pretrained(copy)
 
@@ -108,6 +112,8 @@ def test_external_data_without_a_digest_is_refused(copy, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_was_checked_is_what_edits(copy, tmp_path, backend, photo, monkeypatch):
     """Every file is spoiled as soon as it has been read; then another export takes the place of the folder."""
+    from mrc_edit.engine.backends import exported
+
     small = {"seed": 3, "num_inference_steps": 1, "resolution": 0, "output_type": "latent"}
     precision = "float32" if backend == "openvino" else None
     expected = Engine.from_pretrained(copy, backend, precision=precision).edit(photo, "snow", **small).images
@@ -119,8 +125,13 @@ def test_what_was_checked_is_what_edits(copy, tmp_path, backend, photo, monkeypa
             path.write_bytes(b"spoiled")
         return content
 
+    def copy_and_spoil(folder, manifest, name, target):
+        copy_checked(folder, manifest, name, target)
+        (folder / name).write_bytes(b"spoiled")
+
     with monkeypatch.context() as patch:
         patch.setattr(Path, "read_bytes", read_and_spoil)
+        patch.setattr(exported, "copy_checked", copy_and_spoil)
         engine = Engine.from_pretrained(copy, backend, precision=precision)
     shutil.rmtree(copy)
     assert (engine.edit(photo, "snow", **small).images == expected).all()
