@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from ..core.errors import MRCError
 from ..core.files import anything, replace_folder
+from ..core.memory import return_freed_memory
 from ..core.precision import PRECISIONS
 from ..engine.graphs import EACH_STEP, GRAPHS
 from ..engine.manifest import Manifest
@@ -91,6 +92,7 @@ def export(
                     stage(work)
                 except MRCError as error:  # name the user's folder
                     raise MRCError(str(error).replace(str(folder), str(out))) from None
+                return_freed_memory()  # else the next stage's comes on top
     assert work.manifest is not None
     return work.manifest
 

@@ -15,6 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from ..core.errors import MRCError
 from ..core.fidelity import relative_error
+from ..core.memory import return_freed_memory
 from ..engine.backends.openvino import CORE
 from .calibration import step_samples
 from .sensitivity import BUDGET, Layer, activation_ranges, choose_layers, int8_weight, layer_errors
@@ -40,6 +41,7 @@ def quantize_steps(folder: Path, sources: dict[str, str], targets: dict[str, str
     """
     errors = {}
     samples, small = (step_samples(folder, images, *edits) for edits in (CALIBRATION, SENSITIVITY))
+    return_freed_memory()
     for role, source in sources.items():
         feeds = small if role == "unet_shallow" else small[1:2]  # one sample: the whole graph is slow
         layers = quantize(folder / source, folder / targets[role], samples, feeds)
@@ -68,6 +70,7 @@ def quantize(
         the most error for their work stay in higher precision until the rest is within BUDGET.
     """
     ranges = activation_ranges(CORE.read_model(source), samples)
+    return_freed_memory()
     layers = choose_layers(layer_errors(source, ranges, small))
     write_quantized(source, target, [layer for layer in layers if layer.int8])
     return layers
