@@ -1,5 +1,6 @@
 import os
 import platform
+from pathlib import Path
 
 import pytest
 
@@ -18,8 +19,7 @@ def test_memory_figures():
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone keeps freed memory")
 def test_freed_memory_goes_back_to_the_system():
     def resident():
-        with open("/proc/self/statm") as pages:
-            return int(pages.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     pieces = [bytes(3000) for _ in range(60_000)]
     kept = pieces[::500]  # so that the freed pieces do not lie at the end of the heap
