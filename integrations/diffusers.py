@@ -112,6 +112,13 @@ class MRCPipeline(StableDiffusionInstructPix2PixPipeline):
         """As `from_pretrained`; `base` is a folder with the tokenizer and the settings."""
         return cls.from_pretrained(model, **options)
 
+    @classmethod
+    def from_pipe(cls, pipeline: diffusers.DiffusionPipeline, **options: Any) -> "MRCPipeline":
+        """As diffusers; the defaults are those of `pipeline`, where it has any."""
+        pipe = super().from_pipe(pipeline, **options)
+        pipe.defaults = getattr(pipeline, "defaults", cls.defaults)
+        return pipe
+
     @property
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(self.unet, self.vae, self.text_encoder, self.tokenizer, self.scheduler, self.defaults)

@@ -104,6 +104,8 @@ def test_mini_edits_with_its_own_defaults(picture):
     ours = pipe("make it night", image, generator=seeded(3)).images
     theirs = Engine.from_pretrained("mini", "eager").edit(image, "make it night", seed=3).images
     assert levels(ours, theirs) <= 1
+    again = quiet(MRCPipeline.from_pipe(pipe))
+    assert levels(again("make it night", image, generator=seeded(3)).images, ours) == 0
 
 
 def test_a_plain_checkpoint_edits_as_the_stock_pipeline(plain, picture):
