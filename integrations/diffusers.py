@@ -115,7 +115,7 @@ class MRCPipeline(StableDiffusionInstructPix2PixPipeline):
     @classmethod
     def from_pipe(cls, pipeline: diffusers.DiffusionPipeline, **options: Any) -> "MRCPipeline":
         """As diffusers; the defaults are those of `pipeline`, where it has any."""
-        pipe = super().from_pipe(pipeline, **options)
+        pipe = super().from_pipe(pipeline, **{"unet": pipeline.unet} | options)  # diffusers leaves out an `MRCUNet`
         pipe.defaults = getattr(pipeline, "defaults", cls.defaults)
         return pipe
 
