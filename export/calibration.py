@@ -142,8 +142,12 @@ def record(backend: Recorder, images: Path, edits: int, size: int) -> None:
             backend.once.setdefault("vae_decoder", []).append({"latents": np.stack(result.images)})
 
 
-def step_samples(export: Path, images: Path, edits: int, size: int) -> list[dict[str, np.ndarray]]:
-    """Inputs of an export's step graph, and its deep features; arguments as of `record`."""
+def step_samples(export: Path, images: Path, *runs: tuple[int, int]) -> list[list[dict[str, np.ndarray]]]:
+    """Inputs of an export's step graph, and its deep features, of each run: its edits and size, as of `record`."""
     backend = OnnxRecorder(export, provider=CPU, cached=False)
-    record(backend, images, edits, size)
-    return backend.samples
+    recorded = []
+    for edits, size in runs:
+        backend.samples = []
+        record(backend, images, edits, size)
+        recorded.append(backend.samples)
+    return recorded

@@ -40,7 +40,7 @@ def quantize_steps(folder: Path, sources: dict[str, str], targets: dict[str, str
         MRCError: no pictures, or an error so great that rounding does not explain it.
     """
     errors = {}
-    samples, small = (step_samples(folder, images, *edits) for edits in (CALIBRATION, SENSITIVITY))
+    samples, small = step_samples(folder, images, CALIBRATION, SENSITIVITY)
     return_freed_memory()
     for role, source in sources.items():
         feeds = small if role == "unet_shallow" else small[1:2]  # one sample: the whole graph is slow

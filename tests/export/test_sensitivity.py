@@ -36,7 +36,7 @@ def test_layers_that_spare_most_error_for_their_work_stay_out():
 @pytest.mark.slow
 def test_groups_of_layers_give_what_all_at_once_give(tiny_export, pictures, monkeypatch):
     graph = tiny_export / "unet" / "model.onnx"
-    samples = step_samples(tiny_export, pictures, 1, 64)[:1]
+    samples = step_samples(tiny_export, pictures, (1, 64))[0][:1]
     nodes = sensitivity.layers_of(CORE.read_model(graph))
     ranges = dict.fromkeys(nodes, (-2.0, 3.0))
     at_once = sensitivity.layer_errors(graph, ranges, samples)
