@@ -92,7 +92,7 @@ def export(
                     stage(work)
                 except MRCError as error:  # name the user's folder
                     raise MRCError(str(error).replace(str(folder), str(out))) from None
-                return_freed_memory()  # else the next stage's comes on top
+                return_freed_memory()  # or it would come on top of what the next stage takes
     assert work.manifest is not None
     return work.manifest
 

@@ -187,7 +187,7 @@ def attention_kernel(device: torch.device) -> AbstractContextManager[None]:
     """
     if device.type != "cpu":
         return nullcontext()
-    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # of CPUs too, whatever its name says
+    torch.backends.cuda.allow_fp16_bf16_reduction_math_sdp(True)  # this is the setting for CPUs too
     return sdpa_kernel(SDPBackend.MATH)
 
 

@@ -320,6 +320,7 @@ def test_a_student_is_served(start_server, student_export, picture):
     assert (status, body["error"]["param"]) == (400, "guidance_scale")
 
 
+@pytest.mark.slow
 def test_ends_by_signal(start_server, picture, key, as_form):
     """What runs gets its edit, what waits and what comes 503; the process ends as told."""
     server = start_server("--max-batch", "1")
