@@ -29,7 +29,7 @@ from .data.notes import check_broken, say_counts
 from .data.triplet import Scores
 from .image_states import ImageStates
 from .stored import check_texts, finite_rows, read_array
-from .workers import from_workers
+from .workers import end_when_stopped, from_workers
 
 ENCODE_BATCH = 32
 REMEDY = "remove the cache, the next run builds it again"
@@ -83,7 +83,9 @@ def build_cache(
     records: list[Record] = []
     broken = set[str]()
     sources, edits = [], []
-    loader = DataLoader(Samples(triplets, size), ENCODE_BATCH, num_workers=workers, collate_fn=list)
+    loader = DataLoader(
+        Samples(triplets, size), ENCODE_BATCH, num_workers=workers, collate_fn=list, worker_init_fn=end_when_stopped
+    )
     for items in tqdm(from_workers(loader), total=len(loader), desc="cache latents", unit="batch", disable=None):
         check_broken(broken, (item for item in items if isinstance(item, str)), broken_limit)
         readable = [item for item in items if not isinstance(item, str)]

@@ -1,12 +1,14 @@
 """Items that worker processes load. An exception of a worker arrives with its traceback as its message: ours do not."""
 
+import os
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
-from ..core.errors import MRCError, reason
+from ..core.errors import STOPS, MRCError, reason
 
 Item = TypeVar("Item")
 
@@ -32,7 +34,10 @@ def load(items: Dataset[Item], numbers: Sequence[int], workers: int) -> Iterator
     """
     # at once: this draws from torch's generator, which a training step seeds before it takes its first item
     with killed_worker():
-        stream = iter(DataLoader(Reported(items), batch_size=None, sampler=numbers, num_workers=workers))
+        loader = DataLoader(
+            Reported(items), batch_size=None, sampler=numbers, num_workers=workers, worker_init_fn=end_when_stopped
+        )
+        stream = iter(loader)
     return raised(from_workers(stream))
 
 
@@ -41,6 +46,14 @@ def raised(items: Iterator[Item | MRCError]) -> Iterator[Item]:
         if isinstance(item, MRCError):
             raise item
         yield item
+
+
+def end_when_stopped(worker: int) -> None:
+    """Let a worker end in peace when a terminal or a scheduler stops all processes of a command at once: PyTorch would
+    raise its death as an error in the training process, which is just stopping itself.
+    """
+    for number in STOPS:
+        signal.signal(number, lambda *_: os._exit(0))
 
 
 def from_workers(loader: Iterable[Item]) -> Iterator[Item]:
