@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 from safetensors import safe_open
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -16,6 +15,7 @@ from mrc_edit.model.checkpoint import built, load_scheduler, without_notes
 from mrc_edit.model.graphs import Conditioner
 from mrc_edit.model.rewards import BLOCK_KEYS, REWARD_KEYS
 from mrc_edit.model.step import UNetStep
+from mrc_edit.model.tiny_vae import make_vae
 from mrc_edit.model.tokenizer import load_tokenizer
 from mrc_edit.model.weights import WEIGHTS, weight_files
 
@@ -33,7 +33,7 @@ def empty_checkpoint(folder: Path) -> Checkpoint:
     rewards = any(name.startswith(REWARD_KEYS) for name in names)
     injection = "blocks" if any(name.startswith(BLOCK_KEYS) for name in names) else "time"
     unet = built(folder / "unet", lambda config: MRCUNet(rewards, injection, **without_notes(config)))
-    vae = built(folder / "vae", AutoencoderKL.from_config)
+    vae = built(folder / "vae", make_vae)
     text_encoder = built(folder / "text_encoder", lambda config: CLIPTextModel(CLIPTextConfig(**config)))
     return Checkpoint(
         torch.nn.Module.to(unet, "meta").eval(), vae, text_encoder,

@@ -12,7 +12,7 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import StableDiffusionInstructPix2PixPipeline
+from diffusers import AutoencoderTiny, StableDiffusionInstructPix2PixPipeline
 from diffusers.utils import get_adapter_name
 
 from ..core import hub
@@ -30,6 +30,7 @@ from ..model import Checkpoint, MRCUNet, load_checkpoint, save_checkpoint
 from ..model.adapter_files import read_adapter_file
 from ..model.lora import change, matched, weights_of
 from ..model.scheduler import scheduler_config
+from ..model.tiny_vae import TinyVae
 from .diffusers_arguments import check_pairs, count_images, refuse_unknown, rgb
 
 SCHEDULERS = {  # classes of diffusers, by sampler in `Defaults`
@@ -51,13 +52,18 @@ class MRCPipeline(StableDiffusionInstructPix2PixPipeline):
         """As diffusers, which calls it with all parts.
 
         Raises:
-            MRCError: `unet` is not one of this package, or one of SmartEdit.
+            MRCError: `unet` is not one of this package, or one of SmartEdit; `vae` is a tiny one of diffusers' class.
         """
-        unet = modules.get("unet")
+        unet, vae = modules.get("unet"), modules.get("vae")
         if not isinstance(unet, MRCUNet):
             raise MRCError(f"unet is a {type(unet).__name__}, which has no rewards; open the model by from_pretrained")
         if unet.feature_bias:
             raise MRCError("this is a SmartEdit model, which reads instructions with the image; edit with Engine")
+        if isinstance(vae, AutoencoderTiny) and not isinstance(vae, TinyVae):
+            raise MRCError(
+                "vae is an AutoencoderTiny, whose latents are scaled, and the U-Net takes unscaled source latents; "
+                "give from_pretrained the folder of the VAE"
+            )
         super().register_modules(**modules)
 
     @classmethod

@@ -33,8 +33,8 @@ from .family import check_unet_family
 from .layouts import open_source
 from .rewards import BLOCK_KEYS, REWARD_KEYS
 from .scheduler import write_scheduler
-from .settings import check_vae_settings
 from .source import Source
+from .tiny_vae import TinyVae, make_vae
 from .tokenizer import load_tokenizer
 from .unet import MRCUNet
 from .weights import WEIGHTS, Module, State, fill, modern_vae_keys
@@ -64,7 +64,7 @@ class Checkpoint:
     """A loaded checkpoint; modules are in evaluation mode on the CPU, without gradients."""
 
     unet: MRCUNet
-    vae: AutoencoderKL
+    vae: AutoencoderKL | TinyVae
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     scheduler: diffusers.SchedulerMixin
@@ -86,7 +86,7 @@ def load_checkpoint(
 
     Args:
         variant: of the weights of a folder, such as "fp16"; by default the plain ones, or else the only ones.
-        vae: folder or `.safetensors` file of another VAE, in place of the model's own.
+        vae: folder or `.safetensors` file of another VAE, in place of the model's own; a folder may hold a tiny one.
         base: of a single file: a folder in diffusers' layout with the tokenizer, and with the settings where they
             are not those of Stable Diffusion 1.5.
 
@@ -103,8 +103,7 @@ def load_source(source: Source, dtype: torch.dtype) -> Checkpoint:
         unet = load_unet(source, dtype)
         unet.feature_bias = source.feature_bias
         progress.update()
-        vae = made(source, "vae", AutoencoderKL.from_config)
-        check_vae_settings(vae.config)
+        vae = made(source, "vae", make_vae)
         fill_part(vae, source, "vae", modern_vae_keys(source.weights("vae", dtype)), dtype)
         progress.update()
         text_encoder = made(source, "text_encoder", lambda config: CLIPTextModel(CLIPTextConfig(**config)))
@@ -212,13 +211,17 @@ def save_checkpoint(
         MRCError: a full disk, or a `folder` that `check` does not let go; by default one that holds anything.
     """
     with replace_folder(Path(folder), check) as out:
-        for name, diffusers_class in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
+        tiny = isinstance(checkpoint.vae, TinyVae)
+        vae_class = "AutoencoderTiny" if tiny else "AutoencoderKL"
+        for name, diffusers_class in (("unet", "UNet2DConditionModel"), ("vae", vae_class)):
             module = getattr(checkpoint, name)
             module.save_config(out / name)
             write_weights(module.state_dict(), out / name / WEIGHTS[name])
             # diffusers would look for a class of the name that save_config wrote
             config = read_config(out / name / "config.json") | {"_class_name": diffusers_class}
             config.pop("_name_or_path", None)  # the folder it was read from says nothing on another machine
+            if tiny and name == "vae":
+                config["scaling_factor"] = 1.0  # diffusers' class reads scaled latents
             (out / name / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         checkpoint.text_encoder.config.save_pretrained(out / "text_encoder")
         text_state = {"text_model." + key: value for key, value in checkpoint.text_encoder.state_dict().items()}
@@ -240,7 +243,7 @@ def save_checkpoint(
             "text_encoder": ["transformers", "CLIPTextModel"],
             "tokenizer": ["transformers", "CLIPTokenizer"],
             "unet": ["diffusers", "UNet2DConditionModel"],
-            "vae": ["diffusers", "AutoencoderKL"],
+            "vae": ["diffusers", vae_class],
         }
         (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
         write_defaults(out, checkpoint.defaults)

@@ -12,10 +12,12 @@ REMEDY = "the checkpoint is incomplete or damaged, restore the original file"
 LAYERS, WIDTH = 64, 16_384
 LIMITS = {
     "layers_per_block": LAYERS, "transformer_layers_per_block": LAYERS, "reverse_transformer_layers_per_block": LAYERS,
-    "num_hidden_layers": LAYERS, "block_out_channels": WIDTH, "in_channels": WIDTH, "out_channels": WIDTH,
-    "latent_channels": WIDTH, "cross_attention_dim": WIDTH, "attention_head_dim": WIDTH, "num_attention_heads": WIDTH,
-    "norm_num_groups": WIDTH, "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "projection_dim": WIDTH,
-    "max_position_embeddings": WIDTH, "vocab_size": 1 << 22, "num_train_timesteps": 10_000,
+    "num_encoder_blocks": LAYERS, "num_decoder_blocks": LAYERS, "num_hidden_layers": LAYERS,
+    "block_out_channels": WIDTH, "encoder_block_out_channels": WIDTH, "decoder_block_out_channels": WIDTH,
+    "in_channels": WIDTH, "out_channels": WIDTH, "latent_channels": WIDTH, "cross_attention_dim": WIDTH,
+    "attention_head_dim": WIDTH, "num_attention_heads": WIDTH, "norm_num_groups": WIDTH, "hidden_size": WIDTH,
+    "intermediate_size": 4 * WIDTH, "projection_dim": WIDTH, "max_position_embeddings": WIDTH, "vocab_size": 1 << 22,
+    "num_train_timesteps": 10_000,
 }  # fmt: skip
 LEVELS = 16  # entries of a list
 

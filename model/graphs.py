@@ -20,6 +20,7 @@ from transformers import CLIPTextModel
 
 from .layers import cross_attentions, resnet, resnets, upsamplers
 from .step import FOLDED_DIMS, UNetShallow, UNetStep  # noqa: F401 - UNetShallow is found by name
+from .tiny_vae import TinyVae
 from .unet import MRCUNet
 
 
@@ -48,7 +49,7 @@ class TextEncoder(nn.Module):
 class VaeEncoder(nn.Module):
     """Images `[B, 3, H, W]` in -1…1 → source latents `[B, 4, h, w]`: the mode, unscaled."""
 
-    def __init__(self, vae: AutoencoderKL) -> None:
+    def __init__(self, vae: AutoencoderKL | TinyVae) -> None:
         super().__init__()
         self.vae = vae
 
@@ -63,13 +64,15 @@ SILU = ("silu", "swish")  # two names of one function
 class VaeDecoder(nn.Module):
     """Latents `[B, 4, h, w]` → images `[B, 3, H, W]`, about -1…1."""
 
-    def __init__(self, vae: AutoencoderKL, fused: bool = False) -> None:
+    def __init__(self, vae: AutoencoderKL | TinyVae, fused: bool = False) -> None:
         super().__init__()
         self.vae = vae
         self.fused = fused and vae.config.act_fn in SILU
-        self.upsamplers = upsamplers(vae.decoder.up_blocks)
+        self.upsamplers = nn.ModuleList() if isinstance(vae, TinyVae) else upsamplers(vae.decoder.up_blocks)
 
     def forward(self, latents: Tensor) -> tuple[Tensor]:
+        if isinstance(self.vae, TinyVae):
+            return (self.vae.decoder(latents.to(self.vae.dtype)).float(),)
         decoder = self.vae.decoder
         hidden = (latents / self.vae.config.scaling_factor).to(self.vae.dtype)
         if self.vae.post_quant_conv is not None:

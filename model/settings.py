@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 
 from ..core.errors import MRCError
 
@@ -23,6 +23,11 @@ VAE = {
     "latent_channels", "norm_num_groups", "sample_size", "scaling_factor", "force_upcast", "use_quant_conv",
     "use_post_quant_conv", "mid_block_add_attention",
 }  # fmt: skip
+# With `latent_magnitude` and `latent_shift`, which only make pictures of latents, and `force_upcast`, which is unused
+TINY_VAE = {
+    "in_channels", "out_channels", "encoder_block_out_channels", "decoder_block_out_channels", "act_fn", "upsample_fn",
+    "latent_channels", "num_encoder_blocks", "num_decoder_blocks", "latent_magnitude", "latent_shift", "force_upcast",
+}  # fmt: skip
 
 
 def check_unet_settings(config: Config) -> None:
@@ -36,6 +41,17 @@ def check_vae_settings(config: Config) -> None:
     if other := sorted(set(config["up_block_types"]) - {"UpDecoderBlock2D"}):
         raise MRCError(f"vae config has up_block_types {other}; only UpDecoderBlock2D is computed")
     refuse_others("vae", AutoencoderKL, config, VAE | {"up_block_types"})
+
+
+def check_tiny_vae_settings(config: Config) -> None:
+    """Of the settings outside `TINY_VAE` each must have diffusers' default; both sides have as many levels."""
+    refuse_others("vae", AutoencoderTiny, config, TINY_VAE)
+    defaults = inspect.signature(AutoencoderTiny).parameters
+    down, up = (config.get(name, defaults[name].default) for name in ("num_encoder_blocks", "num_decoder_blocks"))
+    if len(down) != len(up):
+        raise MRCError(
+            f"vae config has num_encoder_blocks={down!r} and num_decoder_blocks={up!r}; give as many of each"
+        )
 
 
 def refuse_others(part: str, model: type, config: Config, computed: Collection[str]) -> None:

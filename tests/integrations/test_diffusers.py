@@ -74,6 +74,18 @@ def test_it_edits_as_the_engine_does(pipe, eager, picture, options):
     assert levels(ours, theirs) <= 1
 
 
+def test_a_tiny_vae_edits_as_in_the_engine(tiny, picture, tmp_path):
+    layouts.tiny_vae().save_pretrained(tmp_path / "vae")
+    pipe = quiet(MRCPipeline.from_pretrained(tiny, vae=tmp_path / "vae"))
+    theirs = Engine.from_pretrained(tiny, "eager", vae=tmp_path / "vae")
+    expected = theirs.edit(picture, "make it night", seed=1, resolution=0, **STEPS).images
+    assert levels(edited(pipe, picture), expected) <= 1
+    pipe.vae.enable_slicing()
+    assert levels(edited(pipe, [picture] * 2, prompt=["make it night"] * 2), expected * 2) <= 1
+    with pytest.raises(MRCError, match="from_pretrained the folder"):
+        MRCPipeline.from_pretrained(tiny, vae=layouts.tiny_vae())
+
+
 def test_each_image_of_a_batch_has_its_rewards(pipe, picture):
     other = picture.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     scores, texts = [(5, 5, 5), (0, 1, 2)], ["None; None; None", "bad; bad; bad"]

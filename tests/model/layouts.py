@@ -7,6 +7,7 @@ import safetensors.torch
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderTiny,
     EulerAncestralDiscreteScheduler,
     StableDiffusionInstructPix2PixPipeline,
     UNet2DConditionModel,
@@ -68,6 +69,12 @@ def other_vae():
     for parameter in vae.parameters():
         torch.nn.init.normal_(parameter, std=0.1) if parameter.ndim > 1 else torch.nn.init.ones_(parameter)
     return vae.eval().requires_grad_(False)
+
+
+def tiny_vae():
+    """Of the layout of TAESD, narrow."""
+    widths = (16,) * 4
+    return seeded(AutoencoderTiny(encoder_block_out_channels=widths, decoder_block_out_channels=widths))
 
 
 # ---- the names of the original code, as diffusers' scripts/convert_diffusers_to_original_stable_diffusion.py has them

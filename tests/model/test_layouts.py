@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from diffusers import AutoencoderKL, StableDiffusionInstructPix2PixPipeline
+from diffusers import AutoencoderKL, AutoencoderTiny, StableDiffusionInstructPix2PixPipeline
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from PIL import Image
 
 from mrc_edit.core.errors import MRCError
@@ -106,6 +107,14 @@ def vae_file_row(saved, tmp_path):
     return saved, {"vae": path}, opened(saved, vae=vae)
 
 
+def tiny_vae_row(saved, tmp_path):
+    layouts.tiny_vae().save_pretrained(tmp_path / "vae")
+    theirs = AutoencoderTiny.from_pretrained(tmp_path / "vae")
+    encode = theirs.encode  # of scaled latents, which their pipeline gives to the U-Net as they are
+    theirs.encode = lambda images: AutoencoderTinyOutput(encode(images).latents / 0.18215)
+    return saved, {"vae": tmp_path / "vae"}, opened(saved, vae=theirs)
+
+
 def sd2_row(saved2, tmp_path):
     return saved2, {}, opened(saved2)
 
@@ -113,7 +122,7 @@ def sd2_row(saved2, tmp_path):
 ROWS = {
     "a folder": folder_row, "a variant": variant_row, "shards": shards_row, "shards of a variant": sharded_variant_row,
     "the hub's cache": cache_row, "a single file": file_row, "a single file with averaged weights": averaged_row,
-    "another VAE": vae_row, "another VAE, a file": vae_file_row,
+    "another VAE": vae_row, "another VAE, a file": vae_file_row, "a tiny VAE": tiny_vae_row,
     "Stable Diffusion 2": sd2_row, "Stable Diffusion 2, a single file": file_row,
 }  # fmt: skip
 
