@@ -112,11 +112,11 @@ def start(*flags, model="mini", program=("-m", "mrc_edit.serve.command"), **envi
 
 @pytest.fixture(scope="session")
 def start_server():
-    """`start_server(*flags)`: one more server, with the tests' key; it ends with the session."""
+    """`start_server(*flags)`: one more server, with the tests' key unless `keys` is None; it ends with the session."""
     servers = []
 
-    def make(*flags, **more):
-        servers.append(start(*flags, MRC_API_KEYS=KEY, **more))
+    def make(*flags, keys=KEY, **more):
+        servers.append(start(*flags, **({"MRC_API_KEYS": keys} if keys else {}), **more))
         return servers[-1]
 
     yield make

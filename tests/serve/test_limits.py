@@ -131,6 +131,8 @@ def test_without_keys_pages_of_other_hosts_are_refused():
     for wrong in (
         {"host": "localhost:8000", "origin": "https://example.org"},
         {"host": "localhost:8000", "origin": "http://localhost:9000"},
+        {"host": "localhost:8000", "origin": "null"},  # of a sandboxed frame, on whatever host
+        {"host": "localhost:8000", "origin": ""},
         {"host": "example.org:8000", "origin": "http://example.org:8000"},
         {"host": "[::1"},
         {},

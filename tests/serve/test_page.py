@@ -62,6 +62,28 @@ def done(page, seed):
     expect(page.get_by_role("status")).to_have_text(f"Done. Seed {seed}.", timeout=60_000)
 
 
+def test_without_keys_the_page_edits_and_a_sandboxed_frame_does_not(chromium, start_server, picture):
+    """The page says where it comes from; a frame that hides it is refused, though it could read no answer."""
+    server = start_server(keys=None)
+    page = chromium.new_page()
+    page.goto(server.url)
+    choose(page, Seed=7, Steps=1)
+    page.get_by_role("button", name="Edit").click()
+    done(page, 7)
+    status = 'mrc_requests_total{route="/v1/images/edits",status="%s"}'
+    assert server.metric(status % 200) == 1
+    page.close()
+    page = chromium.new_page()
+    page.set_content(f"""<iframe sandbox="allow-scripts" srcdoc="<script>
+        const form = new FormData();
+        form.append('prompt', 'make it sepia');
+        form.append('image', new Blob([new Uint8Array({list(picture)})]));
+        fetch('{server.url}/v1/images/edits', {{method: 'POST', mode: 'no-cors', body: form}});
+    </script>"></iframe>""")
+    server.until(status % 403, 1)
+    page.close()
+
+
 def test_an_edit_by_keyboard(opened, mini, tmp_path):
     """Rewards, seed and tier go along; the download is the edit; arrow keys move the divider."""
     page = opened()
