@@ -46,6 +46,7 @@ class EditResult:
         step_seconds: seconds of every denoising step; each is their mean where a device loop runs them.
         batch_size: images that were edited together, those of this request among them.
         waited: seconds from the request to its batch, in an `AsyncEngine`.
+        warnings: what `Engine.edit` warns of, in an `AsyncEngine`: parts of image or texts that the model does not get.
     """
 
     images: Any  # its type depends on `output_type`
@@ -55,6 +56,7 @@ class EditResult:
     step_seconds: list[float] = field(default_factory=list)
     batch_size: int = 1
     waited: float = 0.0
+    warnings: list[str] = field(default_factory=list)
 
 
 class Engine:
@@ -173,11 +175,8 @@ class Engine:
     ) -> np.ndarray:  # fmt: skip
         """B edits of one size → final latents `[B, 4, h, w]`."""
         table = sampler_table(settings.scheduler, self.backend.scheduler, settings.steps)
-        instructions, rewards = [edit.instruction for edit in edits], [edit.rewards for edit in edits]
-        texts = [Read(*row) for row in enumerate(instructions)] if self.backend.reader else instructions
-        embedded = self.backend.geometry.embeds_guidance
-        plan = make_plan(texts, rewards, *settings.guidance, [edit.negative_prompt for edit in edits], embedded)
-        read, more = np.empty(0), {"guidance_scales": plan.scales} if embedded else {}
+        plan = plan_of(self.backend, edits, settings)
+        read, more = np.empty(0), {"guidance_scales": plan.scales} if self.backend.geometry.embeds_guidance else {}
         if self.backend.reader:
             with timed(result, "read"), computing("reader"):
                 read, more["feature_bias"] = self.read(self.backend.reader, edits)
@@ -217,8 +216,7 @@ class Engine:
             read: states `[B, L, D]` that the reader gave, for the texts that it read.
         """
         backend = self.backend
-        plain = [text for text in plan.texts if isinstance(text, str)]
-        texts = list(dict.fromkeys([*plain, *(text for _, text in plan.rewards)]))
+        texts = plan.encoded
         states, pooled = backend.text_encoder(input_ids=tokenize(backend.tokenizer, texts, backend.geometry))
         check_finite(states, "text_encoder")
         check_finite(pooled, "text_encoder")
@@ -259,6 +257,15 @@ class Engine:
             images = self.backend.vae_decoder(latents=latents)
             check_finite(images, "vae_decoder")
             return images
+
+
+def plan_of(backend: Backend, edits: Sequence[Edit], settings: Settings) -> Plan:
+    """The plan of a pass over `edits`."""
+    texts: list = [edit.instruction for edit in edits]
+    if backend.reader:
+        texts = [Read(*row) for row in enumerate(texts)]
+    rewards, negatives = [edit.rewards for edit in edits], [edit.negative_prompt for edit in edits]
+    return make_plan(texts, rewards, *settings.guidance, negatives, backend.geometry.embeds_guidance)
 
 
 def passes(edits: Sequence[Edit]) -> list[list[int]]:

@@ -1,6 +1,5 @@
 """From an image of any size to one that the model takes, and back."""
 
-import warnings
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -9,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..core.errors import MRCError
+from .notes import note
 
 MIN_RESOLUTION = 64
 MAX_SIDE = 4096  # of what is edited; self-attention grows with the square of the pixels
@@ -123,10 +123,9 @@ def framed(image: Image.Image, frame: Frame, resample: Image.Resampling = Image.
     left, top, right, bottom = frame.box
     for kept, side, name in ((right - left, image.width, "width"), (bottom - top, image.height, "height")):
         if 1 - kept / side >= WARN_FROM:
-            warnings.warn(
+            note(
                 f"{1 - kept / side:.0%} of the image's {name} is cropped ({side} → {kept:.0f} pixels); "
-                "fit='pad' or 'stretch' edits all of it",
-                stacklevel=2,
+                "fit='pad' or 'stretch' edits all of it"
             )
     if (frame.box, frame.content) != ((0, 0, *image.size), image.size):
         image = image.resize(frame.content, resample, box=frame.box)

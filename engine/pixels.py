@@ -1,13 +1,13 @@
 """Eight-bit RGB in sRGB of every kind of pixels that Pillow, numpy and PyTorch have."""
 
 import io
-import warnings
 from typing import Any, cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from ..core.errors import MRCError
+from .notes import note
 
 MAX_PIXELS = 64_000_000
 EIGHT_BITS = ((np.arange(1 << 16) + 128) // 257).astype(np.uint8)  # of 16; rounded
@@ -86,9 +86,7 @@ def in_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
             srgb = ImageCms.createProfile("sRGB")
             return cast(Image.Image, ImageCms.profileToProfile(image, source, srgb, outputMode="RGB"))
         except (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError) as error:
-            warnings.warn(
-                f"the image's colour profile is ignored ({error}); its colours are read as sRGB", stacklevel=2
-            )
+            note(f"the image's colour profile is ignored ({error}); its colours are read as sRGB")
     return image.convert("RGB")
 
 

@@ -55,6 +55,12 @@ class Plan:
     unguided: np.ndarray
     scales: np.ndarray
 
+    @property
+    def encoded(self) -> list[str]:
+        """The distinct texts that the text encoder reads."""
+        plain = [text for text in self.texts if isinstance(text, str)]
+        return list(dict.fromkeys([*plain, *(text for _, text in self.rewards)]))
+
 
 def make_plan(
     instructions: Sequence[Text],

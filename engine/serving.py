@@ -16,10 +16,12 @@ from typing import Unpack
 import numpy as np
 
 from ..core.errors import MRCError
-from .engine import EditResult, Engine
+from .engine import EditResult, Engine, plan_of
 from .failures import as_error
 from .images import ImageLike
+from .notes import collecting
 from .request import Checked, EditOptions, EditRequest, check
+from .text import tokenize
 from .tiers import check_tier, make_tier
 from .waiting import Abandoned, OnStep, QueueFull, TimedOut, Waiting, closed, next_batch, own_places
 
@@ -144,7 +146,8 @@ class AsyncEngine:
         try:
             async with asyncio.timeout(timeout):
                 future = asyncio.get_running_loop().create_future()
-                waiting = Waiting(await self.check(request), future, chosen, on_step, since)
+                checked, warnings = await self.check(request)
+                waiting = Waiting(checked, future, chosen, on_step, since, warnings)
                 self.waiting.append(waiting)
                 self.ready.set()
                 try:
@@ -155,12 +158,12 @@ class AsyncEngine:
         except TimeoutError:
             raise TimedOut(f"the edit was not done within {timeout} s; give it more time or fewer steps") from None
 
-    async def check(self, request: EditRequest) -> Checked:
-        """Read and check in another thread; nothing that could fail a batch passes."""
+    async def check(self, request: EditRequest) -> tuple[Checked, list[str]]:
+        """Read and check in another thread; nothing that could fail a batch passes. Returns the warnings, too."""
         self.checking += 1
         try:
             loop = asyncio.get_running_loop()
-            checked = await loop.run_in_executor(self.readers, self.read, request)
+            checked, warnings = await loop.run_in_executor(self.readers, self.read, request)
         finally:
             self.checking -= 1
         if (count := len(checked.edits)) > self.max_batch:
@@ -170,14 +173,20 @@ class AsyncEngine:
             )
         if not self.open:
             raise closed()
-        return checked
+        return checked, warnings
 
-    def read(self, request: EditRequest) -> Checked:
-        """Check a request, in a reader's thread."""
+    def read(self, request: EditRequest) -> tuple[Checked, list[str]]:
+        """Check a request, in a reader's thread. Its texts are tokenized here, too: of those of a batch nobody could
+        tell whose they are, and no client may see those of another."""
         if not self.open:
             raise closed()
+        backend = self.engine.backend
         try:
-            return check(self.engine.backend, request)
+            with collecting() as warnings:
+                checked = check(backend, request)
+                texts = plan_of(backend, checked.edits, checked.settings).encoded
+                tokenize(backend.tokenizer, texts, backend.geometry)
+            return checked, warnings
         except MRCError:
             raise
         except BaseException as error:
@@ -210,7 +219,7 @@ class AsyncEngine:
             elif isinstance(outcome, Exception):
                 waiting.future.set_exception(outcome)
             else:
-                waiting.future.set_result(replace(outcome, waited=waiting.waited))
+                waiting.future.set_result(replace(outcome, waited=waiting.waited, warnings=waiting.warnings))
         self.running = []
 
     def run(self, batch: list[Waiting]) -> Sequence[EditResult | Exception]:
@@ -232,7 +241,8 @@ class AsyncEngine:
 
         try:
             stop_if_abandoned()
-            return engine.run([waiting.request for waiting in batch], after_step)
+            with collecting():  # `read` has told each request of its own
+                return engine.run([waiting.request for waiting in batch], after_step)
         except Abandoned as error:
             return [error] * len(batch)
         except BaseException as error:  # also what is no Exception, such as a panic of a native library

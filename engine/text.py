@@ -1,6 +1,5 @@
 """Instructions to token ids, by the `tokenizers` library alone."""
 
-import warnings
 from collections import Counter
 
 import numpy as np
@@ -8,6 +7,7 @@ from tokenizers import Encoding, Tokenizer
 
 from ..core.errors import MRCError, reason
 from .manifest import Geometry
+from .notes import note
 
 MAX_CHARACTERS = 10_000  # models read some 300; the tokenizer takes seconds and gigabytes for millions
 SHOWN = 200  # characters of what is cut, in the warning
@@ -43,10 +43,7 @@ def tokenize(tokenizer: Tokenizer, texts: list[str], geometry: Geometry) -> np.n
     for row, text in zip(ids, texts, strict=True):
         encoding = encode(tokenizer, text)
         if unknown := unknown_words(tokenizer, text, encoding):
-            warnings.warn(
-                f"the model has not learned {', '.join(unknown)}; it knows few words, and may do something else",
-                stacklevel=2,
-            )
+            note(f"the model has not learned {', '.join(unknown)}; it knows few words, and may do something else")
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         spread = [(each, place) for token, place in pairs for each in several.get(token, [token])]
         tokens = [token for token, _ in spread]
@@ -54,9 +51,7 @@ def tokenize(tokenizer: Tokenizer, texts: list[str], geometry: Geometry) -> np.n
             length = len(row) - 1  # the last place is for the end-of-text token
             lost = text[spread[length][1][0] :]
             shown = repr(lost) if len(lost) <= SHOWN else f"{lost[:SHOWN]!r} and {len(lost) - SHOWN} characters more"
-            warnings.warn(
-                f"the text is {len(tokens)} tokens long and the model reads {len(row)}; cut: {shown}", stacklevel=2
-            )
+            note(f"the text is {len(tokens)} tokens long and the model reads {len(row)}; cut: {shown}")
             tokens = [*tokens[:length], geometry.eos_token_id]
         row[: len(tokens)] = tokens
     return ids

@@ -38,6 +38,7 @@ class Waiting:
 
     Attributes:
         since: when the request came, by `time.perf_counter`.
+        warnings: those of its result.
         waited: seconds from then to its batch.
         failure: what `on_step` raised.
     """
@@ -47,6 +48,7 @@ class Waiting:
     tier: Tier
     on_step: OnStep | None
     since: float
+    warnings: list[str]
     waited: float = 0.0
     failure: Exception | None = None
 

@@ -37,7 +37,7 @@ EDITED = {
             "type": "array",
             "items": {
                 "type": "object",
-                "required": ["b64_json", "seed", "box", "timings", "waited", "batch_size"],
+                "required": ["b64_json", "seed", "box", "timings", "waited", "batch_size", "warnings"],
                 "properties": {
                     "b64_json": TEXT,
                     "seed": {"type": "integer"},
@@ -45,6 +45,7 @@ EDITED = {
                     "timings": {"type": "object", "additionalProperties": {"type": "number"}},
                     "waited": {"type": "number", "description": "Seconds in the queue."},
                     "batch_size": {"type": "integer"},
+                    "warnings": {"type": "array", "items": TEXT, "description": "What the model did not get."},
                 },
             },
         },

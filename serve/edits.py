@@ -132,6 +132,7 @@ def entry(fields: Fields, source: Source, result: EditResult, text: PngInfo | No
         "timings": {name: round(seconds, 4) for name, seconds in result.timings.items()},
         "waited": round(result.waited, 4),
         "batch_size": result.batch_size,
+        "warnings": source.warnings + result.warnings,
     }
 
 

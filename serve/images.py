@@ -2,7 +2,7 @@
 
 import base64
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
@@ -11,6 +11,7 @@ from ..engine.finishing import Finishing, finish
 from ..engine.framing import Box, Frame, framed, make_frame, middle
 from ..engine.images import decoding, file_format, load_image
 from ..engine.manifest import Geometry
+from ..engine.notes import collecting
 from ..engine.request import naming
 from .errors import Refused
 from .fields import Fields, Format
@@ -28,12 +29,14 @@ class Source:
         resolution: the engine's argument of that name.
         box: the part of the image that is edited where `image` is that part; None where the engine chooses it.
         data: the bytes that were sent.
+        warnings: what `image` has lost of it already.
     """
 
     image: bytes | Image.Image
     resolution: int | None
     box: Box | None = None
     data: bytes = b""
+    warnings: list[str] = field(default_factory=list)
 
 
 def source_of(data: bytes, fields: Fields, geometry: Geometry, max_pixels: int) -> Source:
@@ -56,10 +59,11 @@ def source_of(data: bytes, fields: Fields, geometry: Geometry, max_pixels: int) 
         if getattr(fields, name) is not None:
             raise Refused("invalid_value", f"size and {name} are both given; give one", name)
     check_area("size", Frame((width, height), (0, 0, 0, 0), (0, 0), (width, height)), max_pixels)
-    with naming("image"):
+    with naming("image"), collecting() as warnings:
         image = load_image(data)
-    box = middle(*image.size, (width, height))
-    return Source(framed(image, Frame((width, height), box, (width, height), (width, height))), 0, box, data)
+        box = middle(*image.size, (width, height))
+        image = framed(image, Frame((width, height), box, (width, height), (width, height)))
+    return Source(image, 0, box, data, warnings)
 
 
 def pixels(data: bytes) -> tuple[int, int]:

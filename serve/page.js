@@ -139,7 +139,8 @@ async function take(block, source, prompt) {
     partial(url);
     return null;
   }
-  return { prompt, seed: event.seed, after: url, before: await before(source, event.box, event.size) };
+  const { seed, box, size, warnings } = event;
+  return { prompt, seed, warnings, after: url, before: await before(source, box, size) };
 }
 
 function decoded(base64) {
@@ -168,6 +169,7 @@ function partial(url) {
   $("after").src = url;
   $("compare").classList.add("partial");
   $("caption").textContent = "On the way …";
+  $("warnings").textContent = "";
   $("download").hidden = true;
   $("compare").hidden = false;
 }
@@ -177,6 +179,7 @@ function show(done) {
   $("before").src = done.before;
   $("after").src = done.after;
   $("caption").textContent = `${done.prompt} · seed ${done.seed}`;
+  $("warnings").textContent = done.warnings.join("; ");
   $("download").href = done.after;
   $("download").download = `edit-${done.seed}.png`;
   $("download").hidden = false;

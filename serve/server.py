@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import warnings
 from types import FrameType
 from typing import Any
 
@@ -83,6 +84,7 @@ def protocol(read_seconds: float) -> type[H11Protocol]:
 
 def run(service: Service, host: str, port: int) -> None:
     """Serve until a signal."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of a client's image; what matters to it is in its answer
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
     config = uvicorn.Config(

@@ -85,6 +85,29 @@ async def plugged(serving, watched, photo):
     return plug
 
 
+def test_each_of_a_batch_gets_its_own_warnings_and_python_none(recwarn):
+    """A text that is cut, and words that `mini` has not learned; each time, where Python would warn once."""
+    engine = Watched(Engine.from_pretrained("mini").backend)
+    engine.go()
+    wide = np.zeros((64, 128, 3), np.uint8)
+    texts = ["make it red and " * 50, "add a giraffe", "make it sepia", "add a giraffe"]
+
+    async def serve():
+        async with AsyncEngine(engine) as serving:
+            plug = serving.edit(wide, "make it night", resolution=64, num_inference_steps=1)
+            edits = (
+                serving.edit(wide, text, resolution=64, num_inference_steps=1, scheduler="euler") for text in texts
+            )
+            return await asyncio.gather(plug, *edits)
+
+    _, cut, *others = asyncio.run(serve())
+    assert len(engine.batches[-1]) > 1
+    assert ["202 tokens" in text for text in cut.warnings] == [True]
+    expected = "the model has not learned giraffe; it knows few words, and may do something else"
+    assert [result.warnings for result in others] == [[expected], [], [expected]]
+    assert not recwarn.list
+
+
 def test_fifty_requests_at_once(error):
     """Bit for bit what they give in another batch of the same shape, within rounding what they give alone."""
     engine = Engine.from_pretrained("mini")

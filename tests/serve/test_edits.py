@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import select
 import shutil
 import struct
 import subprocess
@@ -48,6 +49,33 @@ def test_an_edit_is_that_of_the_engine(server, mini, picture):
     line = server.line("abc-1")
     assert (line["status"], line["seed"], line["n"]) == (200, 7, 1)
     assert "sepia" not in json.dumps(line) and "somebody" not in json.dumps(line)
+
+
+def wide_and_empty():
+    """A picture of more pixels than Pillow likes, which it warns of, and than the engine takes."""
+    file = io.BytesIO()
+    Image.new("1", (10_000, 9_000)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_warnings_are_told_the_client_and_nobody_else(server, picture, as_form):
+    """They name words of the prompt, so standard error has none of them; the log has no field for them."""
+    asked = {"prompt": "make the giraffe sepia", "num_inference_steps": 1}
+    _, headers, body = server.edit(picture, **asked, size="64x96")
+    (words,) = (text for text in body["data"][0]["warnings"] if "not learned giraffe" in text)
+    assert any("56% of the image's width is cropped" in text for text in body["data"][0]["warnings"])
+    assert "giraffe" not in json.dumps(server.line(headers["x-request-id"]))
+    stream = server.ask("POST", EDITS, *streamed(as_form, asked, picture))[2].decode()
+    assert json.loads(stream.split("data: ")[1])["warnings"] == [words]
+    assert server.edit(picture, prompt="make it sepia", num_inference_steps=1)[2]["data"][0]["warnings"] == []
+    assert server.edit(wide_and_empty(), **asked)[2]["error"]["code"] == "invalid_image"
+    assert not select.select([server.process.stderr], [], [], 0)[0], server.process.stderr.readline()
+
+
+def streamed(as_form, fields, picture):
+    """Body and headers of a form that asks for a stream."""
+    body, kind = as_form(fields | {"stream": "true"}, picture)
+    return body, {"Content-Type": kind}
 
 
 def test_scores_in_one_text_and_a_drawn_seed(server, mini, picture):
