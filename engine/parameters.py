@@ -50,6 +50,11 @@ def model_digest(engine: Engine, layout: dict[str, Any]) -> str:
     return checkpoint_digest(engine.backend.folder, **layout_folders(layout))
 
 
+def runtime_of(engine: Engine) -> dict[str, str]:
+    """What computes, as it came out, under the names of the flags."""
+    return {"backend": type(engine.backend).__module__.rpartition(".")[2], "precision": engine.backend.precision}
+
+
 def describe_edits(args: argparse.Namespace, engine: Engine, options: EditOptions) -> dict[str, Any]:
     """The record of a run, without what differs from edit to edit. Defaults are in it as they came out."""
     settings = check_settings(engine.backend, EditRequest(None, args.instruction, **options))
@@ -62,15 +67,13 @@ def describe_edits(args: argparse.Namespace, engine: Engine, options: EditOption
         "guidance": settings.guidance[0],
         "image_guidance": settings.guidance[1],
         "resolution": resolution,
-        "backend": type(engine.backend).__module__.rpartition(".")[2],
-        "precision": engine.backend.precision,
     }
     return {
         "version": VERSION,
         "model": str(args.model),
         "model_digest": model_digest(engine, layout_options(args)),
         "instruction": args.instruction,
-        "settings": given | came_out,
+        "settings": given | came_out | runtime_of(engine),
     }
 
 

@@ -150,7 +150,7 @@ def opened(args: argparse.Namespace) -> "Iterator[tuple[Model, Serving]]":
     name = path.resolve().name
     if not args.ray:
         engine = Engine.from_pretrained(**source)
-        yield describe(engine, name, args.metadata), AsyncEngine(engine, args.max_batch, args.max_waiting)
+        yield describe(engine, name, args.tier, args.metadata), AsyncEngine(engine, args.max_batch, args.max_waiting)
         return
     check_installed(("ray", "aiohttp"), "ray,serve")
     prepare_ray()

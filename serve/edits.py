@@ -115,8 +115,8 @@ def text_for(
     model = service.model
     if model.digest is None or fields.output_format != "png":
         return None
-    more = {"size": fields.size if fields.size != "auto" else None, "tier": fields.tier}
-    asked = {name: value for name, value in (options | more).items() if name != "seed"}
+    more = {"size": fields.size if fields.size != "auto" else None, "tier": fields.tier or model.runtime["tier"]}
+    asked = {name: value for name, value in (options | model.runtime | more).items() if name != "seed"}
     record = describe_request(model.name, model.digest, fields.prompt, asked, model.defaults)
     assert isinstance(result.seed, int)  # of one edit
     return text_of(record, Upload("upload", source.data), result.seed, result.images[0].size)

@@ -53,7 +53,7 @@ class Replica:
 
     async def __init__(self, deployed: Deployed, threads: int | None) -> None:  # type: ignore[misc]  # Ray awaits it
         engine = Engine.from_pretrained(**deployed.source, threads=threads)
-        self.model = describe(engine, deployed.name, deployed.metadata)
+        self.model = describe(engine, deployed.name, deployed.source["tier"], deployed.metadata)
         self.serving = await AsyncEngine(engine, deployed.max_batch, held(deployed.max_batch)).__aenter__()
 
     def check_health(self) -> None:

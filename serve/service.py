@@ -17,7 +17,7 @@ from ..engine import EditRequest, EditResult, Engine
 from ..engine.finishing import AS_IT_IS, Finishing
 from ..engine.images import ImageLike
 from ..engine.manifest import Geometry
-from ..engine.parameters import model_digest
+from ..engine.parameters import model_digest, runtime_of
 from ..engine.request import EditOptions
 from ..engine.tiers import TIERS, make_tier
 from ..engine.waiting import OnStep
@@ -56,6 +56,7 @@ class Model:
         tiers: those that it can compute.
         preview: latents to colours (`serve.preview`).
         digest: SHA-256 of the model, for the parameters in a PNG; None where the server writes none.
+        runtime: tier of requests that name none, backend and precision, for these parameters too.
     """
 
     name: str
@@ -64,14 +65,16 @@ class Model:
     tiers: list[str]
     preview: np.ndarray
     digest: str | None
+    runtime: dict[str, str]
 
 
-def describe(engine: Engine, name: str, metadata: bool) -> Model:
+def describe(engine: Engine, name: str, tier: str, metadata: bool) -> Model:
     """The model of an engine. Decodes once; with `metadata` a checkpoint is read once more, for its digest."""
     backend = engine.backend
-    tiers = [tier for tier in TIERS if backend.reuses_features or not make_tier(tier).reuses_features]
+    tiers = [each for each in TIERS if backend.reuses_features or not make_tier(each).reuses_features]
     digest = model_digest(engine, {}) if metadata else None
-    return Model(name, backend.geometry, backend.defaults, tiers, fit_preview(backend), digest)
+    runtime = {"tier": tier} | runtime_of(engine)
+    return Model(name, backend.geometry, backend.defaults, tiers, fit_preview(backend), digest, runtime)
 
 
 class Serving(Protocol):

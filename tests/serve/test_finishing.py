@@ -22,7 +22,7 @@ finishing.open_safety = lambda: lambda image: 0.9 if image.width == image.height
 from mrc_edit.serve.command import main
 main()
 """
-ASKED = {"prompt": "make it sepia", "seed": 7, "num_inference_steps": 1, "resolution": 64}
+ASKED = {"prompt": "make it sepia", "seed": 7, "num_inference_steps": 2, "resolution": 64}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,8 @@ def pair(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def careful(start_server, pair):
-    return start_server("--metadata", "--safety", "--provenance", *map(str, pair), program=("-c", PROGRAM))
+    flags = ("--tier", "fast", "--metadata", "--safety", "--provenance", *map(str, pair))
+    return start_server(*flags, program=("-c", PROGRAM))
 
 
 def edited(answer):
@@ -48,7 +49,7 @@ def test_an_edit_is_signed_and_has_its_parameters(careful, server, picture, tmp_
     with c2pa.Reader("image/png", io.BytesIO(edited(answer))) as reader:
         assert reader.get_validation_state() == "Valid"
         assert reader.get_active_manifest()["ingredients"][0]["relationship"] == "parentOf"
-    plain = edited(server.edit(picture, **ASKED, reward_scores=[5, 4.5, 5])[2])
+    plain = edited(server.edit(picture, **ASKED, tier="fast", reward_scores=[5, 4.5, 5])[2])
     images = [Image.open(io.BytesIO(file)) for file in (edited(answer), plain)]
     np.testing.assert_array_equal(*map(np.asarray, images))
     assert not {"mrc-edit", "parameters"} & images[1].info.keys() and b"c2pa" not in plain
@@ -56,8 +57,13 @@ def test_an_edit_is_signed_and_has_its_parameters(careful, server, picture, tmp_
     record = read_parameters(tmp_path / "edit.png")
     assert (record["model"], record["instruction"]) == ("mini", "make it sepia")
     known = {"steps", "scheduler", "guidance", "image_guidance", "reward", "resolution", "seed"}
+    known |= {"tier", "backend", "precision"}
     flags = flags_of(record, known, tmp_path / "edit.png")
-    assert {"--seed=7", "--steps=1", "--reward=5.0,4.5,5.0", "--resolution=64"} <= {*flags}
+    assert {"--seed=7", "--steps=2", "--reward=5.0,4.5,5.0", "--resolution=64"} <= {*flags}
+    assert {"--tier=fast", "--backend=onnxruntime", "--precision=float32"} <= {*flags}  # the server's own
+    own = careful.edit(picture, **ASKED, tier="exact")[2]
+    (tmp_path / "edit.png").write_bytes(edited(own))
+    assert read_parameters(tmp_path / "edit.png")["settings"]["tier"] == "exact"
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
