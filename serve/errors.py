@@ -114,7 +114,3 @@ def add_handlers(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def forget(request: Request, error: ClientDisconnect) -> Response:
         return Response(status_code=CLIENT_GONE)
-
-    @app.exception_handler(Exception)
-    async def fail(request: Request, error: Exception) -> Response:
-        return note(request, MRCError("the server failed; its log says why"))

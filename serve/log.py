@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .errors import CLIENT_GONE
+from ..core.errors import MRCError
+from .errors import CLIENT_GONE, answer, code_of
 from .service import Service
 
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -44,7 +45,11 @@ class Log:
 
         try:
             await self.app(scope, receive, send_with_id)
-        except Exception:
+        except Exception:  # uvicorn prints where; what has begun can only end
+            failure = MRCError("the server failed; its log says why")
+            facts["error"] = code_of(failure)
+            if status == CLIENT_GONE:
+                await answer(failure)(scope, receive, send_with_id)
             status = 500
             raise
         finally:
