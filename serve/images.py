@@ -3,6 +3,8 @@
 import base64
 import io
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
@@ -12,12 +14,14 @@ from ..engine.framing import Box, Frame, framed, make_frame, middle
 from ..engine.images import decoding, file_format, load_image
 from ..engine.manifest import Geometry
 from ..engine.notes import collecting
+from ..engine.outputs import encoded
 from ..engine.request import naming
 from .errors import Refused
 from .fields import Fields, Format
 
 TAKEN = ("PNG", "JPEG", "WEBP")  # every other reader of Pillow stays shut
 QUALITY = 90  # of jpeg and webp, where none is asked for
+LONGEST = {"jpeg": 65_500, "webp": 16_383}  # side that the format can have
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,8 @@ def source_of(data: bytes, fields: Fields, geometry: Geometry, max_pixels: int) 
     """Check an image by its header, and cut it where a size is asked for.
 
     Raises:
-        MRCError: another format, a damaged header, or too many pixels to edit or to send back.
+        MRCError: another format, a damaged header, too many pixels to edit or to send back, or a side that
+            `output_format` cannot have.
     """
     size = pixels(data)
     if fields.size == "auto":
@@ -51,6 +56,7 @@ def source_of(data: bytes, fields: Fields, geometry: Geometry, max_pixels: int) 
         with naming("resolution"):
             frame = make_frame(*size, resolution, geometry.multiple, fields.fit or "crop", bool(fields.keep_size))
         check_area("resolution", frame, max_pixels)
+        check_sides(fields.output_format, frame.output)
         return Source(data, fields.resolution, data=data)
     width, height = (int(side) for side in fields.size.split("x"))
     if width % geometry.multiple or height % geometry.multiple:
@@ -87,6 +93,15 @@ def check_area(name: str, frame: Frame, max_pixels: int) -> None:
         )
 
 
+def check_sides(kind: Format, size: tuple[int, int]) -> None:
+    if kind in LONGEST and max(size) > LONGEST[kind]:
+        raise Refused(
+            "invalid_value",
+            f"output_format: the edit is {max(size)} pixels long, and {kind} at most {LONGEST[kind]}; use png",
+            "output_format",
+        )
+
+
 def encode(
     image: Image.Image, kind: Format, compression: int | None, finishing: Finishing, source: bytes | None = None,
     text: PngInfo | None = None,
@@ -98,16 +113,11 @@ def encode(
         text: of a PNG.
 
     Raises:
-        MRCError: `finishing` refuses it.
+        MRCError: the format or `finishing` refuses it.
     """
-    file = io.BytesIO()
-
-    def content() -> bytes:
-        if kind == "png":  # the default compression takes several times as long for a few per cent
-            image.save(file, "PNG", compress_level=1, pnginfo=text)
-        else:
-            image.save(file, kind.upper(), quality=QUALITY if compression is None else compression)
-        return file.getvalue()
-
+    settings: dict[str, Any] = {"quality": QUALITY if compression is None else compression}
+    if kind == "png":  # the default compression takes several times as long for a few per cent
+        settings = {"compress_level": 1, "pnginfo": text}
+    content = partial(encoded, image, kind.upper(), "the edit", **settings)
     of_source = None if source is None else lambda: source
     return base64.b64encode(finish(image, kind.upper(), content, of_source, finishing)).decode()
