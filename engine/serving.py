@@ -5,6 +5,7 @@ anyone still waits for those of its batch.
 """
 
 import asyncio
+import logging
 import math
 import numbers
 import time
@@ -25,6 +26,7 @@ from .text import tokenize
 from .tiers import check_tier, make_tier
 from .waiting import Abandoned, OnStep, QueueFull, TimedOut, Waiting, closed, next_batch, own_places
 
+LOG = logging.getLogger(__name__)
 READERS = 4  # threads that read images; one that is stuck in a file must not be one of asyncio's own
 
 
@@ -193,7 +195,7 @@ class AsyncEngine:
             raise as_error(error) from error
 
     async def serve(self) -> None:
-        """Edit batch after batch until closed. Should it fail, nobody waits for ever."""
+        """Edit batch after batch until closed. Should it fail, the log says why, and nobody waits for ever."""
         try:
             while self.open:
                 if self.waiting:
@@ -201,6 +203,8 @@ class AsyncEngine:
                 else:
                     self.ready.clear()
                     await self.ready.wait()
+        except Exception:
+            LOG.exception("the queue has failed and takes no more requests")
         finally:
             self.close()
 

@@ -49,7 +49,7 @@ def make_app(service: Service) -> FastAPI:
     app.post(EDITS, openapi_extra=edit_operation(), response_model=None)(create_edit)
     app.get("/v1/models")(models)
     app.get("/health")(health)
-    app.get("/health/ready", responses={503: {"description": "The server is about to stop."}})(ready)
+    app.get("/health/ready", responses={503: {"description": "The server stops, or its queue has failed."}})(ready)
     app.get("/metrics", response_class=Response)(metrics)
     for path in PAGE:
         app.get(path, include_in_schema=False)(page)
@@ -84,8 +84,9 @@ async def health() -> dict:
 
 async def ready(request: Request) -> JSONResponse:
     """Whether new edits are taken."""
-    draining = request.app.state.service.draining
-    return JSONResponse({"status": "draining" if draining else "ok"}, 503 if draining else 200)
+    service: Service = request.app.state.service
+    status = "ok" if service.open else "draining" if service.draining else "failed"
+    return JSONResponse({"status": status}, 200 if service.open else 503)
 
 
 async def metrics(request: Request) -> Response:

@@ -67,8 +67,8 @@ def check_caller(service: Service, path: str, headers: dict[str, str]) -> None:
 
 
 def check_open(service: Service) -> None:
-    if service.draining:
-        raise Refused("shutting_down", "the server is about to stop; ask another one, or again later")
+    if not service.open:
+        raise Refused("shutting_down", "the server stops, or has failed; ask another one, or again later")
 
 
 def type_of(headers: Mapping[str, str]) -> str:

@@ -80,8 +80,10 @@ def describe(engine: Engine, name: str, tier: str, metadata: bool) -> Model:
 class Serving(Protocol):
     """What takes the edits of a server: an `AsyncEngine`, or replicas on other machines (`serve.ray`).
 
-    The methods are those of `AsyncEngine`, which documents them.
+    Methods and attributes are those of `AsyncEngine`, which documents them.
     """
+
+    open: bool
 
     async def __aenter__(self) -> object: ...
     async def __aexit__(self, *_: object) -> None: ...
@@ -121,6 +123,11 @@ class Service:
     turn: float = 0.0
     draining: bool = False
     readers: set[asyncio.Timeout] = field(default_factory=set)
+
+    @property
+    def open(self) -> bool:
+        """Whether new edits are taken: it does not drain, and the queue has not failed."""
+        return not self.draining and self.serving.open
 
     def knows(self, key: str) -> bool:
         """Whether a key is one of ours; takes as long for any other."""

@@ -108,6 +108,20 @@ def test_each_of_a_batch_gets_its_own_warnings_and_python_none(recwarn):
     assert not recwarn.list
 
 
+def test_a_queue_that_fails_is_closed_and_says_why_at_once(photo, caplog):
+    """A fault of the queue itself, such as a batch without outcomes."""
+
+    async def serve():
+        async with AsyncEngine(Engine.from_pretrained("mini")) as serving:
+            serving.run = lambda batch: []
+            with pytest.raises(Closed):
+                await serving.edit(photo, "snow", **LATENT)
+            assert not serving.open and not serving.room()
+            assert "zip() argument" in caplog.text and len(caplog.records) == 1
+
+    asyncio.run(serve())
+
+
 def test_fifty_requests_at_once(error):
     """Bit for bit what they give in another batch of the same shape, within rounding what they give alone."""
     engine = Engine.from_pretrained("mini")

@@ -81,3 +81,11 @@ def test_a_fault_of_the_server_has_its_number_in_answer_and_log(make_service, as
     assert isinstance(raised, ZeroDivisionError)  # uvicorn prints where
     line = json.loads(capsys.readouterr().out)
     assert headers["x-request-id"] == line["id"] and (line["status"], line["error"]) == (500, "internal_error")
+
+
+def test_a_queue_that_has_ended_takes_nothing_and_says_so(make_service, ask):
+    """It is neither ready nor full: a client that asks again shortly would ask for nothing."""
+    ended = make_service(open=False, room=lambda _: False)
+    status, _, body, _ = ask(ended)
+    assert (status, json.loads(body)["error"]["code"]) == (503, "shutting_down")
+    assert ask(ended, "GET", "/health/ready")[0] == 503 and ask(make_service(), "GET", "/health/ready")[0] == 200

@@ -98,7 +98,7 @@ def test_half_sent_bodies_take_the_places_of_those_that_wait(server, key, pictur
 def test_refusals_are_paced(monkeypatch):
     """One after the other, none held back longer than a client is told to wait; a pause lets the next go at once."""
     clock, slept = SimpleNamespace(time=lambda: clock.now, now=100.0), []
-    service = Service(None, SimpleNamespace(room=lambda _: False), None, [], None)
+    service = Service(None, SimpleNamespace(room=lambda _: False, open=True), None, [], None)
 
     async def sleep(seconds):
         slept.append(seconds)
