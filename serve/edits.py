@@ -75,6 +75,8 @@ def check_fields(service: Service, fields: Fields) -> None:
         )
     if fields.partial_images and not fields.stream:
         raise Refused("invalid_value", "partial_images needs stream=true", "partial_images")
+    if fields.tier not in (None, *(tiers := service.model.tiers)):
+        raise Refused("invalid_value", f"this model has no tier {fields.tier}; choose of {', '.join(tiers)}", "tier")
 
 
 def options_of(fields: Fields, source: Source) -> EditOptions:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -89,3 +90,8 @@ def test_a_queue_that_has_ended_takes_nothing_and_says_so(make_service, ask):
     status, _, body, _ = ask(ended)
     assert (status, json.loads(body)["error"]["code"]) == (503, "shutting_down")
     assert ask(ended, "GET", "/health/ready")[0] == 503 and ask(make_service(), "GET", "/health/ready")[0] == 200
+
+
+def test_a_stream_is_refused_before_it_begins(make_service, ask, model):
+    status, _, body, _ = ask(make_service(replace(model, tiers=["exact"])), stream="true", tier="fast")
+    assert (status, json.loads(body)["error"]["param"]) == (400, "tier")
