@@ -18,6 +18,7 @@ from ..engine.finishing import Finishing
 from ..engine.parameters import describe_request, text_of
 from ..engine.request import EditOptions
 from ..engine.sources import Source as Upload
+from ..engine.waiting import TimedOut
 from .bodies import read_body
 from .errors import Refused
 from .fields import Fields
@@ -45,7 +46,7 @@ async def create_edit(request: Request) -> Response:
     seeds = [(seed + i + 2**63) % 2**64 - 2**63 if seed < 0 else (seed + i) % 2**64 for i in range(fields.n)]
     request.state.facts |= {"n": fields.n, "seed": seed, "stream": fields.stream}
     if fields.stream:  # what the engine would refuse must be told before the stream begins
-        await service.serving.check(EditRequest(source.image, fields.prompt, **options))
+        await unless_gone(request.receive, checked(service, EditRequest(source.image, fields.prompt, **options)))
     await enter(request, service, fields.n)
     sent = Sent()
 
@@ -77,6 +78,16 @@ def check_fields(service: Service, fields: Fields) -> None:
         raise Refused("invalid_value", "partial_images needs stream=true", "partial_images")
     if fields.tier not in (None, *(tiers := service.model.tiers)):
         raise Refused("invalid_value", f"this model has no tier {fields.tier}; choose of {', '.join(tiers)}", "tier")
+
+
+async def checked(service: Service, request: EditRequest) -> None:
+    """Check a request as the engine does, in the time of an edit."""
+    seconds = service.options.timeout
+    try:
+        async with asyncio.timeout(seconds):
+            await service.serving.check(request)
+    except TimeoutError:
+        raise TimedOut(f"the image was not read within {seconds:g} s; send a smaller one") from None
 
 
 def options_of(fields: Fields, source: Source) -> EditOptions:

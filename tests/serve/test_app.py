@@ -95,3 +95,17 @@ def test_a_queue_that_has_ended_takes_nothing_and_says_so(make_service, ask):
 def test_a_stream_is_refused_before_it_begins(make_service, ask, model):
     status, _, body, _ = ask(make_service(replace(model, tiers=["exact"])), stream="true", tier="fast")
     assert (status, json.loads(body)["error"]["param"]) == (400, "tier")
+
+
+@pytest.mark.parametrize(("goes", "status"), [(True, 499), (False, 504)])
+def test_the_check_of_a_stream_ends_with_the_client_or_the_time(make_service, ask, goes, status):
+    ended = []
+
+    async def check(_):
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(True)
+
+    service = make_service(check=check, options=replace(OPTIONS, timeout=60 if goes else 0.1))
+    assert ask(service, stream="true", goes=goes)[0] == status and ended
