@@ -76,6 +76,8 @@ def check_fields(service: Service, fields: Fields) -> None:
         )
     if fields.partial_images and not fields.stream:
         raise Refused("invalid_value", "partial_images needs stream=true", "partial_images")
+    if fields.n > (most := service.serving.max_waiting):
+        raise Refused("invalid_value", f"n is {fields.n}, and at most {most} edits may wait; ask for less", "n")
     if fields.tier not in (None, *(tiers := service.model.tiers)):
         raise Refused("invalid_value", f"this model has no tier {fields.tier}; choose of {', '.join(tiers)}", "tier")
 

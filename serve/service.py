@@ -84,6 +84,7 @@ class Serving(Protocol):
     """
 
     open: bool
+    max_waiting: int
 
     async def __aenter__(self) -> object: ...
     async def __aexit__(self, *_: object) -> None: ...

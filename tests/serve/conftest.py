@@ -55,6 +55,13 @@ class Server:
         status, answered, data = self.ask("POST", "/v1/images/edits", body, {"Content-Type": kind} | (headers or {}))
         return status, answered, json.loads(data)
 
+    def begin(self, image, **fields):
+        """A connection on which an edit was asked for."""
+        body, kind = form({"prompt": "make it sepia"} | fields, image)
+        connection = self.connect()
+        connection.request("POST", "/v1/images/edits", body, {"Authorization": f"Bearer {KEY}", "Content-Type": kind})
+        return connection
+
     def metric(self, name):
         """The value of a metric; 0 of one with labels that was never set."""
         text = self.ask("GET", "/metrics")[2].decode()

@@ -109,3 +109,9 @@ def test_the_check_of_a_stream_ends_with_the_client_or_the_time(make_service, as
 
     service = make_service(check=check, options=replace(OPTIONS, timeout=60 if goes else 0.1))
     assert ask(service, stream="true", goes=goes)[0] == status and ended
+
+
+def test_more_edits_than_may_wait_are_no_matter_of_time(make_service, ask):
+    status, _, body, _ = ask(make_service(max_waiting=2), n=3)
+    error = json.loads(body)["error"]
+    assert (status, error["code"], error["param"]) == (400, "invalid_value", "n")

@@ -105,9 +105,16 @@ def test_a_wrong_key(server, picture):
 def test_a_full_queue_is_tried_again(client, server, picture):
     """Three times in all, as the client does."""
     before = count(server, 429)
+    edits = [server.begin(picture, num_inference_steps=1000)]
+    server.until("mrc_running", 1)
+    edits += [server.begin(picture) for _ in range(8)]
+    server.until("mrc_waiting", 8)
     with pytest.raises(openai.RateLimitError) as error:
-        client.images.edit(image=picture, prompt="make it sepia", n=9)
+        client.images.edit(image=picture, prompt="make it sepia")
     assert error.value.code == "queue_full" and count(server, 429) == before + 3
+    for edit in edits:
+        edit.close()
+    server.until("mrc_running", 0)
 
 
 @pytest.mark.slow
