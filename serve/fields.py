@@ -5,8 +5,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ..engine.sampling import SAMPLERS
+from ..engine.text import MAX_CHARACTERS
 from .errors import Refused
 
+Text = Annotated[str, Field(max_length=MAX_CHARACTERS)]
 Scores = Annotated[list[float], Field(min_length=3, max_length=3)]
 Format = Literal["png", "jpeg", "webp"]
 # OpenAI's fields that this server does not have, and values of others
@@ -24,7 +26,7 @@ class Fields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    prompt: str = Field(max_length=32_000, description="What to change.")
+    prompt: Text = Field(description="What to change.")
     model: str | None = Field(None, description="Must be the id that /v1/models lists.")
     n: int = Field(1, ge=1, le=10, description="Edits of the image, with the seeds seed, seed + 1, …")
     size: str = Field(
@@ -41,12 +43,12 @@ class Fields(BaseModel):
     safety_identifier: str | None = Field(None, description="Accepted; nothing is done with it.")
 
     reward_scores: Scores | None = Field(None, description="Following, preserving, quality, each 0 to 5.")
-    reward_text: str | None = Field(None, description="What may go wrong.")
+    reward_text: Text | None = Field(None, description="What may go wrong.")
     reward_guidance: Scores | dict[Literal["image", "empty"], Scores] | None = Field(
         None, description="Scores to steer away from."
     )
-    reward_guidance_text: str | None = None
-    negative_prompt: str | None = None
+    reward_guidance_text: Text | None = None
+    negative_prompt: Text | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**64, description="Drawn, and reported, where none is given.")
     num_inference_steps: int | None = Field(None, ge=1, le=1000)
     guidance_scale: float | None = Field(None, ge=1)

@@ -12,6 +12,10 @@ from schemathesis.checks import not_a_server_error  # noqa: E402
 from schemathesis.generation import GenerationMode  # noqa: E402
 from schemathesis.specs.openapi import checks  # noqa: E402
 
+from mrc_edit.core.errors import MRCError  # noqa: E402
+from mrc_edit.engine.text import check_length  # noqa: E402
+from mrc_edit.serve.fields import Fields  # noqa: E402
+
 CHECKS = [
     not_a_server_error,
     checks.status_code_conformance,
@@ -68,3 +72,12 @@ def test_it_names_every_route_and_both_forms(server):
     assert set(operation["requestBody"]["content"]) == {"multipart/form-data", "application/json"}
     assert {"200", "400", "401", "404", "408", "413", "415", "429", "500", "503", "504"} <= set(operation["responses"])
     assert not any(name in json.dumps(document) for name in ("jsdelivr", "HTTPValidationError"))
+
+
+@pytest.mark.parametrize("name", ["prompt", "reward_text", "reward_guidance_text", "negative_prompt"])
+def test_a_text_may_be_as_long_as_the_engine_takes(name):
+    schema = Fields.model_json_schema()["properties"][name]
+    most = next(each["maxLength"] for each in (schema, *schema.get("anyOf", ())) if "maxLength" in each)
+    check_length("x" * most, name)
+    with pytest.raises(MRCError, match=f"{most + 1:,} characters"):
+        check_length("x" * (most + 1), name)
