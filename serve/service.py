@@ -149,7 +149,7 @@ def read_keys(environment: Mapping[str, str] = os.environ) -> list[bytes]:
     """Digests of the keys in MRC_API_KEYS, separated by commas, or in the file that MRC_API_KEYS_FILE names, by lines.
 
     Raises:
-        MRCError: both are set, the file cannot be read, or there is no key in what is set.
+        MRCError: both are set, the file cannot be read, there is no key in what is set, or one that no header carries.
     """
     if KEYS in environment and KEYS_FILE in environment:
         raise MRCError(f"{KEYS} and {KEYS_FILE} are both set; set one")
@@ -169,4 +169,7 @@ def digests(name: str, keys: Iterable[str]) -> list[bytes]:
     stripped = [key.strip() for key in keys if key.strip()]
     if not stripped:
         raise MRCError(f"{name} is set and has no key; give keys, or unset it")
+    for number, key in enumerate(stripped, 1):
+        if not (key.isascii() and key.isprintable()):
+            raise MRCError(f"key {number} of {name} has characters that are not printable ASCII; give another key")
     return [hashlib.sha256(key.encode()).digest() for key in stripped]

@@ -174,9 +174,12 @@ def test_keys(tmp_path):
         {"MRC_API_KEYS": " , "},
         {"MRC_API_KEYS_FILE": str(tmp_path)},
         {"MRC_API_KEYS": "a", "MRC_API_KEYS_FILE": "b"},
+        {"MRC_API_KEYS": "good,schlüssel"},  # no header carries it, so it would match nobody's
+        {"MRC_API_KEYS": "good,tab\tinside"},
     ):
-        with pytest.raises(MRCError, match="MRC_API_KEYS"):
+        with pytest.raises(MRCError, match="MRC_API_KEYS") as error:
             read_keys(wrong)
+        assert "schl" not in str(error.value) and "inside" not in str(error.value)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
