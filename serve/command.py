@@ -165,16 +165,16 @@ def serve(args: argparse.Namespace) -> None:
     check_options(args)
     check_installed(PACKAGES, "serve")
     from .metrics import Metrics
-    from .server import run
+    from .server import bound, run
     from .service import Options, Service, read_keys
 
     finishing = open_finishing(args)
     keys = read_keys()
     check_host(args.host, bool(keys))
     limits = (args.max_bytes, args.max_pixels, args.read_timeout, args.timeout, args.drain)
-    with opened(args) as (model, serving):
+    with bound(args.host, args.port) as sockets, opened(args) as (model, serving):
         service = Service(model, serving, Options(*limits, finishing), keys, Metrics(serving.load))
-        run(service, args.host, args.port)
+        run(service, sockets)
 
 
 def main() -> None:

@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import socket
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import FrameType
 from typing import Any
 
@@ -10,6 +13,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from ..core.errors import MRCError
 from .app import make_app
 from .service import Service
 
@@ -82,15 +86,38 @@ def protocol(read_seconds: float) -> type[H11Protocol]:
     return Timed
 
 
-def run(service: Service, host: str, port: int) -> None:
-    """Serve until a signal."""
+@contextmanager
+def bound(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Sockets on all addresses of a host, for the block. Nothing listens yet.
+
+    Raises:
+        MRCError: another program has the port, or the host is not this machine.
+    """
+    with ExitStack() as stack:
+        sockets = []
+        try:
+            for family, kind, protocol, _, address in socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            ):
+                sockets.append(stack.enter_context(socket.socket(family, kind, protocol)))
+                sockets[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # the last server's may linger
+                if family == socket.AF_INET6:
+                    sockets[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                sockets[-1].bind(address)
+        except (OSError, UnicodeError) as error:
+            raise MRCError(
+                f"--port {port} of {host} cannot be served ({error}); give another --port or --host"
+            ) from None
+        yield sockets
+
+
+def run(service: Service, sockets: list[socket.socket]) -> None:
+    """Serve on what is bound, until a signal."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of a client's image; what matters to it is in its answer
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
     config = uvicorn.Config(
         make_app(service),
-        host=host,
-        port=port,
         http=protocol(service.options.read_seconds),
         ws="none",
         access_log=False,
@@ -98,4 +125,4 @@ def run(service: Service, host: str, port: int) -> None:
         server_header=False,
         timeout_graceful_shutdown=GRACE,
     )
-    Server(config, service).run()
+    Server(config, service).run(sockets)

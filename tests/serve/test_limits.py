@@ -191,6 +191,14 @@ def test_others_are_served_with_keys_only(host):
         command.check_host(host, has_keys=False)
 
 
+def test_a_port_that_is_taken_is_told_before_the_model_is_opened(monkeypatch):
+    monkeypatch.setattr(command, "opened", lambda args: pytest.fail("opened"))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(MRCError, match=f"--port {port} of 127.0.0.1"):
+            command.serve(command.arguments().parse_args(["mini", "--port", str(port)]))
+
+
 @pytest.mark.parametrize(
     "flags",
     [("--port", "70000"), ("--max-batch", "0"), ("--drain", "-1"), ("--timeout", "nan"), ("--read-timeout", "0")],
