@@ -21,12 +21,13 @@ GRACE = 5  # seconds for answers to be sent when the edits are done
 
 
 class Server(uvicorn.Server):
-    """On SIGTERM and Ctrl-C it drains, while it still answers; a second one ends it at once."""
+    """On SIGTERM and Ctrl-C it drains, while it still answers. A second one refuses what runs, too."""
 
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service = service
-        self.draining: asyncio.Task | None = None
+        self.patience = [0.0, service.options.drain]  # seconds for what runs, of the next signal last
+        self.drains: list[asyncio.Task] = []
 
     async def startup(self, sockets: Any = None) -> None:
         self.loop = asyncio.get_running_loop()
@@ -35,16 +36,15 @@ class Server(uvicorn.Server):
         print(f"{self.service.model.name} at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.started and not self.service.draining:
+        if self.started and self.patience:
             self._captured_signals.append(sig)
-            self.service.draining = True
-            self.loop.call_soon_threadsafe(self.drain)
+            self.loop.call_soon_threadsafe(self.drain, self.patience.pop())
         else:
             super().handle_exit(sig, frame)
 
-    def drain(self) -> None:
-        self.draining = asyncio.create_task(self.service.drain())
-        self.draining.add_done_callback(self.exit)
+    def drain(self, seconds: float) -> None:
+        self.drains.append(asyncio.create_task(self.service.drain(seconds)))
+        self.drains[-1].add_done_callback(self.exit)
 
     def exit(self, _: asyncio.Task) -> None:
         self.should_exit = True

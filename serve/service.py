@@ -135,14 +135,14 @@ class Service:
         digest = hashlib.sha256(key.encode()).digest()
         return sum(hmac.compare_digest(digest, known) for known in self.keys) > 0
 
-    async def drain(self) -> None:
-        """Refuse what is read, what waits and all that comes; finish what runs, in the time there is for it."""
+    async def drain(self, seconds: float) -> None:
+        """Refuse what is read, what waits and all that comes; finish what runs, in that time."""
         self.draining = True
         now = asyncio.get_running_loop().time()
         for reader in self.readers:
             if not reader.expired():
                 reader.reschedule(now)
-        await self.serving.drain(self.options.drain)
+        await self.serving.drain(seconds)
 
 
 def read_keys(environment: Mapping[str, str] = os.environ) -> list[bytes]:

@@ -5,6 +5,7 @@ import io
 import json
 import select
 import shutil
+import signal
 import struct
 import subprocess
 import threading
@@ -361,3 +362,20 @@ def test_ends_by_signal(start_server, picture):
     assert done.status == 200 and json.loads(done.read())["data"]
     thread.join()
     assert status == [143] and server.process.stderr.read() == "stopped by SIGTERM\n"
+
+
+@pytest.mark.slow
+def test_a_second_signal_refuses_what_runs(start_server, picture):
+    """A thousand steps would take longer than the server waits to send answers."""
+    server = start_server("--drain", "3600")
+    edit = server.begin(picture, num_inference_steps=1000)
+    server.until("mrc_running", 1)
+    late = server.connect()
+    late.connect()
+    server.process.send_signal(signal.SIGTERM)
+    late.request("GET", "/health/ready")
+    assert late.getresponse().status == 503
+    assert server.stop() == 143
+    answer = edit.getresponse()
+    assert (answer.status, json.loads(answer.read())["error"]["code"]) == (503, "shutting_down")
+    assert server.process.stderr.read() == "stopped by SIGTERM\n"

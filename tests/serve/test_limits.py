@@ -157,7 +157,7 @@ def test_a_stop_ends_the_reading(tmp_path):
         service = Service(None, SimpleNamespace(drain=drain), options, [], None)
         body = asyncio.create_task(Body(service, never).receive())
         await asyncio.sleep(0)
-        await service.drain()
+        await service.drain(0)
         with pytest.raises(Refused) as error:
             await asyncio.wait_for(body, 60)
         return error.value.code
