@@ -55,6 +55,7 @@ OUTPUTS: Ports = {
     "seed": ("INT64", [-1]),
     "batch_size": ("INT64", [1]),
     "waited": ("FP64", [1]),
+    "warnings": ("STRING", [-1]),
 }
 # The queue's limits are read by Triton and by the model, which gives them to its AsyncEngine
 MRC_SETTINGS = """\

@@ -116,9 +116,12 @@ def tensors(result: EditResult, outputs: dict[str, type]) -> list:
     """Attributes of a result; a list has a row an edit."""
     found = {name: getattr(result, name) for name in outputs}
     rows = {name: value if isinstance(value, list) else [value] for name, value in found.items()}
-    return [
-        triton.Tensor(name, np.array([np.asarray(row) for row in rows[name]], kind)) for name, kind in outputs.items()
-    ]
+    return [triton.Tensor(name, array(rows[name]).astype(kind)) for name, kind in outputs.items()]
+
+
+def array(rows: list) -> np.ndarray:
+    """Rows of numbers, pictures or texts, which Triton takes as bytes."""
+    return np.array([row.encode() if isinstance(row, str) else np.asarray(row) for row in rows])
 
 
 def described(error: MRCError) -> Any:

@@ -280,6 +280,9 @@ def test_an_edit_is_that_of_the_engine(server, mini, picture):
     outputs = server(image=picture, instruction=INSTRUCTION).result()
     expected = mini.edit(picture, INSTRUCTION, seed=int(outputs["seed"][0]))
     np.testing.assert_array_equal(outputs["images"][0], np.asarray(expected.images[0]))
+    (words,) = outputs["warnings"].tolist()
+    assert "not learned" in words.decode() and "Ümeå" in words.decode()
+    assert server(image=picture, instruction="make it sepia", num_inference_steps=1).result()["warnings"].tolist() == []
 
 
 def test_requests_at_once_go_together(server, mini, picture):
