@@ -67,9 +67,10 @@ def test_without_keys_the_page_edits_and_a_sandboxed_frame_does_not(chromium, st
     server = start_server(keys=None)
     page = chromium.new_page()
     page.goto(server.url)
-    choose(page, Seed=7, Steps=1)
+    choose(page, prompt="make the giraffe sepia", Seed=7, Steps=1)
     page.get_by_role("button", name="Edit").click()
     done(page, 7)
+    expect(page.locator("#warnings")).to_contain_text("not learned giraffe")
     status = 'mrc_requests_total{route="/v1/images/edits",status="%s"}'
     assert server.metric(status % 200) == 1
     page.close()
