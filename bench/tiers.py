@@ -84,7 +84,9 @@ def rows(report: dict[str, dict]) -> list[Row]:
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     parser.add_argument("model", type=Path, help="export folder of mini with int8 graphs")
-    parser.add_argument("--photographs", type=Path, help="folder of pictures that mini was trained with (default none)")
+    parser.add_argument(
+        "--photographs", type=Path, help="folder of photographs that mini was trained with (default none)"
+    )
     parser.add_argument("--scenes", type=int, default=100, help="scenes to edit (default 100)")
     add_sampler_options(parser, steps=30, guidance=1.5)
     add_output_options(parser)

@@ -8,7 +8,7 @@ Every input and output is float32 (or int64), whatever the precision inside, so 
 needs no half-precision arrays. Shape letters:
 
     B images   T texts   R rewards   S steps   P U-Net inputs before the text differs   N branches
-    L text length (77)   D text width   C = block_out_channels[0]   h×w latents = H/8 × W/8 pixels
+    L text length (77)   D text width   C = block_out_channels[0]   Z latent channels   h×w latents of H×W pixels
     Σt channels of all timestep biases   Σk channels of all text keys and values   Σr of all reward layers
 """
 
@@ -47,7 +47,7 @@ class TextEncoder(nn.Module):
 
 
 class VaeEncoder(nn.Module):
-    """Images `[B, 3, H, W]` in -1…1 → source latents `[B, 4, h, w]`: the mode, unscaled."""
+    """Images `[B, 3, H, W]` in -1…1 → source latents `[B, Z, h, w]`: the mode, unscaled."""
 
     def __init__(self, vae: AutoencoderKL | TinyVae) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ SILU = ("silu", "swish")  # two names of one function
 
 
 class VaeDecoder(nn.Module):
-    """Latents `[B, 4, h, w]` → images `[B, 3, H, W]`, about -1…1."""
+    """Latents `[B, Z, h, w]` → images `[B, 3, H, W]`, about -1…1."""
 
     def __init__(self, vae: AutoencoderKL | TinyVae, fused: bool = False) -> None:
         super().__init__()

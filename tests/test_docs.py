@@ -1,7 +1,6 @@
-"""What README, CHANGELOG and docs/ name is there: pages, headings, extras."""
+"""Links of README, CHANGELOG and docs/ lead to pages and headings that exist."""
 
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ PAGES = {
     str(page.relative_to(ROOT)): page
     for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"))
 }
-EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
 
 def without_code(page: Path) -> str:
@@ -34,14 +32,3 @@ def test_links_lead_somewhere(name):
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_the_extras_that_are_named_exist(name):
-    named = re.findall(r"(?:mrc-edit|'\.)\[([a-z0-9,-]+)\]", PAGES[name].read_text())
-    assert {extra for group in named for extra in group.split(",")} <= EXTRAS
-
-
-def test_the_readme_lists_every_extra():
-    install = PAGES["README.md"].read_text().split("## Install")[1].split("\n## ")[0]
-    assert set(re.findall(r"`([\w-]+)`", install)) & EXTRAS == EXTRAS

@@ -5,7 +5,7 @@ teacher's guided probability-flow path. It is held against its own average one s
 timestep 0 it is the identity. Both guidance scales are drawn anew for each sample and embedded, so the student keeps
 them; rewards stay conditions, so it keeps those too.
 
-Shapes: B samples, latents `[B, 4, h, w]`.
+Shapes: B samples, latents h×w of Z channels.
 """
 
 import copy

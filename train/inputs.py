@@ -125,7 +125,7 @@ def to_device(run: Run, loaded: LoadedBatch) -> tuple[Batch, Draws]:
 
 
 def latents(run: Run, loaded: LoadedBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Source latents, unscaled; mean and standard deviation of the edited latents, scaled; each `[B, 4, h, w]`."""
+    """Source latents, unscaled; mean and standard deviation of the edited latents, scaled; each `[B, Z, h, w]`."""
     vae, device = run.checkpoint.vae, run.accelerator.device
     source, edited = loaded["source"].to(device), loaded["edited"].to(device)
     if edited.ndim == 5:  # from a cache

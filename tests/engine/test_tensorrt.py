@@ -424,7 +424,7 @@ def spoil(folder, tmp_path, how):
     ("how", "words"),
     [
         ("tampered", r"conditioner\S* is not the file that was exported: its SHA-256 differs"),
-        ("malformed", "cannot run here: it is no engine of this TensorRT-RTX"),
+        ("malformed", "cannot run here: it is no engine of this TensorRT for RTX"),
         ("version", r"was built by tensorrt_rtx 1\.6\.0 and this is 1\."),
         ("whole", "cannot run here: .*CUDA driver"),  # all is well but for the driver
     ],
