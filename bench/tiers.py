@@ -3,7 +3,7 @@
     python bench/tiers.py EXPORT --scenes 100 --json tiers.json
 
 EXPORT is one of mini by `mrc-export --int8`. Every row edits the same scenes with the same seeds and is compared
-with the first: PSNR and SSIM of the pictures, and the oracle's pass rates.
+with the first: PSNR and SSIM of the images, and the oracle's pass rates.
 """
 
 import argparse

@@ -63,7 +63,7 @@ class MRCEdit(io.ComfyNode):
                 io.String.Input("instruction", multiline=True, tooltip="what to change"),
                 score("following", "how well the edit is to follow the instruction"),
                 score("preserving", "how well it is to keep all else"),
-                score("quality", "how good the picture is to be"),
+                score("quality", "how good the image is to look"),
                 io.String.Input("reward_text", default="", tooltip="faults to ask for; empty: none"),
                 io.Int.Input("steps", default=0, min=0, max=1000, tooltip=own),
                 io.Float.Input("guidance_scale", **scale),
