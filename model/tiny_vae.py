@@ -40,7 +40,10 @@ class TinyVae(AutoencoderTiny):
         return super().decode(x * SCALING, generator, return_dict)
 
 
-def make_vae(config: JsonObject) -> AutoencoderKL | TinyVae:
+Vae = AutoencoderKL | TinyVae
+
+
+def make_vae(config: JsonObject) -> Vae:
     """The VAE that the settings describe, of the class that they name.
 
     Raises:

@@ -61,7 +61,7 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
         return StepBatches(triplets, size, config.resolution, config.seed, rank, world_size, config.augment)
     folder = Path(config.cache)
     drawn = (config.world_seed, config.photographs) if config.data.startswith("miniature:") else None
-    key = cache_key(config.data, config.rewards, drawn, config.resolution, checkpoint.vae, config.mixed_precision)
+    key = cache_key(config.data, config.rewards, drawn, config.resolution, checkpoint.vae)
     if config.columns is not None:
         key["columns"] = config.columns
 
@@ -69,7 +69,7 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
         limit = config.broken_limit
         build_cache(open_data_set(config), checkpoint.vae, folder, config.resolution, key, config.workers, limit)
 
-    with accelerator.main_process_first(), accelerator.autocast():
+    with accelerator.main_process_first():
         make_once(folder, lambda: open_cache(folder, key), build)
     states = load_image_states(config, accelerator) if checkpoint.unet.feature_bias else None
     return CachedBatches(folder, size, config.seed, rank, world_size, config.least_score, states)

@@ -78,7 +78,10 @@ def train_in_folder(config: TrainConfig, accelerator: Accelerator, resume: str |
         state.restore(*saved)
     if overwrite and accelerator.is_main_process:
         remove_states(list_states(out))
-    image_states = batches.image_states if isinstance(batches, CachedBatches) else None
+    image_states = None
+    if isinstance(batches, CachedBatches):
+        image_states = batches.image_states
+        check_broken(state.broken, batches.texts["broken"], config.broken_limit, show=False)
     run = start_run(config, accelerator, checkpoint, editor, texts, image_states, state, distillation)
 
     # ---- training, the rare events first
@@ -155,9 +158,8 @@ def note_samples(run: Run, state: TrainState, loaded: LoadedBatch) -> None:
         MRCError: too many samples are broken.
     """
     show = run.accelerator.is_main_process
-    named = show and run.config.cache is None  # the run that fills a cache names them
     for broken, resized in gather_object([(loaded["broken"], loaded["resized"])]):
-        check_broken(state.broken, broken, run.config.broken_limit, named)
+        check_broken(state.broken, broken, run.config.broken_limit, show)
         state.resized = add_resized(state.resized, resized, show)
 
 
