@@ -1,6 +1,6 @@
 """A tiny VAE in place of Stable Diffusion's, such as TAESD: a fraction of the operations, at some loss of detail."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -40,7 +40,7 @@ class TinyVae(AutoencoderTiny):
         return super().decode(x * SCALING, generator, return_dict)
 
 
-Vae = AutoencoderKL | TinyVae
+Vae: TypeAlias = AutoencoderKL | TinyVae
 
 
 def make_vae(config: JsonObject) -> Vae:

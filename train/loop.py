@@ -31,10 +31,10 @@ from .finish import write_checkpoint
 from .grid import save_grid
 from .inputs import load_batches, load_texts, samples_to_show, to_device
 from .objective import sample_losses
-from .run_folder import run_folder
+from .run_folder import remove_run, run_folder
 from .setup import Run, arrange_weights, new_state, open_accelerator, start_run, starting_point, trainable_editor
 from .sharding import gathered
-from .state import TrainState, list_states, load_state, mean_loss, remove_states, save_state
+from .state import TrainState, load_state, mean_loss, save_state
 from .workers import load
 
 
@@ -77,7 +77,7 @@ def train_in_folder(config: TrainConfig, accelerator: Accelerator, resume: str |
     if resume and (saved := load_state(out, resume, config.record())):
         state.restore(*saved)
     if overwrite and accelerator.is_main_process:
-        remove_states(list_states(out))
+        remove_run(out)
     image_states = None
     if isinstance(batches, CachedBatches):
         image_states = batches.image_states

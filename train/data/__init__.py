@@ -32,6 +32,8 @@ def open_data(
         return open_triplets(data, rewards, columns)
     if columns is not None:
         raise MRCError(f"--columns is {columns!r}, but the miniature world has no columns; leave it out")
+    if rewards is not None:
+        raise MRCError(f"--rewards is {str(rewards)!r}, but the miniature world has its own; leave it out")
     from ..miniature.photographs import load_photographs
     from ..miniature.triplets import MiniatureTriplets
 
