@@ -15,7 +15,7 @@ from .backends import entry_for
 from .manifest import NAME as MANIFEST
 from .shipped import MODELS, shipped
 
-INDEX = "model_index.json"
+INDEX, SMARTEDIT = "model_index.json", "smartedit.json"
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}  # of weights
 SETTINGS = re.compile(
     r"model_index\.json|defaults\.json|scheduler/scheduler_config\.json|(unet|vae|text_encoder)/config\.json"
@@ -98,6 +98,10 @@ def base_files(name: str, files: list[str]) -> list[str]:
 def kind_of(model: str, files: list[str]) -> str:
     if MANIFEST in files:
         return "export"
+    if SMARTEDIT in files:
+        raise MRCError(
+            f"{model} on the hub is a SmartEdit folder, of which names fetch a part; download it and give the folder"
+        )
     if INDEX in files:
         return "checkpoint"
     raise MRCError(

@@ -106,9 +106,10 @@ def pairs(folder: Path, count: int) -> list[tuple[Path, str]]:
 
 def instruct_pix2pix(folder: Path) -> list[tuple[Path, list]]:
     """Source images of InstructPix2Pix data with their instructions."""
+    edits = {path: read_json(path, REMEDY).get("edit") for path in folder.glob("*/prompt.json")}
     return [
-        (image, [read_json(path, REMEDY).get("edit")])
-        for path in sorted(folder.glob("*/prompt.json"))
+        (image, edit[:1] if isinstance(edit, list) and edit else [edit])  # a list, of which training takes the first
+        for path, edit in sorted(edits.items())
         for image in sorted(path.parent.glob("*_0.*"))[:1]
     ]
 

@@ -14,13 +14,12 @@ needs no half-precision arrays. Shape letters:
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from .layers import cross_attentions, resnet, resnets, upsamplers
 from .step import FOLDED_DIMS, UNetShallow, UNetStep  # noqa: F401 - UNetShallow is found by name
-from .tiny_vae import TinyVae
+from .tiny_vae import TinyVae, Vae
 from .unet import MRCUNet
 
 
@@ -49,7 +48,7 @@ class TextEncoder(nn.Module):
 class VaeEncoder(nn.Module):
     """Images `[B, 3, H, W]` in -1…1 → source latents `[B, Z, h, w]`: the mode, unscaled."""
 
-    def __init__(self, vae: AutoencoderKL | TinyVae) -> None:
+    def __init__(self, vae: Vae) -> None:
         super().__init__()
         self.vae = vae
 
@@ -64,7 +63,7 @@ SILU = ("silu", "swish")  # two names of one function
 class VaeDecoder(nn.Module):
     """Latents `[B, Z, h, w]` → images `[B, 3, H, W]`, about -1…1."""
 
-    def __init__(self, vae: AutoencoderKL | TinyVae, fused: bool = False) -> None:
+    def __init__(self, vae: Vae, fused: bool = False) -> None:
         super().__init__()
         self.vae = vae
         self.fused = fused and vae.config.act_fn in SILU

@@ -241,6 +241,8 @@ def main() -> None:
     args = parser.parse_args()
 
     def run() -> None:
+        if args.seed < 0:
+            raise MRCError(f"--seed is {args.seed}; give a number from 0 up")
         print(train(args.out, args.photographs, args.steps, args.seed))
 
     sys.exit(run_command(run))

@@ -68,7 +68,8 @@ def student_of(checkpoint: Checkpoint, config: TrainConfig) -> Checkpoint:
     if config.reward_weighting and not unet.rewards:
         raise MRCError(f"reward_weighting is {config.reward_weighting} and {config.init} has no rewards; leave it out")
     unet.embed_guidance()
-    settings = scheduler_config(checkpoint.scheduler)
+    betas = {name: scheduler[name] for name in ("beta_start", "beta_end", "beta_schedule") if name in scheduler}
+    settings = scheduler_config(checkpoint.scheduler) | betas  # the LCM sampler has other defaults
     settings |= {"clip_sample": False, "original_inference_steps": SOLVER_STEPS, "timestep_scaling": TIMESTEP_SCALING}
     defaults = Defaults(
         "lcm", STUDENT_STEPS, min(own.guidance_scale, config.guidance_max),

@@ -92,6 +92,14 @@ def test_what_cannot_be_opened_is_not_fetched(hub, pushed, backend, options, mes
     assert hub.fetched() == []
 
 
+def test_a_smartedit_folder_is_not_taken_for_a_plain_model(hub, pushed):
+    (pushed / "smartedit.json").write_text("{}")
+    hub.push(NAME, pushed)
+    with pytest.raises(MRCError, match="download it and give the folder"):
+        Engine.from_pretrained(NAME)
+    assert hub.fetched() == []
+
+
 TEXT = "text_encoder/model.safetensors"
 FORMS = {
     "": ["diffusion_pytorch_model.safetensors"],

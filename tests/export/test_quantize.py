@@ -98,6 +98,15 @@ def test_bad_pictures(tmp_path, pictures, content, word):
         pairs(tmp_path, 2)
 
 
+def test_a_list_of_edits_counts_as_its_first(tmp_path):
+    """As in training."""
+    for number, edit in enumerate(("a", ["b", "c"])):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "prompt.json").write_text(json.dumps({"edit": edit}))
+        (tmp_path / str(number) / "1_0.jpg").touch()
+    assert [text for _, text in pairs(tmp_path, 4)] == ["a", "a", "b", "b"]
+
+
 def test_int8_starts_from_float32(tiny, pictures, tmp_path):
     with pytest.raises(MRCError, match="float32"):
         export(tiny, tmp_path / "out", dtype="float16", int8=pictures)

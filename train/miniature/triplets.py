@@ -74,6 +74,8 @@ def main() -> None:
     args = parser.parse_args()
 
     def run() -> None:
+        if args.seed < 0:
+            raise MRCError(f"--seed is {args.seed}; give a number from 0 up")
         if args.count < 1:
             raise MRCError(f"--count is {args.count}; give a number from 1 up")
         triplets = MiniatureTriplets(load_photographs(args.photographs), args.count, args.seed)

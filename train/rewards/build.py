@@ -8,6 +8,7 @@ and the files of `results.py`.
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from ...core.errors import MRCError
@@ -52,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    for package in ("datasets", "pyarrow"):  # needed after the judge was paid
+        if find_spec(package) is None:
+            raise MRCError(f"mrc-rewards build needs {package}; pip install 'mrc-edit[train,judge]'")
     config = BuildConfig(
         args.data,
         args.out,
