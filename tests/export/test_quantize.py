@@ -57,7 +57,7 @@ def test_zero_is_at_zero(full_export):
     assert len(zeros) > 10 and all(zero.dtype == np.int8 and zero == 0 for zero in zeros)
 
 
-@pytest.mark.skipif(find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT-RTX is not installed (extra trt-rtx)")
+@pytest.mark.skipif(find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is missing (extra trt-rtx)")
 def test_tensorrt_gets_the_same_graphs(full_export):
     manifest = read_manifest(full_export)
     for role in ("unet", "unet_shallow"):
