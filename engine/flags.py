@@ -6,6 +6,7 @@ from ..core.adapters import add_adapter_flags, parse_embeddings, parse_loras
 from ..core.errors import MRCError
 from ..core.layout import add_layout_options, layout_options
 from ..core.precision import PRECISIONS, TF32
+from .backends import BACKENDS
 from .engine import Engine
 from .framing import FITS
 from .request import EditOptions
@@ -59,7 +60,9 @@ def add_edit_flags(parser: argparse.ArgumentParser) -> None:
 def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
     """What computes it."""
     runtime = parser.add_argument_group("runtime")
-    runtime.add_argument("--backend", default="auto", metavar="NAME", help="one of the backends below (default: auto)")
+    runtime.add_argument(
+        "--backend", default="auto", metavar="NAME", help=f"auto, {', '.join(BACKENDS)} (default: auto)"
+    )
     runtime.add_argument(
         "--precision",
         choices=(*PRECISIONS, TF32, "int8"),

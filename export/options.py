@@ -41,8 +41,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="SM,…",
         help="GPUs to build for, such as sm86,sm89 (default: all but sm75; with data-centre TensorRT this machine's)",
     )
-    for name, share in (("min", "half "), ("opt", ""), ("max", "1.5 times ")):
-        help_text = f"pixels of a side, for --trt (default: {share}the model's resolution)"
+    for name, which, share in (("min", "least", "half "), ("opt", "best", ""), ("max", "most", "1.5 times ")):
+        help_text = f"{which} pixels of a side, for --trt (default: {share}the model's resolution)"
         parser.add_argument(f"--{name}-size", type=int, help=help_text)
     parser.add_argument("--max-batch", type=int, default=1, help="most images of a pass, for --trt (default: 1)")
     parser.add_argument(

@@ -20,7 +20,7 @@ def arguments() -> argparse.ArgumentParser:
         "Edit a folder, a table or tar shards. The same command again goes on where a run has ended.",
         usage="%(prog)s MODEL --batch IN OUT [flags]",
         epilog=f"A folder has {', '.join(IN_FOLDERS)}, *.parquet or *.tar. Status {FAILED}: OUT/{ERRORS} lists what "
-        "could not be edited; the rest is.",
+        "could not be edited; the rest is edited.",
     )
     parser.add_argument("model", help="as for mrc-edit")
     parser.add_argument(
