@@ -158,8 +158,8 @@ class CachedBatches(Dataset[LoadedBatch]):
             if self.scores is None:
                 raise MRCError(f"the cache {folder} has no rewards to choose triplets by; leave --least-score out")
             self.rows = np.flatnonzero((self.scores >= least_score).all(1))
-        if not len(self.rows):
-            raise MRCError(f"no triplet of the cache {folder} has three scores of {least_score} or more; give less")
+            if not len(self.rows):
+                raise MRCError(f"no triplet of the cache {folder} has three scores of {least_score} or more; give less")
 
     def __getitem__(self, step: int) -> LoadedBatch:
         share = self.batch_size // self.world_size
