@@ -30,8 +30,8 @@ def model_folder(
     """The folder of a model.
 
     Args:
-        model: a folder, which goes first; the name of a shipped model; or OWNER/NAME of the hub, where @REVISION may
-            follow. A `Path` is always a folder.
+        model: a folder, which goes first; the name of a shipped model; or OWNER/NAME of the hub, where /FOLDER of a
+            folder in it may follow, and @REVISION. A `Path` is always a folder.
         backend, precision, options: as of `Engine.from_pretrained`; what they do not need is not fetched.
 
     Raises:
@@ -104,9 +104,13 @@ def kind_of(model: str, files: list[str]) -> str:
         )
     if INDEX in files:
         return "checkpoint"
+    name, at, revision = model.partition("@")
+    ends = tuple(f"/{file}" for file in (INDEX, MANIFEST))
+    inside = [f"{name}/{file.rpartition('/')[0]}{at}{revision}" for file in sorted(files) if file.endswith(ends)]
+    advice = f"a folder in it ({', '.join(inside)})" if inside else "another"
     raise MRCError(
         f"{model} on the hub has neither {INDEX} nor {MANIFEST}, so it is no checkpoint in diffusers' layout and no "
-        "export; name another"
+        f"export; name {advice}"
     )
 
 
