@@ -158,7 +158,8 @@ def report(args: argparse.Namespace, items: Sequence[Item], place: Place, done: 
             errors.append({"key": item.key, "image": item.name, "error": error})
     path = place.folder / ERRORS
     if errors:
-        write_file(path, "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
+        lines = "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
+        write_file(path, lines.encode(errors="backslashreplace"))  # what is no UTF-8 in a name becomes JSON's \udc…
     else:
         path.unlink(missing_ok=True)
     counts = {"items": len(items), "edited": len(done.edits) - before, "edited before": before, "failed": len(errors)}

@@ -143,16 +143,17 @@ def test_what_cannot_be_edited_is_listed_and_the_rest_edited(batch, folder, call
     rows = [{"image": f"{i}.png", "instruction": f"thing {i}"} for i in range(3)]
     rows += [{"image": "broken.png", "instruction": "x"}, {"image": "../0.png", "instruction": "x", "key": "c"}]
     rows += [{"image": "2.png", "instruction": "fail"}, {"image": "1.png"}, {"image": "1.png", "key": "../a"}, 7]
-    rows += [{"image": "1.png", "instruction": "x", "key": "../a"}]
+    rows += [{"image": "1.png", "instruction": "x", "key": "../a"}, {"image": "é\udcff.png", "instruction": "x"}]
     (made / "instructions.json").write_text(json.dumps(rows))
     (made / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     for _ in range(2):  # what failed is tried again, and fails again
         status, stdout, stderr = batch(made, tmp_path / "out", "--batch-size", 8)
-        assert status == 1 and "failed: 7" in stdout and "broken: the image is a damaged PNG" in stderr
+        assert status == 1 and "failed: 8" in stdout and "broken: the image is a damaged PNG" in stderr
         errors = [json.loads(line) for line in (tmp_path / "out" / "errors.jsonl").read_text().splitlines()]
         words = ["broken: the image is a damaged PNG", "leads out", "it failed", "instruction is None"]
         told = [f"{error['key']}: {error['error']}" for error in errors]
-        assert len(errors) == 7 and all(any(word in line for line in told) for word in words), told
+        assert errors[-1]["image"] == "é\udcff.png"  # a name that is no UTF-8
+        assert len(errors) == 8 and all(any(word in line for line in told) for word in words), told
         assert sorted(edits_of(tmp_path / "out")) == ["0.png", "1-1.png", "2-1.png", "errors.jsonl"]
     (made / "broken.png").write_bytes((made / "0.png").read_bytes())  # mended: no edit was made of it
     assert batch(made, tmp_path / "out", "--batch-size", 8)[0] == 1
