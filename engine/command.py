@@ -168,6 +168,8 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any] | None]:
     record = read_parameters(given.again)
     flags = flags_of(record, vars(given).keys() - NOT_SETTINGS | {"seed"}, given.again)
     args = parser.parse_intermixed_args([*flags, *words])
+    for name in ("lora", "embedding"):  # the parser adds those given to those of the record
+        setattr(args, name, getattr(given, name) or getattr(args, name))
     args.model = args.model or Path(record["model"])
     args.images = args.images or [record["image"]]
     args.instruction = record["instruction"]
