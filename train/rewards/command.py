@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = command_parser("mrc-rewards", "Build reward data with a judge, and look at it.")
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, purpose in SUBCOMMANDS.items():
-        subparser = subparsers.add_parser(name, help=purpose, description=purpose)
+        subparser = subparsers.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
         if name in arguments[:1]:
             module = importlib.import_module(f".{name}", __package__)
             module.add_arguments(subparser)
