@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 
 from ..bench.machine import cpu_model, usable_cores
 from ..core.console import DISTRIBUTION
+from ..core.cpu import cpu_features
 
 # Instructions that computing depends on, by /proc/cpuinfo's names
 FEATURES = (
@@ -29,16 +30,10 @@ def describe_machine() -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": os.cpu_count() or 1,
         "usable_cores": len(usable_cores()),
-        "features": [name for name in FEATURES if name in cpu_flags()],
+        "features": [name for name in FEATURES if name in cpu_features().split()],
         "memory": memory(),
         "cards": cards(),
     }
-
-
-def cpu_flags() -> set[str]:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
 
 
 def memory() -> dict[str, int]:
