@@ -5,7 +5,6 @@ import platform
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
-from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -13,6 +12,7 @@ from packaging.requirements import Requirement
 from ..bench.machine import cpu_model, usable_cores
 from ..core.console import DISTRIBUTION
 from ..core.cpu import cpu_features
+from ..core.memory import GROUP, free_memory
 
 # Instructions that computing depends on, by /proc/cpuinfo's names
 FEATURES = (
@@ -39,13 +39,11 @@ def describe_machine() -> dict[str, Any]:
 def memory() -> dict[str, int]:
     """Bytes that this process could have in all, and that are free, where the system says so."""
     found = {"total": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
-    limit, info = Path("/sys/fs/cgroup/memory.max"), Path("/proc/meminfo")
+    limit = GROUP / "memory.max"
     if limit.is_file() and (text := limit.read_text().strip()).isdecimal():  # of a container
         found["total"] = min(found["total"], int(text))
-    if info.is_file():
-        entries = dict(line.split(":", 1) for line in info.read_text().splitlines())
-        found["free"] = min(found["total"], int(entries["MemAvailable"].split()[0]) * 1024)
-    return found
+    free = free_memory()
+    return found if free is None else found | {"free": free}
 
 
 def cards() -> list[str]:
