@@ -68,10 +68,17 @@ def check(args: argparse.Namespace) -> None:
 
 
 def begun_seed(place: Place) -> int:
-    """The seed that the batch was begun with, or a random one."""
-    if (place.folder / RECORD).is_file():
-        return read_json(place.folder / RECORD, REMEDY)["seed"]
-    return check_seeds(None, 1)[0]
+    """The seed that the batch was begun with, or a random one.
+
+    Raises:
+        MRCError: its record has none.
+    """
+    path = place.folder / RECORD
+    if not path.is_file():
+        return check_seeds(None, 1)[0]
+    if not isinstance(seed := read_json(path, REMEDY).get("seed"), int):
+        raise MRCError(f"{path} has the seed {seed!r:.40}, not a whole number; {REMEDY}")
+    return seed
 
 
 def asked(args: argparse.Namespace, items: Sequence[Item]) -> dict[str, object]:

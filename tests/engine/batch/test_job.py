@@ -138,6 +138,28 @@ def test_what_has_changed_is_refused(batch, folder, calls, edits_of, monkeypatch
     assert edits_of(tmp_path / "out") == before and len(calls()) == number
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("batch.json", '{"version": "x"}', "begin anew"), ("batch.json", '{"seed": "x"}', "begin anew"),
+        ("done-0.jsonl", "[{]\n", "made again"), ("done-0.jsonl", "{}\n", "made again"),
+        ("done-0.jsonl", "[3]\n", "made again"), ("done-0.jsonl", '[{"key": "1"}]\n', "made again"),
+        ("done-0.jsonl", '[{"key": [], "error": "x"}]\n', "made again"), ("done-0.jsonl", '[{"key": "1"', ""),
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_one_line_with_the_remedy(batch, folder, calls, edits_of, tmp_path, name, content, remedy):
+    made = folder(2)
+    assert batch(made, tmp_path / "out")[0] == 0
+    before, record = edits_of(tmp_path / "out"), tmp_path / "out" / ".mrc-batch" / name
+    record.write_text(content)
+    status, _, stderr = batch(made, tmp_path / "out")
+    assert edits_of(tmp_path / "out") == before and len(calls()) == 2
+    if remedy:
+        assert status == 2 and stderr.count("\n") == 1 and str(record) in stderr and remedy in stderr
+        return
+    assert status == 0  # a line that a power cut left unfinished
+
+
 def test_what_cannot_be_edited_is_listed_and_the_rest_edited(batch, folder, calls, edits_of, tmp_path):
     made = folder(3)
     rows = [{"image": f"{i}.png", "instruction": f"thing {i}"} for i in range(3)]
