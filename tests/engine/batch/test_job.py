@@ -196,6 +196,17 @@ def test_an_edit_that_is_withheld_is_listed_and_not_made_again(batch, folder, ca
         assert error["key"] == "1" and "withheld" in error["error"]
 
 
+def test_an_image_that_cannot_be_signed_is_listed_before_its_edit(batch, folder, calls, monkeypatch, tmp_path):
+    from mrc_edit.engine.finishing import Finishing
+
+    monkeypatch.setattr(editing, "open_finishing", lambda _: Finishing(sign=lambda content, *_: content))
+    made = folder(3)
+    Image.open(made / "1.png").save(made / "1.png", "BMP")
+    assert batch(made, tmp_path / "out", "--provenance", "cert", "key")[0] == 1
+    (error,) = map(json.loads, (tmp_path / "out" / "errors.jsonl").read_text().splitlines())
+    assert "1.png is BMP" in error["error"] and len(calls()) == 2
+
+
 def test_tar_files_come_out_as_tar_files_or_a_folder(batch, shards, edits_of, tmp_path):
     pattern = shards()
     assert batch(pattern, tmp_path / "out", "--seed", 1)[0] == 0
