@@ -18,8 +18,8 @@ import numpy as np
 from ..core.errors import MRCError
 from .engine import EditResult, Engine
 from .failures import as_error
+from .image_readers import Readers
 from .images import ImageLike
-from .readers import Readers
 from .request import Checked, EditOptions, EditRequest, check
 from .tiers import check_tier, make_tier
 from .waiting import Abandoned, OnStep, QueueFull, TimedOut, Waiting, closed, next_batch, own_places
