@@ -122,7 +122,7 @@ class AsyncEngine:
             timeout: seconds from this call to the result; None for no limit.
             tier: as for `Engine.from_pretrained`; None for the engine's own.
             on_step: called as `f(step, steps, latents)` after each step, in the engine's thread, with a copy of the
-                latents of this request `[B, 4, h, w]`; images of several sizes go through all steps size after size.
+                latents of this request `[B, Z, h, w]`; images of several sizes go through all steps size after size.
                 A batch that fails begins anew. What it raises ends this request.
             image, instruction, options: the fields of `EditRequest`; at most `max_batch` edits. A generator draws
                 for one request at a time.

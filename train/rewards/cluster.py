@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from ...core.cluster import connected, prepare_ray
 from ...core.errors import MRCError
+from ...core.hub import is_hub_name
 from ...judge import Reward
 from ...judge.batch import judge_all
 from ...judge.spending import Spending
@@ -61,6 +62,9 @@ def judge_on_ray(config: BuildConfig, count: int, spending: Spending) -> list[Re
     import ray
 
     workers, options = config.ray_workers or 1, config.options
+    for name, limit in (("--max-requests", options.max_requests), ("--max-tokens", options.max_tokens)):
+        if limit is not None and limit < workers:
+            raise MRCError(f"{name} is {limit}, and {workers} --workers share it; give more, or fewer workers")
     share = replace(
         options,
         concurrency=max(1, options.concurrency // workers),
@@ -93,7 +97,8 @@ def judge_on_ray(config: BuildConfig, count: int, spending: Spending) -> list[Re
 
 def with_absolute_paths(config: BuildConfig) -> BuildConfig:
     """The same config for a worker with another working folder."""
-    data = config.data if config.data.startswith("miniature:") else str(Path(config.data).resolve())
+    named = config.data.startswith("miniature:") or (not Path(config.data).exists() and is_hub_name(config.data))
+    data = config.data if named else str(Path(config.data).resolve())
     photographs = config.photographs and str(Path(config.photographs).resolve())
     return replace(config, data=data, photographs=photographs, out=str(Path(config.out).resolve()))
 

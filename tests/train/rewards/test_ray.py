@@ -61,4 +61,4 @@ def test_two_workers_write_what_one_process_writes(
 
     limited = [*command, *arguments, "--ray", "--max-requests", "1"]
     done = subprocess.run(limited, check=False, **here)
-    assert done.returncode == 2 and "--max-requests is 0" in done.stderr
+    assert done.returncode == 2 and "--max-requests is 1, and 2 --workers" in done.stderr
