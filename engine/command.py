@@ -20,7 +20,7 @@ from .images import load_image
 from .metadata import read_metadata
 from .outputs import FORMATS, Output, check_outputs, check_quality, name_outputs, write
 from .parameters import NOT_SETTINGS, check_same, describe_edits, flags_of, read_parameters, text_of
-from .provenance import check_signed_formats
+from .provenance import check_signed_formats, source_format
 from .request import EditRequest, check_arguments
 from .shipped import MODELS
 from .sources import check_source, find_sources
@@ -142,6 +142,9 @@ def prepare(args: argparse.Namespace) -> list[tuple[Output, int]]:
         check_signed_formats(output.format for output in outputs)
     for source in sources:
         check_source(source, args.resolution)
+        if args.provenance:
+            with source.open() as file:
+                source_format(file, source.title)
     return list(zip(outputs, each_seed(args.seed, len(sources), args.num_images), strict=True))
 
 
@@ -169,6 +172,8 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any] | None]:
     record = read_parameters(given.again)
     flags = flags_of(record, vars(given).keys() - NOT_SETTINGS | {"seed"}, given.again)
     args = parser.parse_intermixed_args([*flags, *words])
+    for name in ("lora", "embedding"):  # the parser adds those given to those of the record
+        setattr(args, name, getattr(given, name) or getattr(args, name))
     args.model = args.model or Path(record["model"])
     args.images = args.images or [record["image"]]
     args.instruction = record["instruction"]

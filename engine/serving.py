@@ -18,6 +18,7 @@ import numpy as np
 from ..core.errors import MRCError
 from .engine import EditResult, Engine
 from .failures import as_error
+from .image_readers import Readers
 from .images import ImageLike
 from .request import Checked, EditOptions, EditRequest, check
 from .tiers import check_tier, make_tier
@@ -57,7 +58,7 @@ class AsyncEngine:
         self.ready = asyncio.Event()  # a request waits, or the worker must end
         self.thread = ThreadPoolExecutor(1, "mrc-engine")
         self.thread.submit(int)  # starts it now: an error here stops nobody
-        self.readers = ThreadPoolExecutor(READERS, "mrc-image")
+        self.readers = Readers(READERS, "mrc-image")
         self.open = True
         self.worker = asyncio.create_task(self.serve())
         return self
@@ -70,7 +71,7 @@ class AsyncEngine:
                 await asyncio.wait([self.worker])
         finally:
             self.thread.shutdown()
-            self.readers.shutdown(wait=False)  # one may wait for a file that never comes
+            self.readers.shutdown()
 
     def close(self) -> None:
         """Refuse what waits and what runs, and all that comes."""

@@ -11,6 +11,7 @@ import onnxruntime
 from onnxruntime import InferenceSession, OrtValue, SessionOptions
 from tqdm import tqdm
 
+from ...core.cpu import cpu_features
 from ...core.errors import MRCError
 from ..failures import computing
 from ..graphs import FEATURE_BIAS, FOLDED, GRAPHS
@@ -101,7 +102,7 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         if (self.provider == CPU and size < LARGE) or (cache := cache_folder()) is None:
             return plain()
         make, reopen, machine = {
-            CPU: (self.optimize, self.open_optimized, cpu),
+            CPU: (self.optimize, self.open_optimized, cpu_features),  # graphs are laid out for what the CPU can do
             TENSORRT: (self.build, self.open_engine, tensorrt_machine),
             RTX: (self.build_context, self.open_context, rtx_machine),
         }[self.provider]
@@ -236,9 +237,3 @@ def named(artifact: Artifact) -> str:
     """A graph in messages."""
     hint = " (bfloat16, for which ONNX Runtime's CPU provider has no convolution)"
     return artifact.path + (hint if artifact.precision == "bfloat16" else "")
-
-
-def cpu() -> str:
-    """What the CPU can do: optimized graphs are laid out for it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next((line for line in lines if line.startswith("flags")), "")
