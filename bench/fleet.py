@@ -171,31 +171,44 @@ def plot(path: Path, costs: Costs, args: argparse.Namespace) -> None:
 
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
-    parser.add_argument("costs", type=Path, nargs="?", metavar="COSTS", help="what was measured, as JSON")
-    parser.add_argument("--measure", metavar="MODEL", help="measure it here and write COSTS first (default: read it)")
+    parser.add_argument("costs", type=Path, nargs="?", metavar="COSTS", help="JSON file of the measured costs")
     parser.add_argument(
-        "--against-ray", metavar="MODEL", help="hold the simulation against a fleet of two replicas (default: do not)"
+        "--measure", metavar="MODEL", help="first measure MODEL here and write COSTS (default: read COSTS)"
     )
-    parser.add_argument("--backend", default="auto", help="of what is measured (default auto)")
-    parser.add_argument("--steps", type=int, help="of what is measured (default: the model's own)")
+    parser.add_argument(
+        "--against-ray",
+        metavar="MODEL",
+        help="compare the simulation with a real fleet of two replicas (default: do not)",
+    )
+    parser.add_argument("--backend", default="auto", help="backend of the measured model (default auto)")
+    parser.add_argument("--steps", type=int, help="denoising steps of the measured edits (default: the model's own)")
     parser.add_argument("--rates", default="10,1000,100000", help="edits a minute (default 10,1000,100000)")
     parser.add_argument("--sizes", default="128", help="pixels of a side, or pixels:share,… (default 128)")
-    parser.add_argument("--edits", type=int, default=100_000, help="simulated for each row (default 100000)")
+    parser.add_argument("--edits", type=int, default=100_000, help="simulated edits of each row (default 100000)")
     parser.add_argument(
-        "--burst", type=float, default=3.0, help="bursts, of a tenth of the time: times as many (default 3)"
+        "--burst",
+        type=float,
+        default=3.0,
+        help="how many times as many edits arrive in a burst, a tenth of the time (default 3)",
     )
-    parser.add_argument("--going", type=float, default=0.02, help="share of clients that go early (default 0.02)")
+    parser.add_argument(
+        "--going", type=float, default=0.02, help="share of clients that disconnect early (default 0.02)"
+    )
     parser.add_argument("--lifetime", type=float, default=24.0, help="mean hours of a replica (default 24)")
     parser.add_argument(
         "--always", type=float, default=1.0, help="share of the replicas that are never stopped (default 1)"
     )
     parser.add_argument("--max-batch", type=int, default=4, help="images edited together (default 4)")
     parser.add_argument("--max-waiting", type=int, default=64, help="edits that wait for a replica (default 64)")
-    parser.add_argument("--link", type=float, default=10.0, help="Gbit/s of a server (default 10)")
-    parser.add_argument("--memory", type=float, default=16.0, help="GB of a server (default 16)")
-    parser.add_argument("--seed", type=int, default=0, help="of the arrivals and all that is drawn (default 0)")
-    parser.add_argument("--load", type=float, default=0.6, help="of the replicas, with --against-ray (default 0.6)")
-    parser.add_argument("--seconds", type=float, default=90.0, help="of arrivals, with --against-ray (default 90)")
+    parser.add_argument("--link", type=float, default=10.0, help="Gbit/s of a server's network (default 10)")
+    parser.add_argument("--memory", type=float, default=16.0, help="GB of a server's memory (default 16)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulation (default 0)")
+    parser.add_argument(
+        "--load", type=float, default=0.6, help="load of the replicas, with --against-ray (default 0.6)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=90.0, help="seconds in which edits arrive, with --against-ray (default 90)"
+    )
     add_output_options(parser, plot="write latency by load, and the loads of one server (default none)")
     return parser
 

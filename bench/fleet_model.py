@@ -27,7 +27,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class Service:
-    """Seconds that batches of so many edits took, of pictures of so many pixels a side."""
+    """Seconds that batches of so many edits took, of images of so many pixels a side."""
 
     size: int
     batch: int

@@ -174,12 +174,12 @@ def broken(quiet: list[Row], flood: Row, bad: list[Row]) -> list[str]:
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     parser.add_argument("model", help="checkpoint or export folder, or mini")
-    parser.add_argument("--minutes", type=float, default=10, help="of the flood (default 10)")
+    parser.add_argument("--minutes", type=float, default=10, help="minutes of the flood (default 10)")
     parser.add_argument("--size", type=int, default=128, help="pixels of a side (default 128)")
     parser.add_argument("--steps", type=int, help="denoising steps of an edit (default: the model's own)")
-    parser.add_argument("--max-batch", type=int, default=8, help="of the server (default 8)")
-    parser.add_argument("--max-waiting", type=int, default=16, help="of the server (default 16)")
-    parser.add_argument("--backend", default="auto", help="of the server (default auto)")
+    parser.add_argument("--max-batch", type=int, default=8, help="the server's --max-batch (default 8)")
+    parser.add_argument("--max-waiting", type=int, default=16, help="the server's --max-waiting (default 16)")
+    parser.add_argument("--backend", default="auto", help="backend of the server (default auto)")
     add_output_options(parser)
     return parser
 

@@ -107,7 +107,7 @@ def plot(report: dict, title: str, path: Path) -> None:
 
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
-    parser.add_argument("model", help="checkpoint or export folder, or mini")
+    parser.add_argument("model", help="checkpoint or export folder, mini, or OWNER/NAME on the Hugging Face hub")
     parser.add_argument("--export", type=Path, help="export of the checkpoint; by default one is made and deleted")
     parser.add_argument(
         "--variants",
@@ -122,7 +122,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threads", type=int, help="cores that every process may use, with as many threads, on Linux (default all)"
     )
-    parser.add_argument("--device", default="", help="cpu or cuda, for PyTorch (default: the card, where there is one)")
+    parser.add_argument("--device", default="", help="cpu or cuda, for PyTorch (default: the GPU, where there is one)")
     parser.add_argument(
         "--provider", default="", help="execution provider of the onnxruntime variants (default ONNX Runtime's first)"
     )

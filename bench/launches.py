@@ -1,4 +1,4 @@
-"""Launches of a step of the released U-Net on a card, counted without one."""
+"""Launches of a step of the released U-Net on a GPU, counted without one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,7 +38,7 @@ class Launches(TorchDispatchMode):
     ) -> object:
         free = func.is_view or "empty" in func.name() or func.name() in FREE
         if func.name() == "mrc::reward_block" and args[0].shape[1] > WIDEST:
-            with self:  # a card computes the reference
+            with self:  # a GPU computes the reference
                 return reward_block(*args)
         large = func.name() == "mrc::group_norm_silu" and args[0].shape[2:].numel() >= LARGE
         # the reward block has one for the statistics and one for itself
@@ -56,7 +56,7 @@ def one_attention() -> Iterator[None]:
 @one_attention()
 @torch.no_grad()
 def launches(side: int = 64, injection: str = "time") -> dict[str, int]:
-    """Launches of one step of the released U-Net with three branches, as a card runs it in bfloat16, counted without
+    """Launches of one step of the released U-Net with three branches, as a GPU runs it in bfloat16, counted without
     computing it.
 
     Args:

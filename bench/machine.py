@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 
 from mrc_edit.bench.runner import seconds_of
+from mrc_edit.core.cpu import cpu_entry
 from mrc_edit.core.errors import MRCError
 
 PACKAGES = (
@@ -46,10 +46,7 @@ def describe_machine() -> dict[str, str | int | dict[str, str]]:
 
 
 def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.processor() or platform.machine())
+    return cpu_entry("model name") or platform.processor() or platform.machine()
 
 
 def package_versions() -> dict[str, str]:

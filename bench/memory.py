@@ -1,4 +1,4 @@
-"""Memory and processor time of a process (Linux), and memory of the card."""
+"""Memory and processor time of a process (Linux), and memory of the GPU."""
 
 import os
 import threading
@@ -25,7 +25,7 @@ def processor_seconds(process: int) -> float:
 
 
 def peak_device_memory() -> int:
-    """The most memory of the card that PyTorch held in this process, in bytes."""
+    """The most memory of the GPU that PyTorch held in this process, in bytes."""
     import torch
 
     return torch.cuda.max_memory_reserved()

@@ -33,7 +33,7 @@ from mrc_edit.kernels.sampler_step.reference import sampler_step
 from mrc_edit.model.rewards import RewardConditioning
 
 CHANNELS, GROUPS = 320, 32  # of the released U-Net's first level
-INPUT_SETS = 16  # on a card in turn, so that its cache does not hold them
+INPUT_SETS = 16  # on a GPU in turn, so that its cache does not hold them
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 LEVELS = ((320, 64), (640, 32), (1280, 16), (1280, 8))  # channels and side of the released U-Net's levels
 
@@ -196,10 +196,16 @@ def resource_report(dtype: torch.dtype) -> list[Row]:
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to time (default cpu)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default float32, on CUDA float16")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="number format of the feature maps (default float32, on CUDA float16)",
+    )
     parser.add_argument("--rounds", type=int, default=15, help="timed runs of each operator (default 15)")
     parser.add_argument(
-        "--resources", action="store_true", help="registers, spills, instructions; launches a step (default no)"
+        "--resources",
+        action="store_true",
+        help="print registers, spills and instructions instead, and the launches of a step (default no)",
     )
     add_output_options(parser)
     return parser

@@ -24,7 +24,7 @@ def eager(folder: Path, device: str) -> EagerBackend:
 
 
 def compiled(folder: Path, device: str) -> EagerBackend:
-    """The same with `torch.compile` of the U-Net, on a card with its CUDA graphs."""
+    """The same with `torch.compile` of the U-Net, on a GPU with its CUDA graphs."""
     backend = eager(folder, device)
     backend.unet = torch.compile(backend.unet, mode="reduce-overhead" if backend.device.type == "cuda" else None)
     return backend

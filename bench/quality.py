@@ -94,7 +94,7 @@ def arguments() -> argparse.ArgumentParser:
         "--judge",
         choices=("none", "openai"),
         default="none",
-        help="for --real-edit: proxies alone, or a model too (default none)",
+        help="for --real-edit: only proxies, or a model's judgement too (default none)",
     )
     add_arguments(parser)
     world = parser.add_argument_group("--world")
@@ -104,14 +104,14 @@ def arguments() -> argparse.ArgumentParser:
         "--reward-only",
         choices=("all", "scores", "text"),
         default="all",
-        help="ask with this part of rewards alone, as the model was trained (default all)",
+        help="ask only with this part of the rewards, as the model was trained (default all)",
     )
     world.add_argument(
-        "--photographs", type=Path, help="folder of pictures that the model was trained with (default none)"
+        "--photographs", type=Path, help="folder of photographs that the model was trained with (default none)"
     )
     world.add_argument("--scenes", type=int, default=500, help="scenes to edit (default 500)")
     world.add_argument(
-        "--picture", type=Path, help="draw the first scene of each kind here, by every row (default none)"
+        "--picture", type=Path, help="draw the first scene of each kind here, edited by every row (default none)"
     )
     world.add_argument("--run", type=Path, help="OUT of mrc-train; its report.html then shows the table (default none)")
     return parser

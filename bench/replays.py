@@ -1,4 +1,4 @@
-"""Times of what a card computes, without the host's: from replays of a CUDA graph."""
+"""Times of what a GPU computes, without the host's: from replays of a CUDA graph."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -7,7 +7,7 @@ import torch
 
 
 def event_seconds(function: Callable[[], object]) -> float:
-    """Seconds of one call on the card, between two of its events."""
+    """Seconds of one call on the GPU, between two of its events."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     function()

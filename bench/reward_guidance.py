@@ -116,7 +116,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     parser.add_argument("--model", default="mini", help="MRC checkpoint or export folder, or mini (default mini)")
     parser.add_argument(
-        "--photographs", type=Path, help="folder of pictures that the model was trained with (default none)"
+        "--photographs", type=Path, help="folder of photographs that the model was trained with (default none)"
     )
     parser.add_argument("--scenes", type=int, default=50, help="scenes to edit (default 50)")
     parser.add_argument("--lower", choices=list(LOWERED), default="all", help="which scores are lowered (default all)")

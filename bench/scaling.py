@@ -1,4 +1,4 @@
-"""Does a step cost what its operations cost? Seconds and counted operations, by picture size and batch.
+"""Does a step cost what its operations cost? Seconds and counted operations, by image size and batch.
 
 python bench/scaling.py CHECKPOINT EXPORT --variant openvino:bfloat16 --sizes 256,384,512 --batches 1,2
 """

@@ -129,7 +129,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--edits", type=int, default=200, help="timed edits of each case (default 200)")
     parser.add_argument("--size", type=int, default=128, help="pixels of a side (default 128)")
     parser.add_argument("--steps", type=int, help="denoising steps of an edit (default: the model's own)")
-    parser.add_argument("--backend", default="auto", help="of the server (default auto)")
+    parser.add_argument("--backend", default="auto", help="backend of the server (default auto)")
     add_output_options(parser)
     return parser
 

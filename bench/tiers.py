@@ -3,7 +3,7 @@
     python bench/tiers.py EXPORT --scenes 100 --json tiers.json
 
 EXPORT is one of mini by `mrc-export --int8`. Every row edits the same scenes with the same seeds and is compared
-with the first: PSNR and SSIM of the pictures, and the oracle's pass rates.
+with the first: PSNR and SSIM of the images, and the oracle's pass rates.
 """
 
 import argparse
@@ -84,7 +84,9 @@ def rows(report: dict[str, dict]) -> list[Row]:
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     parser.add_argument("model", type=Path, help="export folder of mini with int8 graphs")
-    parser.add_argument("--photographs", type=Path, help="folder of pictures that mini was trained with (default none)")
+    parser.add_argument(
+        "--photographs", type=Path, help="folder of photographs that mini was trained with (default none)"
+    )
     parser.add_argument("--scenes", type=int, default=100, help="scenes to edit (default 100)")
     add_sampler_options(parser, steps=30, guidance=1.5)
     add_output_options(parser)

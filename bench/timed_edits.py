@@ -27,7 +27,7 @@ Entry = JsonObject  # what the report has of a variant, as JSON
 
 @dataclass(frozen=True)
 class TimedEdit:
-    """One edit: its seconds by phase and by step, its final latents `[B, 4, h, w]` and first image, in 0…1."""
+    """One edit: its seconds by phase and by step, its final latents `[B, Z, h, w]` and first image, in 0…1."""
 
     phases: dict[str, float]
     steps: list[float]

@@ -1,4 +1,4 @@
-"""Memory and operations of full-size training, counted on shapes alone: nothing is computed, no card is needed.
+"""Memory and operations of full-size training, counted from shapes: nothing is computed, no GPU is needed.
 
     python -m mrc_edit.bench.training_memory --resolution 256
 
@@ -89,7 +89,7 @@ def count(resolution: int, devices: int) -> list[Row]:
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     parser.add_argument("--resolution", type=int, default=256, help="pixels of a side (default %(default)s)")
-    parser.add_argument("--devices", type=int, default=8, help="that share with --shard (default %(default)s)")
+    parser.add_argument("--devices", type=int, default=8, help="devices that share with --shard (default %(default)s)")
     add_output_options(parser)
     return parser
 

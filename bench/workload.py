@@ -53,7 +53,7 @@ class Variant:
         folder: checkpoint or export that it opens.
         provider: ONNX Runtime's execution provider; empty for its own choice.
         graph: a plain export of the eager U-Net, which some peers run.
-        device: where PyTorch computes, cpu or cuda; empty for the card, where there is one.
+        device: where PyTorch computes, cpu or cuda; empty for the GPU, where there is one.
     """
 
     name: str

@@ -14,7 +14,7 @@ COMMANDS = {
     "edit": ("edit images by an instruction", "cpu"),
     "export": ("make ONNX graphs and TensorRT engines of a checkpoint", "export,cpu"),
     "train": ("train a checkpoint", "train,cpu"),
-    "rewards": ("build reward data with a judge, and look at it", "judge"),
+    "rewards": ("build reward data with a judge, and look at it", "train,judge"),
     "convert": ("make a checkpoint folder of other files", "torch"),
     "serve": ("serve edits over HTTP", "serve,cpu"),
     "bench": ("measure speed and fidelity", "bench"),

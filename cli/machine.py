@@ -5,13 +5,14 @@ import platform
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
-from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 
 from ..bench.machine import cpu_model, usable_cores
 from ..core.console import DISTRIBUTION
+from ..core.cpu import cpu_features
+from ..core.memory import GROUP, free_memory
 
 # Instructions that computing depends on, by /proc/cpuinfo's names
 FEATURES = (
@@ -29,28 +30,20 @@ def describe_machine() -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": os.cpu_count() or 1,
         "usable_cores": len(usable_cores()),
-        "features": [name for name in FEATURES if name in cpu_flags()],
+        "features": [name for name in FEATURES if name in cpu_features().split()],
         "memory": memory(),
         "cards": cards(),
     }
 
 
-def cpu_flags() -> set[str]:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return set(next((line for line in lines if line.startswith(("flags", "Features"))), "").split())
-
-
 def memory() -> dict[str, int]:
     """Bytes that this process could have in all, and that are free, where the system says so."""
     found = {"total": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
-    limit, info = Path("/sys/fs/cgroup/memory.max"), Path("/proc/meminfo")
+    limit = GROUP / "memory.max"
     if limit.is_file() and (text := limit.read_text().strip()).isdecimal():  # of a container
         found["total"] = min(found["total"], int(text))
-    if info.is_file():
-        entries = dict(line.split(":", 1) for line in info.read_text().splitlines())
-        found["free"] = min(found["total"], int(entries["MemAvailable"].split()[0]) * 1024)
-    return found
+    free = free_memory()
+    return found if free is None else found | {"free": free}
 
 
 def cards() -> list[str]:

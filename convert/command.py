@@ -21,7 +21,7 @@ def convert(arguments: list[str]) -> None:
     parser = command_parser("mrc-convert", "Write weights of another layout as a folder.")
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name, purpose in SUBCOMMANDS.items():
-        subparser = subparsers.add_parser(name, help=purpose, description=purpose)
+        subparser = subparsers.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
         if name in arguments[:1]:
             module = subcommand(name)
             module.add_arguments(subparser)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from ..core.defaults import Defaults, write_defaults
-from ..core.errors import MRCError
+from ..core.errors import MRCError, reason
 from ..core.files import anything, nothing, read_json, replace_folder, write_json
 from ..core.schema import parse
 from ..model.checkpoint import CHECKPOINT_FILES, load_checkpoint, write_weights
@@ -142,18 +142,19 @@ def write_vision(source: Path, out: Path) -> CLIPVisionConfig:
     """The vision encoder, also out of a file that holds all of CLIP."""
     remedy = "put clip-vit-large-patch14 there, its config.json and model.safetensors"
     settings = read_json(source / "config.json", remedy)
-    config = CLIPVisionConfig(**settings.get("vision_config", settings))
+    try:
+        config = CLIPVisionConfig(**settings.get("vision_config", settings))
+        with init_empty_weights():
+            encoder = CLIPVisionModel(plain_attention(config))
+    except Exception as error:  # transformers raises many types for a wrong value
+        raise MRCError(f"{source / 'config.json'} describes no vision encoder ({reason(error)}); {remedy}") from None
     try:
         state = load_file(source / "model.safetensors")
     except Exception as error:  # safetensors' own, and OSError
         raise MRCError(f"{source / 'model.safetensors'} cannot be read ({error}); {remedy}") from None
     start = "vision_model."
     kept = {key: value for key, value in state.items() if key.startswith(start) and not key.endswith("position_ids")}
-    with init_empty_weights():
-        expected = {
-            start + key.removeprefix(start): value
-            for key, value in CLIPVisionModel(plain_attention(config)).state_dict().items()
-        }
+    expected = {start + key.removeprefix(start): value for key, value in encoder.state_dict().items()}
     check_tensors(expected, {key: value.shape for key, value in kept.items()}, source / "model.safetensors")
     write_tensors(out, {key: given(value) for key, value in kept.items()})
     config.save_pretrained(out)

@@ -19,7 +19,7 @@ def script(module: str) -> Callable[[], None]:
 
 
 def command_parser(name: str | None, description: str, **options: Any) -> argparse.ArgumentParser:
-    """The parser of a command, with `--version`.
+    """The parser of a command, with `--version`; flags are not guessed from their beginnings.
 
     Args:
         name: the command in its messages, unless `mrc` runs it as a subcommand; None for the name of the program.
@@ -27,7 +27,7 @@ def command_parser(name: str | None, description: str, **options: Any) -> argpar
     """
     if sys.argv[0].startswith("mrc "):
         name = sys.argv[0]
-    parser = argparse.ArgumentParser(prog=name, description=description, **options)
+    parser = argparse.ArgumentParser(prog=name, description=description, allow_abbrev=False, **options)
     parser.add_argument("--version", action="version", version=VERSION, help="print the version and exit")
     return parser
 

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import MRCError
@@ -138,7 +138,8 @@ def clear_leftovers(target: Path) -> None:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):
+                    path.unlink()
 
 
 def put(partial: Path, target: Path) -> None:
@@ -199,12 +200,11 @@ def write_file(path: Path, data: bytes | str) -> None:
 def replaced_file(path: Path) -> Iterator[Path]:
     """Yield the path of a new file that takes the place of `path` when the block ends without error.
 
-    Of two writers at once the later one wins, whole. What killed writers of `path` left is removed.
+    Of two writers at once the later one wins, whole. What killed writers of `path` left is removed where this user may.
     """
     for entry in path.parent.iterdir():
-        if entry.name.startswith(f".{path.name}.partial-") and (descriptor := own(entry, os.O_RDWR)) is not None:
-            entry.unlink(missing_ok=True)
-            os.close(descriptor)
+        if entry.name.startswith(f".{path.name}.partial-"):
+            remove_leftover(entry)
     while (descriptor := own(partial := sibling(path), os.O_RDWR | os.O_CREAT | os.O_EXCL)) is None:
         pass  # another writer took it for a leftover before it was locked
     try:
@@ -216,6 +216,17 @@ def replaced_file(path: Path) -> Iterator[Path]:
     finally:
         partial.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def remove_leftover(partial: Path) -> None:
+    """Remove the new file of a writer that is dead. One that is gone by now, or of another user, stops nobody."""
+    with suppress(OSError):
+        descriptor = own(partial, os.O_RDWR)
+        if descriptor is not None:
+            try:
+                partial.unlink()
+            finally:
+                os.close(descriptor)
 
 
 def read_json(path: Path, remedy: str) -> dict:

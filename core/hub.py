@@ -1,4 +1,4 @@
-"""Copies of repositories on the Hugging Face hub, by `OWNER/NAME` or `OWNER/NAME@REVISION`.
+"""Copies of repositories on the Hugging Face hub, or of a folder in one, by `OWNER/NAME[/FOLDER][@REVISION]`.
 
 `huggingface_hub` does the work and reads its own environment: HF_TOKEN, HF_HOME for the cache, HF_HUB_OFFLINE,
 HF_ENDPOINT. It comes with `tokenizers`; importing it takes a third of a second, so that happens here, when a name is
@@ -10,19 +10,20 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from .errors import MRCError, reason
 
-NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([^\s@]+))?", re.ASCII)
+NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*)((?:/\w[\w.-]*)*)(?:@([^\s@]+))?", re.ASCII)
 NEWEST = "main"
 Choose = Callable[[list[str]], list[str]]  # the files of a repository → those that are needed
 Kind = Literal["model", "dataset"]
 
 
 def is_hub_name(text: str) -> bool:
-    """Whether `text` may name a repository; paths that begin with . or / do not."""
+    """Whether `text` may name a repository or a folder in one; paths that begin with . or / do not."""
     return NAME.fullmatch(text) is not None
 
 
@@ -34,11 +35,12 @@ def snapshot(text: str, choose: Choose, kind: Kind = "model") -> Path:
 
     Args:
         text: the repository, as `is_hub_name` has it.
-        choose: gets the paths of all files and returns those to fetch; may raise MRCError to fetch none.
+        choose: gets the paths of all files in the folder and returns those to fetch; may raise MRCError to fetch
+            none.
 
     Raises:
-        MRCError: no such repository, revision or file, a private one without a token that may read it, no network
-            and no whole copy in the cache, or a download that broke.
+        MRCError: no such repository, folder, revision or file, a private one without a token that may read it, no
+            network and no whole copy in the cache, or a download that broke.
     """
     import huggingface_hub
     from huggingface_hub.errors import (
@@ -51,7 +53,8 @@ def snapshot(text: str, choose: Choose, kind: Kind = "model") -> Path:
 
     match = NAME.fullmatch(text)
     assert match is not None
-    name, revision = match[1], match[2] or NEWEST
+    name, inside, revision = match[1], match[2][1:], match[3] or NEWEST
+    chosen = partial(choose_inside, name, inside, choose)
     with explained(text, name, kind):
         try:
             api = huggingface_hub.HfApi()
@@ -63,7 +66,7 @@ def snapshot(text: str, choose: Choose, kind: Kind = "model") -> Path:
             if isinstance(error, HfHubHTTPError) and error.response.status_code < 500:
                 raise
             try:
-                folder = cached(name, revision, choose, kind)
+                folder = cached(name, revision, chosen, kind) / inside
             except (CachedRepoTreeNotFoundError, IncompleteSnapshotError, LocalEntryNotFoundError):
                 raise MRCError(
                     f"{text} is nothing here, the hub cannot be reached ({reason(error)}), and the cache has no whole "
@@ -73,8 +76,18 @@ def snapshot(text: str, choose: Choose, kind: Kind = "model") -> Path:
                 why = f"the hub cannot be reached ({reason(error)})"
                 warnings.warn(f"{why}; {text} is the copy in {folder}", stacklevel=2)
             return folder
-        files = choose([file.rfilename for file in siblings or ()])
-        return fetched(name, revision, files, kind)
+        files = chosen([file.rfilename for file in siblings or ()])
+        return fetched(name, revision, files, kind) / inside
+
+
+def choose_inside(name: str, inside: str, choose: Choose, files: list[str]) -> list[str]:
+    """What `choose` takes of the files in the folder `inside`, which is empty for the whole repository."""
+    start = f"{inside}/" if inside else ""
+    there = [file.removeprefix(start) for file in files if file.startswith(start)]
+    if inside and not there:
+        folders = sorted({file.partition("/")[0] for file in files if "/" in file})
+        raise MRCError(f"{name} on the hub has no folder {inside}; it has {', '.join(folders) or 'none'}")
+    return [start + file for file in choose(there)]
 
 
 def fetched(name: str, revision: str, files: list[str], kind: Kind, offline: bool = False) -> Path:

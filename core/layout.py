@@ -3,7 +3,7 @@
 import argparse
 
 LAYOUT = {
-    "variant": "of the weights of a checkpoint folder, such as fp16",
+    "variant": "variant of the weights in a checkpoint folder, such as fp16",
     "vae": "folder, .safetensors file or OWNER/NAME of another VAE, in place of the checkpoint's own",
     "base": "folder or OWNER/NAME with the tokenizer and the settings that a single .safetensors file lacks",
 }

@@ -4,4 +4,4 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 """What weights and activations can be stored in."""
 
 TF32 = "tf32"
-"""Float32 whose products a card computes with ten bits of mantissa."""
+"""Float32 whose products a GPU computes with ten bits of mantissa."""

@@ -20,7 +20,7 @@ from .images import load_image
 from .metadata import read_metadata
 from .outputs import FORMATS, Output, check_outputs, check_quality, name_outputs, write
 from .parameters import NOT_SETTINGS, check_same, describe_edits, flags_of, read_parameters, text_of
-from .provenance import check_signed_formats
+from .provenance import check_signed_formats, source_format
 from .request import EditRequest, check_arguments
 from .shipped import MODELS
 from .sources import check_source, find_sources
@@ -39,7 +39,8 @@ def arguments(again: bool = False) -> argparse.ArgumentParser:
     parser.add_argument(
         "model",
         nargs="?" if again else None,
-        help="checkpoint, export folder, mini: the small one inside, or OWNER/NAME of the hub",
+        help="checkpoint (folder or .safetensors file), export folder, mini (the model in the package), or OWNER/NAME "
+        "on the Hugging Face hub",
     )
     parser.add_argument(
         "images",
@@ -53,7 +54,7 @@ def arguments(again: bool = False) -> argparse.ArgumentParser:
         "--again",
         type=Path,
         metavar="FILE",
-        help="repeat the edit of a PNG that mrc-edit wrote; MODEL, IMAGE and flags given win (default: none)",
+        help="repeat the edit of a PNG that mrc-edit wrote; a given MODEL, IMAGE or flag overrides it (default: none)",
     )
     parser.add_argument(
         "--batch",
@@ -66,17 +67,17 @@ def arguments(again: bool = False) -> argparse.ArgumentParser:
         "-o",
         "--output",
         metavar="OUT",
-        help="file to write, format by its ending; folder for IMAGE-edited.png; or - for standard output "
+        help="file to write, in the format of its ending; folder for IMAGE-edited.png; or - for standard output "
         "(default: IMAGE-edited.png beside each image)",
     )
-    output.add_argument("--format", choices=FORMATS, help="of the files that -o does not name (default: png)")
+    output.add_argument("--format", choices=FORMATS, help="format of files that -o does not name (default: png)")
     output.add_argument(
-        "--quality", type=int, metavar="Q", help="of JPEG, WebP and AVIF, 1 to 100 (default: 75, 80 and 75)"
+        "--quality", type=int, metavar="Q", help="quality of JPEG, WebP and AVIF, 1 to 100 (default: 75, 80 and 75)"
     )
     output.add_argument(
         "--overwrite", action="store_true", help="replace files that mrc-edit did not write (default: no)"
     )
-    output.add_argument("--json", action="store_true", help="print a JSON line an edit (default: no)")
+    output.add_argument("--json", action="store_true", help="print a JSON line for each edit (default: no)")
     add_finishing_flags(output)
     add_edit_flags(parser)
     add_runtime_flags(parser)
@@ -141,6 +142,9 @@ def prepare(args: argparse.Namespace) -> list[tuple[Output, int]]:
         check_signed_formats(output.format for output in outputs)
     for source in sources:
         check_source(source, args.resolution)
+        if args.provenance:
+            with source.open() as file:
+                source_format(file, source.title)
     return list(zip(outputs, each_seed(args.seed, len(sources), args.num_images), strict=True))
 
 
@@ -168,6 +172,8 @@ def parse(words: list[str]) -> tuple[argparse.Namespace, dict[str, Any] | None]:
     record = read_parameters(given.again)
     flags = flags_of(record, vars(given).keys() - NOT_SETTINGS | {"seed"}, given.again)
     args = parser.parse_intermixed_args([*flags, *words])
+    for name in ("lora", "embedding"):  # the parser adds those given to those of the record
+        setattr(args, name, getattr(given, name) or getattr(args, name))
     args.model = args.model or Path(record["model"])
     args.images = args.images or [record["image"]]
     args.instruction = record["instruction"]

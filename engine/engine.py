@@ -37,7 +37,7 @@ class EditResult:
 
     Attributes:
         images: one an input image: Pillow images, float32 `[H, W, 3]` in 0…1 for "np", tensors `[B, 3, H, W]` in 0…1
-            for "pt", or for "latent" the final latents `[B, 4, h, w]`, those of padding too (the last two are lists
+            for "pt", or for "latent" the final latents `[B, Z, h, w]`, those of padding too (the last two are lists
             where sizes differ).
         boxes: for each, the part of its input image that it shows: left, top, right, bottom in pixels of the upright
             image. Other than "crop" all of it.
@@ -91,8 +91,8 @@ class Engine:
             tier: "exact", or "fast" or "turbo" to compute less at a price (docs/runtime.md); turbo takes
                 precision "int8" unless another is given.
             tier_settings: values of `engine.tiers.Tier` in place of the tier's.
-            threads: of the CPU; None for the backend's own choice. PyTorch's are the process's, so of two engines
-                the later one decides. `tensorrt` computes on the card and refuses them.
+            threads: number of CPU threads; None for the backend's own choice. PyTorch's are the process's: the engine
+                opened last decides. `tensorrt` computes on the GPU and refuses them.
             lora: scales by LoRA file, merged into the weights of a checkpoint (docs/lora.md). An export takes none:
                 it is made with them.
             embeddings: files of textual inversion by the token that instructions use, such as "<cat>"; else as `lora`.
@@ -173,7 +173,7 @@ class Engine:
         self, edits: list[Edit], random: list[np.random.RandomState], settings: Settings, result: EditResult,
         callback: Callback | None,
     ) -> np.ndarray:  # fmt: skip
-        """B edits of one size → final latents `[B, 4, h, w]`."""
+        """B edits of one size → final latents `[B, Z, h, w]`."""
         table = sampler_table(settings.scheduler, self.backend.scheduler, settings.steps)
         plan = plan_of(self.backend, edits, settings)
         read, more = np.empty(0), {"guidance_scales": plan.scales} if self.backend.geometry.embeds_guidance else {}

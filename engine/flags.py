@@ -6,6 +6,7 @@ from ..core.adapters import add_adapter_flags, parse_embeddings, parse_loras
 from ..core.errors import MRCError
 from ..core.layout import add_layout_options, layout_options
 from ..core.precision import PRECISIONS, TF32
+from .backends import BACKENDS
 from .engine import Engine
 from .framing import FITS
 from .request import EditOptions
@@ -17,9 +18,12 @@ def add_edit_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that describe the edit."""
     reward = parser.add_argument_group("rewards")
     reward.add_argument(
-        "--reward", default="5,5,5", metavar="F,P,Q", help="following, preserving, quality, 0 to 5 (default: 5,5,5)"
+        "--reward",
+        default="5,5,5",
+        metavar="F,P,Q",
+        help="scores to ask for: following, preserving, quality, each 0 to 5 (default: 5,5,5)",
     )
-    reward.add_argument("--reward-text", metavar="TEXT", help="what may go wrong (default: nothing)")
+    reward.add_argument("--reward-text", metavar="TEXT", help="faults to ask for (default: none)")
     reward.add_argument("--reward-guidance", metavar="F,P,Q", help="scores to steer away from (default: --reward)")
     reward.add_argument(
         "--reward-guidance-text", metavar="TEXT", help="faults to steer away from (default: --reward-text)"
@@ -46,7 +50,7 @@ def add_edit_flags(parser: argparse.ArgumentParser) -> None:
         "--fit",
         choices=FITS,
         default="crop",
-        help="crop the image, pad or stretch it to that size, or to a square (default: crop)",
+        help="crop, pad or stretch the image to that size, or make it a square (default: crop)",
     )
     sampling.add_argument(
         "--keep-size", action="store_true", help="scale the edit back to the image's size (default: no)"
@@ -56,25 +60,29 @@ def add_edit_flags(parser: argparse.ArgumentParser) -> None:
 def add_runtime_flags(parser: argparse.ArgumentParser) -> None:
     """What computes it."""
     runtime = parser.add_argument_group("runtime")
-    runtime.add_argument("--backend", default="auto", metavar="NAME", help="one of those below (default: auto)")
     runtime.add_argument(
-        "--precision", choices=(*PRECISIONS, TF32, "int8"), help="of the arithmetic (default: the backend's choice)"
+        "--backend", default="auto", metavar="NAME", help=f"auto, {', '.join(BACKENDS)} (default: auto)"
+    )
+    runtime.add_argument(
+        "--precision",
+        choices=(*PRECISIONS, TF32, "int8"),
+        help="number format to compute in (default: the backend's choice)",
     )
     runtime.add_argument(
         "--tier",
         choices=list(TIERS),
         default="exact",
-        help="fast and turbo compute less at a price, docs/runtime.md (default: exact)",
+        help="fast and turbo compute less and lose quality, see docs/runtime.md (default: exact)",
     )
     runtime.add_argument(
         "--provider",
         metavar="NAME",
         help="ONNX Runtime's execution provider (default: CUDA where it has that, else the CPU)",
     )
-    runtime.add_argument("--device", help="of PyTorch: cpu, cuda, cuda:1 (default: the card, where there is one)")
-    runtime.add_argument("--threads", type=int, help="of the CPU (default: the backend's choice)")
+    runtime.add_argument("--device", help="PyTorch device: cpu, cuda, cuda:1 (default: the GPU, where there is one)")
+    runtime.add_argument("--threads", type=int, help="number of CPU threads (default: the backend's choice)")
     runtime.add_argument(
-        "--batch-size", type=int, default=1, metavar="N", help="images of one size that one pass edits (default: 1)"
+        "--batch-size", type=int, default=1, metavar="N", help="most images of one size to edit together (default: 1)"
     )
     add_layout_options(runtime)
     add_adapter_flags(runtime)

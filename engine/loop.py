@@ -12,7 +12,7 @@ from .noise import normal
 from .plan import Plan
 from .step_table import SamplerTable, clipping, sampler_step
 
-Predict = Callable[[int, np.ndarray], np.ndarray]  # step, sample `[P, 8, h, w]` → guided noise `[B, 4, h, w]`
+Predict = Callable[[int, np.ndarray], np.ndarray]  # step, sample `[P, 2Z, h, w]` → guided noise `[B, Z, h, w]`
 OnStep = Callable[[int, np.ndarray], np.ndarray | None]
 
 
@@ -24,7 +24,7 @@ def denoise(
     generators: list[np.random.RandomState],
     on_step: OnStep,
 ) -> np.ndarray:
-    """Denoise B images from source latents `[B, 4, h, w]` to final latents `[B, 4, h, w]`, both float32.
+    """Denoise B images from source latents `[B, Z, h, w]` to final latents `[B, Z, h, w]`, both float32.
 
     Args:
         generators: one an image, for its initial and fresh noise.
@@ -57,7 +57,7 @@ def denoise(
 def start(
     plan: Plan, table: SamplerTable, source: np.ndarray, generators: list[np.random.RandomState]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Initial latents `[B, 4, h, w]`, and the source latents that each input sees, `[P, 4, h, w]`."""
+    """Initial latents `[B, Z, h, w]`, and the source latents that each input sees, `[P, Z, h, w]`."""
     latents = draw(generators, source.shape) * np.float32(table.initial_scale)
     return latents, np.where(plan.sees_image[:, None, None, None], source[plan.image], np.float32(0))
 

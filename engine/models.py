@@ -15,7 +15,7 @@ from .backends import entry_for
 from .manifest import NAME as MANIFEST
 from .shipped import MODELS, shipped
 
-INDEX = "model_index.json"
+INDEX, SMARTEDIT = "model_index.json", "smartedit.json"
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}  # of weights
 SETTINGS = re.compile(
     r"model_index\.json|defaults\.json|scheduler/scheduler_config\.json|(unet|vae|text_encoder)/config\.json"
@@ -30,8 +30,8 @@ def model_folder(
     """The folder of a model.
 
     Args:
-        model: a folder, which goes first; the name of a shipped model; or OWNER/NAME of the hub, where @REVISION may
-            follow. A `Path` is always a folder.
+        model: a folder, which goes first; the name of a shipped model; or OWNER/NAME of the hub, where /FOLDER of a
+            folder in it may follow, and @REVISION. A `Path` is always a folder.
         backend, precision, options: as of `Engine.from_pretrained`; what they do not need is not fetched.
 
     Raises:
@@ -98,11 +98,19 @@ def base_files(name: str, files: list[str]) -> list[str]:
 def kind_of(model: str, files: list[str]) -> str:
     if MANIFEST in files:
         return "export"
+    if SMARTEDIT in files:
+        raise MRCError(
+            f"{model} on the hub is a SmartEdit folder, of which names fetch a part; download it and give the folder"
+        )
     if INDEX in files:
         return "checkpoint"
+    name, at, revision = model.partition("@")
+    ends = tuple(f"/{file}" for file in (INDEX, MANIFEST))
+    inside = [f"{name}/{file.rpartition('/')[0]}{at}{revision}" for file in sorted(files) if file.endswith(ends)]
+    advice = f"a folder in it ({', '.join(inside)})" if inside else "another"
     raise MRCError(
         f"{model} on the hub has neither {INDEX} nor {MANIFEST}, so it is no checkpoint in diffusers' layout and no "
-        "export; name another"
+        f"export; name {advice}"
     )
 
 

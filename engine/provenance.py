@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -54,9 +55,7 @@ def open_signer(certificates: str | Path, key: str | Path) -> Sign:
     lock = threading.Lock()
 
     def sign(content: bytes, edit_format: str, source: bytes) -> bytes:
-        found = file_format(io.BytesIO(source))
-        if found not in SOURCES:
-            raise MRCError(f"the source is {found}, for which there are no Content Credentials; give PNG or JPEG")
+        found = source_format(io.BytesIO(source), "the source")
         signed = io.BytesIO()
         try:
             with lock, c2pa.Builder(MANIFEST, context) as builder:
@@ -86,6 +85,21 @@ def check_signed_formats(formats: Iterable[str]) -> None:
     """
     if others := [name for name in formats if name not in TYPES]:
         raise MRCError(f"--provenance signs {', '.join(TYPES)}, an output is {others[0]}; choose one of these")
+
+
+def source_format(file: BinaryIO, title: str) -> str:
+    """The format of the source of an edit that is to be signed, by Pillow's name.
+
+    Args:
+        title: of the source in messages.
+
+    Raises:
+        MRCError: Content Credentials cannot name a file of that format.
+    """
+    found = file_format(file)
+    if found not in SOURCES:
+        raise MRCError(f"{title} is {found}, for which there are no Content Credentials; give PNG or JPEG")
+    return found
 
 
 def read_pem(path: str | Path) -> bytes:

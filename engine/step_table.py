@@ -51,7 +51,7 @@ def sampler_step(
     coefficients: np.ndarray,
     denoised_coefficients: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The next latents and the estimate of the clean ones, float32 `[B, 4, h, w]` as all tensors here.
+    """The next latents and the estimate of the clean ones, float32 `[B, Z, h, w]` as all tensors here.
 
     Args:
         noise: the guided noise.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from ..core.errors import MRCError
+from .arguments import as_list, number
 from .backends.base import Backend, Conditions
 from .loop import Predict
 from .plan import Plan
@@ -86,9 +87,11 @@ def check_every(name: str, value: object) -> int:
 
 
 def check_interval(value: object) -> tuple[float, float]:
-    if not isinstance(value, tuple | list) or len(value) != 2 or not 0 <= value[0] <= value[1] <= 1:
+    given = as_list(value)
+    shares = [share for share in map(number, given) if share is not None]
+    if not (len(given) == len(shares) == 2 and 0 <= shares[0] <= shares[1] <= 1):
         raise MRCError(f"guidance_interval is {value!r}; give two shares such as (0.1, 0.8), or (0, 1) for exact")
-    return value[0], value[1]
+    return shares[0], shares[1]
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def check_int8(pictures: Path) -> None:
     """Check what int8 needs before the slow part.
 
     Raises:
-        MRCError: a missing package, or no pictures.
+        MRCError: a missing package, or no images.
     """
     missing = [name for name in ("nncf", "openvino") if find_spec(name) is None]
     if missing:
@@ -82,18 +82,18 @@ def check_int8(pictures: Path) -> None:
 
 
 def pairs(folder: Path, count: int) -> list[tuple[Path, str]]:
-    """Pictures with instructions, spread evenly over a folder.
+    """Images with instructions, spread evenly over a folder.
 
-    The folder holds pictures, with a JSON file of instructions `{"picture.jpg": ["instruction", …]}` as Real-Edit
+    The folder holds images, with a JSON file of instructions `{"picture.jpg": ["instruction", …]}` as Real-Edit
     has it, or without one: then common instructions are used. Or it is InstructPix2Pix data, folders with
     `prompt.json`.
 
     Raises:
-        MRCError: no pictures, or an instruction that is no text.
+        MRCError: no images, or an instruction that is no text.
     """
     listed = instruct_pix2pix(folder) or plain_pictures(folder)
     if not listed:
-        raise MRCError(f"{folder} holds no pictures to calibrate on; give a folder of pictures like those to edit")
+        raise MRCError(f"{folder} holds no images to calibrate on; give a folder of images like those to edit")
     chosen = []
     for i in range(count):
         image, instructions = listed[i * len(listed) // count % len(listed)]
@@ -105,16 +105,17 @@ def pairs(folder: Path, count: int) -> list[tuple[Path, str]]:
 
 
 def instruct_pix2pix(folder: Path) -> list[tuple[Path, list]]:
-    """Source pictures of InstructPix2Pix data with their instructions."""
+    """Source images of InstructPix2Pix data with their instructions."""
+    edits = {path: read_json(path, REMEDY).get("edit") for path in folder.glob("*/prompt.json")}
     return [
-        (image, [read_json(path, REMEDY).get("edit")])
-        for path in sorted(folder.glob("*/prompt.json"))
+        (image, edit[:1] if isinstance(edit, list) and edit else [edit])  # a list, of which training takes the first
+        for path, edit in sorted(edits.items())
         for image in sorted(path.parent.glob("*_0.*"))[:1]
     ]
 
 
 def plain_pictures(folder: Path) -> list[tuple[Path, list]]:
-    """Pictures with the instructions that JSON files beside them hold."""
+    """Images with the instructions that JSON files beside them hold."""
     texts: dict[str, list] = {}
     for path in folder.glob("*.json"):
         texts |= read_json(path, REMEDY)

@@ -19,13 +19,15 @@ from .triton import check_free, write_repository
 
 def arguments() -> argparse.ArgumentParser:
     parser = command_parser("mrc-export", "Export a checkpoint to ONNX graphs and, with --trt, to TensorRT engines.")
-    parser.add_argument("checkpoint", help="MRC or InstructPix2Pix checkpoint: folder, file, or OWNER/NAME of the hub")
+    parser.add_argument(
+        "checkpoint", help="checkpoint: folder, .safetensors file, mini, or OWNER/NAME on the Hugging Face hub"
+    )
     parser.add_argument(
         "out",
         type=Path,
         nargs="?",
         help="export folder to write; an older export there is replaced at the end. Leave it out to write the "
-        "--triton-repository of an export that is there already: CHECKPOINT is then that export",
+        "--triton-repository of an existing export: CHECKPOINT is then that export",
     )
     parser.add_argument(
         "--dtype", choices=PRECISIONS, default="float32", help="precision inside the graphs (default: float32)"

@@ -48,11 +48,11 @@ def export(
             which runs once an edit, stays in float32. A float16 export also holds a float32 VAE decoder, for images
             that overflow.
         opset: 18 to 24. Attention is one node from 23 on, group normalization from 21 on.
-        int8: folder of pictures like those to be edited; the step graphs are also written in int8, calibrated on
+        int8: folder of images like those to be edited; the step graphs are also written in int8, calibrated on
             edits of these (`export.calibration`), for `precision="int8"`.
-        trt_targets: GPUs of the engines, such as "sm86"; by default all that TensorRT-RTX builds every graph for, or
-            the one in this machine with data-centre TensorRT.
-        precision_report: measure what each format costs on edits of the pictures of `int8`, or else of the package's
+        trt_targets: GPUs of the engines, such as "sm86"; by default all but sm75 that TensorRT for RTX has, or with
+            data-centre TensorRT the one in this machine.
+        precision_report: measure what each format costs on edits of the images of `int8`, or else of the package's
             photograph (`export.precision`), and keep the layers in float32 that should stay so with this `dtype`.
         sizes: least, best and greatest side in pixels of the engines; None for half of the model's resolution, the
             resolution, or half as much again. They are fastest for one square image of the best.

@@ -25,12 +25,12 @@ from ..model.scheduler import scheduler_config
 from .calibration import Recorder, record
 from .emulate import FORMATS, HALVES, Layer, Layered, Observed, emulated
 
-PHOTOGRAPHS = Path(__file__).parents[1] / "demo"  # where no pictures are given: chelsea.jpg, a cat
+PHOTOGRAPHS = Path(__file__).parents[1] / "demo"  # where no images are given: chelsea.jpg, a cat
 EDITS = (2, 256)  # edits, and pixels of the longer side at most
 SMALL = (1, 64)  # for the search, which runs a graph many times
 BOUND = 0.03  # relative error of a graph that its format may cause, as for int8 (`export.sensitivity`)
 LARGEST = 65504.0  # of float16
-MARGIN = 4.0  # other pictures may reach higher: a layer stays wider whose peak comes this near to LARGEST
+MARGIN = 4.0  # other images may reach higher: a layer stays wider whose peak comes this near to LARGEST
 Samples = list[dict[str, Tensor]]
 
 
@@ -105,12 +105,12 @@ class TorchRecorder(Recorder[Tensor]):
 
 
 def precision_report(checkpoint: Checkpoint, pictures: Path) -> PrecisionReport:
-    """Measure every graph that may be half on edits of pictures (`calibration.pairs`).
+    """Measure every graph that may be half on edits of images (`calibration.pairs`).
 
     The checkpoint stays as it is, in float32. Beside it one layer's rounded weights are in memory at a time.
 
     Raises:
-        MRCError: no pictures.
+        MRCError: no images.
     """
     modules = {name: graph_module(row.module, getattr(checkpoint, row.part)).eval() for name, row in GRAPHS.items()}
     recorded = []
@@ -135,7 +135,7 @@ def samples(backend: TorchRecorder, graph: str) -> Samples:
 
 
 def graph_report(graph: str, module: nn.Module, full: Samples, small: Samples) -> GraphReport:
-    """Measure one graph; `small` are inputs of a small picture, for the search."""
+    """Measure one graph; `small` are inputs of a small image, for the search."""
     layers: dict[str, Layer] = {}
     expected = [output(module, feeds, Observed(module, layers)) for feeds in full]
     searched = small[1:2] or small  # of a step graph the middle step

@@ -31,13 +31,13 @@ def quantize_steps(folder: Path, sources: dict[str, str], targets: dict[str, str
 
     Args:
         sources, targets: paths in `folder` by role.
-        images: pictures to calibrate on.
+        images: those to calibrate on.
 
     Returns:
         By role the relative error of the noise on real edits.
 
     Raises:
-        MRCError: no pictures, or an error so great that rounding does not explain it.
+        MRCError: no images, or an error so great that rounding does not explain it.
     """
     errors = {}
     samples, small = step_samples(folder, images, CALIBRATION, SENSITIVITY)
@@ -49,7 +49,7 @@ def quantize_steps(folder: Path, sources: dict[str, str], targets: dict[str, str
         if not errors[role] <= LIMIT:  # also true of NaN
             raise MRCError(
                 f"{role} in int8 moves the noise by {errors[role]:.1e} (relative; at most {LIMIT:g}); "
-                "give more pictures, or leave int8 out"
+                "give more images, or leave int8 out"
             )
         report = {"budget": BUDGET, "error": errors[role], "layers": [asdict(layer) for layer in layers]}
         (folder / targets[role]).with_name(REPORT).write_text(json.dumps(report, indent=1) + "\n")
@@ -62,7 +62,7 @@ def quantize(
     """Write the int8 form of the step graph `source` to `target`.
 
     Args:
-        samples: inputs by name, to find the ranges on; small: of a small picture, on which each layer's share in the
+        samples: inputs by name, to find the ranges on; small: of a small image, on which each layer's share in the
             error of the noise is measured.
 
     Returns:

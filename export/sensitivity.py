@@ -10,8 +10,8 @@ import openvino
 from openvino import opset13 as ops
 from tqdm import tqdm
 
+from ..core.cpu import cpu_entry
 from ..core.fidelity import relative_error
-from ..engine.backends.onnxruntime import cpu
 from ..engine.backends.openvino import CORE
 
 BARE = "/WithoutBiases"  # what OpenVINO adds to the name of a convolution whose bias it takes apart
@@ -190,7 +190,7 @@ def greatest_weight() -> int:
     Such a CPU adds pairs of 8-bit products in 16 bits, which overflow with larger weights. Graphs with the smaller
     range are right on every CPU.
     """
-    flags = cpu().split()
+    flags = cpu_entry("flags").split()  # which x86 alone has
     return 127 if not flags or {"avx512_vnni", "avx_vnni"} & set(flags) else 64
 
 

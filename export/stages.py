@@ -174,7 +174,7 @@ def above_budget(errors: dict[str, float], budget: float) -> list[str]:
     """A warning for each int8 graph whose layers together err more than the law they were chosen by says."""
     return [
         f"{role} in int8 moves the noise by {error:.1%}, more than the {budget:.0%} that its layers were chosen for; "
-        "look at its edits before you use it, or calibrate on more pictures like those to be edited"
+        "look at its edits before you use it, or calibrate on more images like those to be edited"
         for role, error in errors.items()
         if error > budget
     ]

@@ -15,7 +15,7 @@ from ..engine.backends import cuda
 from ..engine.backends.tensorrt_library import load_tensorrt, words
 
 DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
-INSTALL = "pip install 'mrc-edit[trt-rtx]' for TensorRT-RTX, or 'mrc-edit[trt]' for data-centre TensorRT"
+INSTALL = "pip install 'mrc-edit[trt-rtx]' for TensorRT for RTX, or 'mrc-edit[trt]' for data-centre TensorRT"
 
 
 def describe() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""PyTorch graphs to ONNX, with every dynamic dimension of `engine.contract` left open."""
+"""PyTorch graphs to ONNX, with every dynamic dimension of `engine.graphs` left open."""
 
 import logging
 import sys

@@ -22,7 +22,7 @@ COMPILED = f"{MODEL}/{VERSION}/__pycache__/"  # Triton's Python writes it
 CONFIG = "config.pbtxt"
 MODEL_FILE = Path(__file__).with_name("triton_model.py")
 ADVICE = "give a new folder, or --overwrite to replace it with all that is in it"
-# By runtime of a graph: what Triton calls it, and the name that its file has there. It has nothing for TensorRT-RTX.
+# By runtime of a graph: its name in Triton, and the name of its file there. Triton has none for TensorRT for RTX.
 BACKENDS = {"onnx": ("onnxruntime", "model.onnx"), "tensorrt": ("tensorrt", "model.plan")}
 TYPES = {"float32": "FP32", "int64": "INT64"}
 

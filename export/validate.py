@@ -35,7 +35,7 @@ class Case:
     """Inputs of all graphs at one size, drawn from a fixed seed.
 
     Attributes:
-        images: `[B, 3, H, W]`, about -1…1; latents: `[B, 4, h, w]`; feature_bias: `[B, C, h, w]` of SmartEdit.
+        images: `[B, 3, H, W]`, about -1…1; latents: `[B, Z, h, w]`; feature_bias: `[B, C, h, w]` of SmartEdit.
     """
 
     images: np.ndarray

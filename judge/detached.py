@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+from ..core.errors import Stopped
 from .spending import Spending
 
 
@@ -19,11 +20,11 @@ def run_detached(module: str, argument: str) -> int:
         assert process.stdin is not None
         try:
             return process.wait()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             process.stdin.close()
             print("stopping: waiting for the replies in flight", file=sys.stderr)
             process.wait()
-            return 130
+            return stop.status if isinstance(stop, Stopped) else 130
 
 
 def stop_with_parent(spending: Spending) -> None:

@@ -122,7 +122,11 @@ def main() -> None:
         help="SM versions (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--types", nargs="+", default=list(dtypes), choices=dtypes, help="of the feature maps (default: %(default)s)"
+        "--types",
+        nargs="+",
+        default=list(dtypes),
+        choices=dtypes,
+        help="number formats of the feature maps (default: %(default)s)",
     )
     args = parser.parse_args()
     sys.exit(run_command(lambda: build(args.folder, args.architectures, [dtypes[name] for name in args.types])))

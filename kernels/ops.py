@@ -71,7 +71,7 @@ def compute(name: str, fits: bool, tensor: Tensor, *rest: object, packed: bool =
 def takes_rewards(hidden: Tensor) -> bool:
     """Whether the kernels of `reward_block` compute this feature map.
 
-    Libraries are faster for wide maps, and on a card without tensor cores, which float32 has none of.
+    Libraries are faster for wide maps, and on a GPU without tensor cores, which float32 has none of.
     """
     channels = hidden.shape[1]
     return channels % 32 == 0 and channels <= WIDEST and not (hidden.is_cuda and hidden.dtype == torch.float32)

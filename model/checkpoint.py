@@ -18,7 +18,6 @@ import diffusers
 import safetensors.torch
 import torch
 from accelerate import init_empty_weights
-from diffusers import AutoencoderKL
 from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -34,7 +33,7 @@ from .layouts import open_source
 from .rewards import BLOCK_KEYS, REWARD_KEYS
 from .scheduler import write_scheduler
 from .source import Source
-from .tiny_vae import TinyVae, make_vae
+from .tiny_vae import TinyVae, Vae, make_vae
 from .tokenizer import load_tokenizer
 from .unet import MRCUNet
 from .weights import WEIGHTS, Module, State, fill, modern_vae_keys
@@ -64,7 +63,7 @@ class Checkpoint:
     """A loaded checkpoint; modules are in evaluation mode on the CPU, without gradients."""
 
     unet: MRCUNet
-    vae: AutoencoderKL | TinyVae
+    vae: Vae
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     scheduler: diffusers.SchedulerMixin

@@ -8,19 +8,18 @@ Every input and output is float32 (or int64), whatever the precision inside, so 
 needs no half-precision arrays. Shape letters:
 
     B images   T texts   R rewards   S steps   P U-Net inputs before the text differs   N branches
-    L text length (77)   D text width   C = block_out_channels[0]   h×w latents = H/8 × W/8 pixels
+    L text length (77)   D text width   C = block_out_channels[0]   Z latent channels   h×w latents of H×W pixels
     Σt channels of all timestep biases   Σk channels of all text keys and values   Σr of all reward layers
 """
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from .layers import cross_attentions, resnet, resnets, upsamplers
 from .step import FOLDED_DIMS, UNetShallow, UNetStep  # noqa: F401 - UNetShallow is found by name
-from .tiny_vae import TinyVae
+from .tiny_vae import TinyVae, Vae
 from .unet import MRCUNet
 
 
@@ -47,9 +46,9 @@ class TextEncoder(nn.Module):
 
 
 class VaeEncoder(nn.Module):
-    """Images `[B, 3, H, W]` in -1…1 → source latents `[B, 4, h, w]`: the mode, unscaled."""
+    """Images `[B, 3, H, W]` in -1…1 → source latents `[B, Z, h, w]`: the mode, unscaled."""
 
-    def __init__(self, vae: AutoencoderKL | TinyVae) -> None:
+    def __init__(self, vae: Vae) -> None:
         super().__init__()
         self.vae = vae
 
@@ -62,9 +61,9 @@ SILU = ("silu", "swish")  # two names of one function
 
 
 class VaeDecoder(nn.Module):
-    """Latents `[B, 4, h, w]` → images `[B, 3, H, W]`, about -1…1."""
+    """Latents `[B, Z, h, w]` → images `[B, 3, H, W]`, about -1…1."""
 
-    def __init__(self, vae: AutoencoderKL | TinyVae, fused: bool = False) -> None:
+    def __init__(self, vae: Vae, fused: bool = False) -> None:
         super().__init__()
         self.vae = vae
         self.fused = fused and vae.config.act_fn in SILU

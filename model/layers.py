@@ -43,7 +43,7 @@ class Upsampler(nn.Module):
 
 
 def upsamplers(blocks: Iterable[UpDecoderBlock2D]) -> nn.ModuleList:
-    """Those of the blocks that have one, in order. On a card the plain ones, which are faster there (docs/gpu.md)."""
+    """Those of the blocks that have one, in order. On a GPU the plain ones, which are faster there (docs/gpu.md)."""
     plain = [block.upsamplers[0] for block in blocks if block.upsamplers]
     return nn.ModuleList(block if block.conv.weight.is_cuda else Upsampler(block) for block in plain)
 

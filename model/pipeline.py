@@ -1,6 +1,6 @@
 """The eager pipeline, as plain as the paper: the ground truth for every export and every kernel.
 
-Shapes: B images of H×W pixels, latents h×w = H/8×W/8, text length 77, width D.
+Shapes: B images of H×W pixels, latents h×w of Z channels, text length 77, width D.
 """
 
 import inspect
@@ -30,13 +30,13 @@ def encode_text(checkpoint: Checkpoint, texts: list[str]) -> tuple[torch.Tensor,
 
 @torch.no_grad()
 def encode_image(checkpoint: Checkpoint, images: torch.Tensor) -> torch.Tensor:
-    """Images `[B, 3, H, W]` in -1…1 → source latents `[B, 4, h, w]`: the mode, unscaled."""
+    """Images `[B, 3, H, W]` in -1…1 → source latents `[B, Z, h, w]`: the mode, unscaled."""
     return checkpoint.vae.encode(images).latent_dist.mode()
 
 
 @torch.no_grad()
 def decode_latents(checkpoint: Checkpoint, latents: torch.Tensor) -> torch.Tensor:
-    """Latents `[B, 4, h, w]` → images `[B, 3, H, W]`, about -1…1."""
+    """Latents `[B, Z, h, w]` → images `[B, 3, H, W]`, about -1…1."""
     return checkpoint.vae.decode(latents / checkpoint.vae.config.scaling_factor).sample
 
 
@@ -66,7 +66,7 @@ def edit_latents(
             `[B, C, h, w]`.
 
     Returns:
-        Final latents `[B, 4, h, w]`.
+        Final latents `[B, Z, h, w]`.
     """
     if not len(images) == len(instructions) == len(generators):
         raise MRCError(f"{len(images)} images, {len(instructions)} instructions, {len(generators)} generators: give B")

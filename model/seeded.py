@@ -111,9 +111,11 @@ def byte_tokenizer(merges: Sequence[tuple[str, str]] = (), length: int = 77) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mrc_edit.model.seeded", description="Write a random checkpoint.")
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--plain", action="store_true", help="InstructPix2Pix, without rewards")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT whatever it holds")
+    parser.add_argument("out", type=Path, help="checkpoint folder to write")
+    parser.add_argument(
+        "--plain", action="store_true", help="write an InstructPix2Pix model, without rewards (default: no)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT whatever it holds (default: no)")
     args = parser.parse_args()
     check = anything if args.overwrite else nothing
     sys.exit(run_command(lambda: save_checkpoint(seeded_checkpoint(rewards=not args.plain), args.out, check)))

@@ -1,7 +1,7 @@
 """One step of the U-Net with guidance, as the graphs compute it.
 
 B images   T texts   R rewards   S steps   P U-Net inputs before the text differs   N branches
-L text length (77)   D text width   C = block_out_channels[0]   h×w latents = H/8 × W/8 pixels
+L text length (77)   D text width   C = block_out_channels[0]   Z latent channels   h×w latents of H×W pixels
 Σt channels of all timestep biases   Σk channels of all text keys and values   Σr of all reward layers
 """
 
@@ -47,7 +47,7 @@ class UNetStep(nn.Module):
         """Predict the guided noise.
 
         Args:
-            sample: `[P, 8, h, w]`, scaled latents and source latents.
+            sample: `[P, 2Z, h, w]`, scaled latents and source latents.
             branch: `[N]` int64, the row of `sample` each branch continues.
             guidance: `[G, N]`, weight of each branch in each row of noise; where branches are spread
                 over several calls, the sum of their noises is the noise of the sum.
@@ -57,7 +57,7 @@ class UNetStep(nn.Module):
             feature_bias: `[P, C, h, w]`, added to what `conv_in` gives.
 
         Returns:
-            Guided noise `[G, 4, h, w]`, and the deep features `[N, F, h, w]` that `UNetShallow` continues from.
+            Guided noise `[G, Z, h, w]`, and the deep features `[N, F, h, w]` that `UNetShallow` continues from.
         """
         rewards = self.rewards(branch, gate, gate_bias, base, update)
         hidden = self.begin(sample, feature_bias, rewards)
@@ -120,7 +120,7 @@ class UNetStep(nn.Module):
         return hidden, deep
 
     def begin(self, sample: Tensor, feature_bias: Tensor | None, rewards: Iterator[Reward]) -> Tensor:
-        """`conv_in`, the feature bias and the first reward layer: `[P, 8, h, w]` → `[P, C, h, w]`."""
+        """`conv_in`, the feature bias and the first reward layer: `[P, 2Z, h, w]` → `[P, C, h, w]`."""
         dtype = self.unet.conv_in.weight.dtype
         hidden = self.unet.conv_in(sample.to(dtype))
         if feature_bias is not None:
@@ -151,7 +151,7 @@ class UNetStep(nn.Module):
         return iter(text_kv.to(self.unet.conv_in.weight.dtype).split(widths, dim=2))
 
     def guide(self, hidden: Tensor, guidance: Tensor) -> Tensor:
-        """Last features `[N, C, h, w]` → guided noise `[G, 4, h, w]`, linear in `guidance`."""
+        """Last features `[N, C, h, w]` → guided noise `[G, Z, h, w]`, linear in `guidance`."""
         last = self.unet.conv_out
         assert last.bias is not None
         activated = fused_norm_silu if self.fused else norm_silu
@@ -200,7 +200,7 @@ class UNetShallow(UNetStep):
         gate: Tensor | None = None, gate_bias: Tensor | None = None, base: Tensor | None = None,
         update: Tensor | None = None, feature_bias: Tensor | None = None,
     ) -> tuple[Tensor]:  # fmt: skip
-        """As `UNetStep`, with its features `deep` `[N, F, h, w]` of an earlier step → noise `[G, 4, h, w]`."""
+        """As `UNetStep`, with its features `deep` `[N, F, h, w]` of an earlier step → noise `[G, Z, h, w]`."""
         rewards = list(self.rewards(branch, gate, gate_bias, base, update))
         skip = select(self.begin(sample, feature_bias, iter(rewards)), branch)
         bias = list(self.biases(time_bias, branch))[-1][1]

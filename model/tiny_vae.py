@@ -1,6 +1,6 @@
 """A tiny VAE in place of Stable Diffusion's, such as TAESD: a fraction of the operations, at some loss of detail."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
@@ -40,7 +40,10 @@ class TinyVae(AutoencoderTiny):
         return super().decode(x * SCALING, generator, return_dict)
 
 
-def make_vae(config: JsonObject) -> AutoencoderKL | TinyVae:
+Vae: TypeAlias = AutoencoderKL | TinyVae
+
+
+def make_vae(config: JsonObject) -> Vae:
     """The VAE that the settings describe, of the class that they name.
 
     Raises:

@@ -118,7 +118,7 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
         """Predict the noise.
 
         Args:
-            sample: `[B, 8, h, w]`, scaled noisy latents and source latents.
+            sample: `[B, 2Z, h, w]`, scaled noisy latents and source latents.
             timestep: scalar or `[B]`, 0–1000.
             encoder_hidden_states: `[B, 77, D]`, the instruction's text states.
             reward_scores: `[B, 3]`, raw 0–5: following, preserving, quality.
@@ -127,7 +127,7 @@ class MRCUNet(RewardConditioning, UNet2DConditionModel):
             guidance_scales: `[B, 2]` of a student: guidance_scale, image_guidance_scale.
 
         Returns:
-            `[B, 4, h, w]`, of the sample's dtype.
+            `[B, Z, h, w]`, of the sample's dtype.
 
         Raises:
             MRCError: rewards, the feature bias or the scales missing, or given to a U-Net that takes none.

@@ -2,8 +2,6 @@
 
 import argparse
 import ipaddress
-import os
-import secrets
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..core.cluster import prepare_ray
 from ..core.console import command_parser
 from ..core.errors import MRCError, run_command
 from ..core.precision import PRECISIONS
@@ -126,13 +125,6 @@ def check_host(host: str, has_keys: bool) -> None:
         local = False
     if not local and not has_keys:
         raise MRCError(f"--host is {host}, which others can reach; set MRC_API_KEYS, or serve 127.0.0.1")
-
-
-def prepare_ray() -> None:
-    """What Ray reads as soon as it is imported. A cluster of our own answers only who has its token."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if "RAY_ADDRESS" not in os.environ:
-        os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN"] = "token", secrets.token_hex(32)
 
 
 @contextmanager

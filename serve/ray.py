@@ -5,10 +5,8 @@ The server's own process answers HTTP, as without Ray; Ray carries edits from th
 
 import logging
 import math
-import os
 import re
 import secrets
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +15,8 @@ import ray
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from ..core.errors import MRCError, reason
+from ..core.cluster import connected
+from ..core.errors import MRCError
 from .replicas import Deployed, Fleet, Replica, held
 from .service import Model
 
@@ -33,6 +32,7 @@ def deployed(model: Deployed, max_waiting: int) -> Iterator[tuple[Model, Fleet]]
         MRCError: the cluster cannot be reached, or the model cannot be opened there.
     """
     with connected():
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(proxy_location="Disabled", logging_config=QUIET)
         application = f"{model.name}-{secrets.token_hex(4)}"  # another server of the cluster may have the same model
         try:
@@ -54,27 +54,6 @@ def started(replicas: serve.Application, name: str) -> DeploymentHandle:
         told = serve.status().applications[name].deployments[REPLICA].message
         own = re.findall(r"MRCError: (.+)", told)
         raise MRCError(own[-1] if own else f"the replicas do not start: {error}; Ray's logs say why") from None
-
-
-@contextmanager
-def connected() -> Iterator[None]:
-    """Ray, for the block."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        if "RAY_ADDRESS" in os.environ:
-            ray.init(os.environ["RAY_ADDRESS"], **quiet)
-        else:
-            ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-    except Exception as error:  # Ray has no type for it
-        raise MRCError(f"Ray does not start, or does not answer at RAY_ADDRESS ({reason(error)})") from None
-    logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)  # Ray puts its own in their place
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def deployment(model: Deployed) -> serve.Application:

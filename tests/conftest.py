@@ -185,7 +185,7 @@ def student_export(student, traced_once, once) -> Path:
     return once("exported-student", lambda folder: export(student, folder))
 
 
-# With what is installed here of int8 and TensorRT-RTX; tests of these skip without
+# With what is installed here of int8 and TensorRT for RTX; tests of these skip without
 ENGINES = {
     "trt": importlib.util.find_spec("tensorrt_rtx_bindings") is not None,
     "sizes": (64, 128, 256),

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -31,21 +32,27 @@ def command(request):
 
 
 @pytest.fixture
-def actions(command, monkeypatch):
-    """The flags and positional arguments of a command, without --help, --version and the choice of a subcommand."""
+def parser(command, monkeypatch):
+    """The parser of a command or subcommand."""
 
     def stop(parser, *_):
         raise Parsed(parser)
 
     module, arguments = COMMANDS[command]
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
-    monkeypatch.setattr(sys, "argv", [command.split()[0], *arguments])
-    with pytest.raises(Parsed) as parsed:
+    with monkeypatch.context() as patch, pytest.raises(Parsed) as parsed:
+        patch.setattr(argparse.ArgumentParser, "parse_known_args", stop)
+        patch.setattr(sys, "argv", [command.split()[0], *arguments])
         importlib.import_module(module).main()
     parser = parsed.value.args[0]
     for name in arguments:
         subparsers = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
         parser = subparsers.choices[name]
+    return parser
+
+
+@pytest.fixture
+def actions(parser):
+    """The flags and positional arguments of a command, without --help, --version and the choice of a subcommand."""
     return [a for a in parser._actions if not isinstance(a, argparse._HelpAction | argparse._VersionAction)]
 
 
@@ -59,6 +66,12 @@ def test_every_default_is_shown(actions):
     flags = [action for action in actions if action.option_strings]
     hidden = [a.dest for a in flags if "default: " not in a.help and "(required" not in a.help]
     assert hidden == []
+
+
+def test_no_flag_is_guessed_from_its_beginning(parser, capsys):
+    with suppress(SystemExit):
+        parser.parse_known_args(["--hel"])
+    assert "show this help" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -36,6 +36,11 @@ def test_every_extra_that_is_named_exists():
         assert extra in EXTRAS, f"{path} names the extra {extra}"
 
 
+def test_the_readme_lists_every_extra():
+    install = (ROOT / "README.md").read_text().split("## Install")[1].split("\n## ")[0]
+    assert set(re.findall(r"`([\w-]+)`", install)) & EXTRAS == EXTRAS
+
+
 def test_backends_name_extras_that_exist():
     from mrc_edit.engine.backends import BACKENDS
 

@@ -1,10 +1,10 @@
-"""Train a small VAE on pictures of the miniature world.
+"""Train a small VAE on images of the miniature world.
 
-    python -m mrc_edit.train.autoencoder OUT --photographs DIR --steps 700
+    python -m mrc_edit.train.autoencoder OUT --photographs DIR
 
-Stable Diffusion's architecture at a fiftieth of its size and 4× down instead of 8×: at 128 pixels
-an object is ten latents wide, enough for its outline. Training starts from weights whose first three latents
-are the picture averaged over 4×4 pixels.
+Stable Diffusion's architecture at 1/32 of its size, and 4× down instead of 8×: at 128 pixels an object is ten latents
+wide, enough for its outline. Training starts from weights with which three latents are the averages of 4×4 pixels, and
+three the brightness differences inside them.
 """
 
 import argparse
@@ -237,10 +237,12 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="folder of the run; the VAE is OUT/vae. A stopped run goes on")
     parser.add_argument("--photographs", help="folder of photographs besides scikit-image's (default: none)")
     parser.add_argument("--steps", type=int, default=STEPS, help="batches to train (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights and pictures (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and images (default: %(default)s)")
     args = parser.parse_args()
 
     def run() -> None:
+        if args.seed < 0:
+            raise MRCError(f"--seed is {args.seed}; give a number from 0 up")
         print(train(args.out, args.photographs, args.steps, args.seed))
 
     sys.exit(run_command(run))

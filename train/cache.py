@@ -4,7 +4,7 @@
     edited.npy [N, 2, C, h, w] float16 mean and standard deviation of the edited image, scaled
     scores.npy [N, 3] float32          only if the data has rewards
     texts.json                         ids, instructions, reward texts, broken samples, pairs of two sizes
-    key.json                           data, size, precision and VAE it was computed from
+    key.json                           data, size and VAE it was computed from
 
 Cached images are centre crops without flips.
 """
@@ -16,14 +16,14 @@ from typing import TypedDict
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from ..core.errors import MRCError
 from ..core.files import read_json, swapped_folder
-from .arrays import write_array
-from .data import Triplets
+from ..model.tiny_vae import Vae
+from .arrays import growing_array, write_array
+from .data import Triplets, data_digest
 from .data.batches import LoadedBatch, fit_pair, step_indices, two_sizes
 from .data.notes import check_broken, say_counts
 from .data.triplet import Scores
@@ -71,39 +71,37 @@ class Samples(Dataset[tuple[np.ndarray, Record] | str]):
 
 @torch.no_grad()
 def build_cache(
-    triplets: Triplets, vae: AutoencoderKL, folder: Path, size: int, key: dict, workers: int, broken_limit: int | None
+    triplets: Triplets, vae: Vae, folder: Path, size: int, key: dict, workers: int, broken_limit: int | None
 ) -> None:
     """Write the cache whole or not at all; the caller holds its lock.
 
     Up to `broken_limit` broken samples are left out; the terminal and texts.json name them.
 
     Raises:
-        MRCError: more broken samples than that, or none that can be read.
+        MRCError: more broken samples than that, or none that can be read; latents that are not finite.
     """
     records: list[Record] = []
     broken = set[str]()
-    sources, edits = [], []
     loader = DataLoader(
         Samples(triplets, size), ENCODE_BATCH, num_workers=workers, collate_fn=list, worker_init_fn=end_when_stopped
     )
-    for items in tqdm(from_workers(loader), total=len(loader), desc="cache latents", unit="batch", disable=None):
-        check_broken(broken, (item for item in items if isinstance(item, str)), broken_limit)
-        readable = [item for item in items if not isinstance(item, str)]
-        if not readable:
-            continue
-        source, edited = encode(vae, np.concatenate([images for images, _ in readable]))
-        sources.append(source)
-        edits.append(edited)
-        records += [record for _, record in readable]
-    if not records:
-        raise MRCError(f"no sample of the data can be read; one says: {min(broken, default='it is empty')}")
-    say_counts(len(broken), sum(record["resized"] is not None for record in records), len(records))
     with swapped_folder(folder) as out:
-        write_array(out / "source.npy", len(records), sources)
-        write_array(out / "edited.npy", len(records), edits)
+        with growing_array(out / "source.npy") as append_source, growing_array(out / "edited.npy") as append_edited:
+            progress = tqdm(from_workers(loader), total=len(loader), desc="cache latents", unit="batch", disable=None)
+            for items in progress:
+                check_broken(broken, (item for item in items if isinstance(item, str)), broken_limit)
+                readable = [item for item in items if not isinstance(item, str)]
+                if not readable:
+                    continue
+                source, edited = encode(vae, readable)
+                append_source(source)
+                append_edited(edited)
+                records += [record for _, record in readable]
+        if not records:
+            raise MRCError(f"no sample of the data can be read; one says: {min(broken, default='it is empty')}")
+        say_counts(len(broken), sum(record["resized"] is not None for record in records), len(records))
         if all(record["scores"] is not None for record in records):
-            scores = np.array([record["scores"] for record in records], dtype=np.float32)
-            write_array(out / "scores.npy", len(records), [scores])
+            write_array(out / "scores.npy", [np.array([record["scores"] for record in records], dtype=np.float32)])
         texts: dict[str, list] = {
             "id": [record["id"] for record in records],
             "instruction": [record["instruction"] for record in records],
@@ -115,13 +113,22 @@ def build_cache(
         (out / "key.json").write_text(json.dumps(key))
 
 
-def encode(vae: AutoencoderKL, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Source latents `[B, C, h, w]` and moments of the edited latents `[B, 2, C, h, w]`, float16, of images
-    `[2 · B, 3, H, W]`, source and edited in turn."""
-    posterior = vae.encode(torch.from_numpy(images).to(vae.device)).latent_dist
-    source = posterior.mode()[0::2]
-    moments = torch.stack([posterior.mean[1::2], posterior.std[1::2]], dim=1) * vae.config.scaling_factor
-    return source.half().cpu().numpy(), moments.half().cpu().numpy()
+def encode(vae: Vae, samples: list[tuple[np.ndarray, Record]]) -> tuple[np.ndarray, np.ndarray]:
+    """Source latents `[B, C, h, w]` and moments of the edited latents `[B, 2, C, h, w]` of `Samples`, float16.
+
+    The VAE computes in its own precision, float32: that of Stable Diffusion 1.5 overflows float16.
+
+    Raises:
+        MRCError: latents that are not finite.
+    """
+    images = torch.from_numpy(np.concatenate([images for images, _ in samples]))
+    posterior = vae.encode(images.to(vae.device)).latent_dist
+    source = posterior.mode()[0::2].half()
+    moments = (torch.stack([posterior.mean[1::2], posterior.std[1::2]], dim=1) * vae.config.scaling_factor).half()
+    for latents, moment, (_, record) in zip(source, moments, samples, strict=True):
+        if not (latents.isfinite().all() and moment.isfinite().all()):
+            raise MRCError(f"the VAE gives latents of {record['id']} that float16 does not hold; give another --vae")
+    return source.cpu().numpy(), moments.cpu().numpy()
 
 
 class CachedBatches(Dataset[LoadedBatch]):
@@ -151,8 +158,8 @@ class CachedBatches(Dataset[LoadedBatch]):
             if self.scores is None:
                 raise MRCError(f"the cache {folder} has no rewards to choose triplets by; leave --least-score out")
             self.rows = np.flatnonzero((self.scores >= least_score).all(1))
-        if not len(self.rows):
-            raise MRCError(f"no triplet of the cache {folder} has three scores of {least_score} or more; give less")
+            if not len(self.rows):
+                raise MRCError(f"no triplet of the cache {folder} has three scores of {least_score} or more; give less")
 
     def __getitem__(self, step: int) -> LoadedBatch:
         share = self.batch_size // self.world_size
@@ -167,7 +174,7 @@ class CachedBatches(Dataset[LoadedBatch]):
             "reward_texts": None if self.scores is None else [self.texts["reward_text"][i] for i in indices],
             "ids": [self.texts["id"][i] for i in indices],
             "positions": torch.arange(first, first + share),
-            "broken": self.texts["broken"],
+            "broken": [],  # which the run that filled the cache named
             "resized": [self.texts["resized"][i] for i in indices if self.texts["resized"][i] is not None],
         }
         if self.image_states:
@@ -212,18 +219,16 @@ def cached_texts(folder: Path) -> set[str]:
     return set(texts["instruction"]) | {text for text in texts["reward_text"] if text is not None}
 
 
-def cache_key(
-    data: str, rewards: str | None, drawn: tuple | None, size: int, vae: AutoencoderKL, precision: str
-) -> dict:
+def cache_key(data: str, rewards: str | None, drawn: tuple | None, size: int, vae: Vae) -> dict:
     """Everything that decides a cache's numbers.
 
     Args:
         drawn: what else decides the samples of the miniature world.
-        precision: of the VAE's arithmetic.
     """
-    drawn_from = drawn and list(drawn)
-    return {"data": data, "rewards": rewards, "drawn": drawn_from, "size": size, "precision": precision,
-            "vae": weights_digest(vae)}  # fmt: skip
+    return {
+        "data": data, "rewards": rewards, "listed": data_digest(data, rewards), "drawn": drawn and list(drawn),
+        "size": size, "vae": weights_digest(vae),
+    }  # fmt: skip
 
 
 def weights_digest(module: torch.nn.Module) -> str:

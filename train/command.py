@@ -1,9 +1,12 @@
 """`mrc-train`: the command line over `TrainConfig`, one flag a field."""
 
 import argparse
+import os
 import re
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -83,12 +86,12 @@ def main(arguments: list[str] | None = None) -> None:
         if missing:
             raise MRCError(f"give {', '.join('--' + field for field in missing)}; see mrc-train --help")
         config = TrainConfig(**settings)
-        try:
+        with needed():
             from .loop import train  # torch and accelerate only after the settings are right
-        except ImportError as error:
-            raise MRCError(f"training needs {error.name}; pip install 'mrc-edit[train,cpu]'") from None
         try:
-            print(train(config, resume, overwrite))
+            checkpoint = train(config, resume, overwrite)
+            if os.environ.get("RANK", "0") == "0":
+                print(checkpoint)
         except RuntimeError as error:
             if not re.search("out of memory|can't allocate memory", str(error)):  # PyTorch's words, on GPUs and CPUs
                 raise
@@ -113,6 +116,17 @@ def make_mini(flags: dict) -> Path:
             f"without a checkpoint to start from, --preset mini sets {', '.join(fixed)} itself; "
             "give a checkpoint, or only --out, --photographs and --seed"
         )
-    from .miniature.recipe import reproduce
+    TrainConfig(**preset("mini") | flags | {"init": ""})  # refuses values that cannot be
+    with needed():
+        from .miniature.recipe import reproduce
 
     return reproduce(Path(flags["out"]), flags.get("photographs"), flags.get("seed", 0))
+
+
+@contextmanager
+def needed() -> Iterator[None]:
+    """Name the package that an import lacks."""
+    try:
+        yield
+    except ImportError as error:
+        raise MRCError(f"training needs {error.name}; pip install 'mrc-edit[train,cpu]'") from None

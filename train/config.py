@@ -109,8 +109,8 @@ class TrainConfig:
     train_bim: Annotated[bool, "SmartEdit: train the bidirectional interaction module too"] = False
     lora_rank: Annotated[
         int | None,
-        "train only the reward modules and low-rank updates of the attention, merged at the end and saved "
-        "as a LoRA file too",
+        "train only the reward modules and low-rank updates of the attention (stage distill: no reward modules, and "
+        "convolutions, feed-forward and timestep layers too), merged at the end and saved as a LoRA file too",
         Between(1),
     ] = None
     cache: Annotated[str | None, "folder for latents and text states, computed once; needs --no-augment"] = None
@@ -134,11 +134,9 @@ class TrainConfig:
             fit(hints[name], value, name)
         if self.least_score is not None and not self.cache:
             raise MRCError(f"least_score is {self.least_score}; give --cache too, which has all scores")
-        if self.reward_only != "all" and self.stage == 1:
-            raise MRCError(f"reward_only is {self.reward_only!r}, and stage 1 trains without rewards; use --stage 2")
         if self.resolution % 8:
             raise MRCError(f"resolution is {self.resolution}; give a multiple of 8 pixels")
-        check_distillation(self)
+        check_used(self)
         if self.cache and self.augment:
             raise MRCError("cached latents are of centre crops without flips; give --no-augment with --cache")
 
@@ -152,21 +150,26 @@ class TrainConfig:
         return asdict(self)
 
 
-DISTILL_ONLY = ("guidance_max", "image_guidance_max", "reward_weighting")
-NOT_DISTILLED = ("min_snr_gamma", "train_text_encoder", "train_qformer", "train_bim")
+STAGES: dict[str, tuple[int | str, ...]] = {  # of a setting that other stages have no use for
+    **dict.fromkeys(("guidance_max", "image_guidance_max", "reward_weighting"), ("distill",)),
+    **dict.fromkeys(("min_snr_gamma", "train_text_encoder", "train_qformer", "train_bim"), (1, 2)),
+    **dict.fromkeys(("reward_injection", "reward_only"), (2,)),
+    "reward_dropout": (2, "distill"),
+}
 
 
-def check_distillation(config: TrainConfig) -> None:
-    """Refuse settings that have no effect in the stage."""
-    if config.stage != "distill":
-        for name in DISTILL_ONLY:
-            if (value := getattr(config, name)) != getattr(TrainConfig, name):
-                raise MRCError(f"{name} is {value}, which is for stage distill; leave it out")
-        return
-    for name in NOT_DISTILLED:
-        if value := getattr(config, name):
-            raise MRCError(f"{name} is {value}, and stage distill has none of it; leave it out")
-    if config.guidance_max == 1 < config.image_guidance_max:
+def check_used(config: TrainConfig) -> None:
+    """Refuse settings that would have no effect."""
+    for name, stages in STAGES.items():
+        if (value := getattr(config, name)) != getattr(TrainConfig, name) and config.stage not in stages:
+            named = " and ".join(map(str, stages))
+            raise MRCError(f"{name} is {value}, which is for stage {named}, not {config.stage}; leave it out")
+    for name in ("photographs", "data_seed"):
+        if (value := getattr(config, name)) is not None and not config.data.startswith("miniature:"):
+            raise MRCError(f"{name} is {value}, which is for --data miniature:N, not {config.data}; leave it out")
+    if config.shard and config.reward_only in ("latents", "timestep"):
+        raise MRCError(f"reward_only is {config.reward_only!r}, which is not trained with --shard; leave one out")
+    if config.stage == "distill" and config.guidance_max == 1 < config.image_guidance_max:
         raise MRCError(
             f"guidance_max is 1, which turns all guidance off, and image_guidance_max {config.image_guidance_max:g}; "
             "give 1 for both, or more for the first"

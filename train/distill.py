@@ -5,7 +5,7 @@ teacher's guided probability-flow path. It is held against its own average one s
 timestep 0 it is the identity. Both guidance scales are drawn anew for each sample and embedded, so the student keeps
 them; rewards stay conditions, so it keeps those too.
 
-Shapes: B samples, latents `[B, 4, h, w]`.
+Shapes: B samples, latents h×w of Z channels.
 """
 
 import copy
@@ -68,7 +68,8 @@ def student_of(checkpoint: Checkpoint, config: TrainConfig) -> Checkpoint:
     if config.reward_weighting and not unet.rewards:
         raise MRCError(f"reward_weighting is {config.reward_weighting} and {config.init} has no rewards; leave it out")
     unet.embed_guidance()
-    settings = scheduler_config(checkpoint.scheduler)
+    betas = {name: scheduler[name] for name in ("beta_start", "beta_end", "beta_schedule") if name in scheduler}
+    settings = scheduler_config(checkpoint.scheduler) | betas  # the LCM sampler has other defaults
     settings |= {"clip_sample": False, "original_inference_steps": SOLVER_STEPS, "timestep_scaling": TIMESTEP_SCALING}
     defaults = Defaults(
         "lcm", STUDENT_STEPS, min(own.guidance_scale, config.guidance_max),

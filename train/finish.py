@@ -17,8 +17,8 @@ from .lora import LORA_FILE, merge_lora, save_lora
 from .objective import Editor
 from .report import write_report
 from .run_folder import check_own
-from .setup import Run, starting_point, trainable_editor, trained_parameters
-from .sharding import gathered
+from .setup import Run, init_folder, starting_point, trainable_editor, trained_parameters
+from .sharding import gathered_on_first
 from .smartedit import SmartEditor
 from .state import TrainState
 
@@ -32,7 +32,7 @@ def write_checkpoint(run: Run, state: TrainState, overwrite: bool) -> None:
 
     All processes must call it; the first one writes. With `overwrite` any folder `checkpoint` is replaced.
     """
-    averages = [gathered(tensor) for tensor in state.average.shadow_params]
+    averages = gathered_on_first(enumerate(state.average.shadow_params), run.accelerator.is_main_process)
     run.accelerator.wait_for_everyone()
     run.accelerator.end_training()
     if not run.accelerator.is_main_process:
@@ -43,7 +43,7 @@ def write_checkpoint(run: Run, state: TrainState, overwrite: bool) -> None:
         editor = trainable_editor(checkpoint, config)
         trained = trained_parameters(editor)
     with torch.no_grad():
-        for parameter, tensor in zip(trained, averages, strict=True):
+        for parameter, tensor in zip(trained, averages.values(), strict=True):
             parameter.copy_(tensor)
     out = Path(config.out)
     if config.lora_rank:
@@ -63,7 +63,7 @@ def write_checkpoint(run: Run, state: TrainState, overwrite: bool) -> None:
 def save_more(config: TrainConfig, editor: Editor, folder: Path) -> None:
     """Of SmartEdit also what reads image and instruction."""
     if isinstance(editor, SmartEditor):
-        save_conditioning(Path(config.init), folder, editor.qformer, editor.bim)
+        save_conditioning(init_folder(config), folder, editor.qformer, editor.bim)
 
 
 def training_record(run: Run, state: TrainState) -> dict[str, object]:

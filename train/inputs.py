@@ -19,7 +19,7 @@ from .data.batches import LoadedBatch, StepBatches
 from .data.stream import Stream, StreamBatches, open_stream
 from .image_states import ImageStates, build_image_states, is_whole
 from .objective import HIDDEN_SCORES, Batch, Draws, RewardBatch, changed_positions, draw
-from .setup import Run
+from .setup import Run, init_folder
 from .smartedit import reader
 from .texts import TextStates, build_text_states
 
@@ -61,7 +61,7 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
         return StepBatches(triplets, size, config.resolution, config.seed, rank, world_size, config.augment)
     folder = Path(config.cache)
     drawn = (config.world_seed, config.photographs) if config.data.startswith("miniature:") else None
-    key = cache_key(config.data, config.rewards, drawn, config.resolution, checkpoint.vae, config.mixed_precision)
+    key = cache_key(config.data, config.rewards, drawn, config.resolution, checkpoint.vae)
     if config.columns is not None:
         key["columns"] = config.columns
 
@@ -69,7 +69,7 @@ def load_batches(config: TrainConfig, checkpoint: Checkpoint, accelerator: Accel
         limit = config.broken_limit
         build_cache(open_data_set(config), checkpoint.vae, folder, config.resolution, key, config.workers, limit)
 
-    with accelerator.main_process_first(), accelerator.autocast():
+    with accelerator.main_process_first():
         make_once(folder, lambda: open_cache(folder, key), build)
     states = load_image_states(config, accelerator) if checkpoint.unet.feature_bias else None
     return CachedBatches(folder, size, config.seed, rank, world_size, config.least_score, states)
@@ -79,10 +79,11 @@ def load_image_states(config: TrainConfig, accelerator: Accelerator) -> ImageSta
     """What SmartEdit's language model and CLIP give for the cache's samples, computed if it is missing."""
     assert config.cache is not None
     ids = read_texts(Path(config.cache))["id"]
-    folder = Path(config.cache) / f"image-{frozen_digest(Path(config.init))[:16]}"
+    init = init_folder(config)
+    folder = Path(config.cache) / f"image-{frozen_digest(init)[:16]}"
 
     def build() -> None:
-        encode = reader(Path(config.init), accelerator.device)
+        encode = reader(init, accelerator.device)
         build_image_states(encode, open_data_set(config), ids, folder, config.resolution)
 
     with accelerator.main_process_first():
@@ -125,7 +126,7 @@ def to_device(run: Run, loaded: LoadedBatch) -> tuple[Batch, Draws]:
 
 
 def latents(run: Run, loaded: LoadedBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Source latents, unscaled; mean and standard deviation of the edited latents, scaled; each `[B, 4, h, w]`."""
+    """Source latents, unscaled; mean and standard deviation of the edited latents, scaled; each `[B, Z, h, w]`."""
     vae, device = run.checkpoint.vae, run.accelerator.device
     source, edited = loaded["source"].to(device), loaded["edited"].to(device)
     if edited.ndim == 5:  # from a cache

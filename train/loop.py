@@ -31,10 +31,10 @@ from .finish import write_checkpoint
 from .grid import save_grid
 from .inputs import load_batches, load_texts, samples_to_show, to_device
 from .objective import sample_losses
-from .run_folder import run_folder
+from .run_folder import remove_run, run_folder
 from .setup import Run, arrange_weights, new_state, open_accelerator, start_run, starting_point, trainable_editor
 from .sharding import gathered
-from .state import TrainState, list_states, load_state, mean_loss, remove_states, save_state
+from .state import TrainState, load_state, mean_loss, save_state
 from .workers import load
 
 
@@ -77,8 +77,11 @@ def train_in_folder(config: TrainConfig, accelerator: Accelerator, resume: str |
     if resume and (saved := load_state(out, resume, config.record())):
         state.restore(*saved)
     if overwrite and accelerator.is_main_process:
-        remove_states(list_states(out))
-    image_states = batches.image_states if isinstance(batches, CachedBatches) else None
+        remove_run(out)
+    image_states = None
+    if isinstance(batches, CachedBatches):
+        image_states = batches.image_states
+        check_broken(state.broken, batches.texts["broken"], config.broken_limit, show=False)
     run = start_run(config, accelerator, checkpoint, editor, texts, image_states, state, distillation)
 
     # ---- training, the rare events first
@@ -155,9 +158,8 @@ def note_samples(run: Run, state: TrainState, loaded: LoadedBatch) -> None:
         MRCError: too many samples are broken.
     """
     show = run.accelerator.is_main_process
-    named = show and run.config.cache is None  # the run that fills a cache names them
     for broken, resized in gather_object([(loaded["broken"], loaded["resized"])]):
-        check_broken(state.broken, broken, run.config.broken_limit, named)
+        check_broken(state.broken, broken, run.config.broken_limit, show)
         state.resized = add_resized(state.resized, resized, show)
 
 

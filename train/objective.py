@@ -4,7 +4,7 @@ Every random number but the reward layer's dropout comes from (seed, position of
 run), so a batch gives the same loss however many processes share it, and a resumed run goes on
 exactly.
 
-Shapes: B samples, latents h×w, text length L, text width D.
+Shapes: B samples, latents h×w of Z channels, text length L, text width D.
 """
 
 from collections.abc import Callable
@@ -39,8 +39,8 @@ class Batch:
     """A batch on the device; texts as for `Editor`.
 
     Attributes:
-        source: latents `[B, 4, h, w]`, unscaled.
-        edited: latents `[B, 4, h, w]`, scaled.
+        source: latents `[B, Z, h, w]`, unscaled.
+        edited: latents `[B, Z, h, w]`, scaled.
         changed: `[B, h, w]` of `changed_positions`.
         empty_text: one empty instruction.
         reward: in stage 2.
@@ -58,7 +58,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of a batch: noise `[B, 4, h, w]`, posterior `[B, 4, h, w]`, timesteps `[B]` int64,
+    """The random numbers of a batch: noise `[B, Z, h, w]`, posterior `[B, Z, h, w]`, timesteps `[B]` int64,
     condition `[B]`, reward `[B]` and guidance `[B, 2]` uniform in 0…1."""
 
     noise: Tensor
@@ -101,7 +101,7 @@ class Editor(nn.Module):
         self, sample: Tensor, timesteps: Tensor, text: Tensor, scores: Tensor | None, reward_text: Tensor | None,
         scales: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """The U-Net's prediction `[B, 4, h, w]` for `sample` `[B, 8, h, w]` and scores `[B, 3]`.
+        """The U-Net's prediction `[B, Z, h, w]` for `sample` `[B, 2Z, h, w]` and scores `[B, 3]`.
 
         Texts are token ids `[B, L]`, or encoded: text states `[B, L, D]`, reward texts pooled `[B, D]`. A student
         takes guidance scales `[B, 2]`.
@@ -139,7 +139,7 @@ def snr_weights(schedule: DDPMScheduler, timesteps: Tensor, gamma: float | None)
 
 def changed_positions(source: Tensor, edited: Tensor) -> Tensor:
     """1 where an edit changed the picture, and `AROUND` latents around, else 0: `[B, h, w]` of scaled latents
-    `[B, 4, h, w]`. The gaps of a pattern count too, else the model would learn one plain colour."""
+    `[B, Z, h, w]`. The gaps of a pattern count too, else the model would learn one plain colour."""
     changed = ((edited - source).abs().amax(1) > CHANGED).float()
     return F.max_pool2d(changed, 2 * AROUND + 1, stride=1, padding=AROUND)
 
@@ -150,7 +150,7 @@ def mean_where(errors: Tensor, positions: Tensor) -> Tensor:
 
 
 def prediction_target(schedule: DDPMScheduler, edited: Tensor, draws: Draws) -> Tensor:
-    """The model's target `[B, 4, h, w]`: noise, velocity or the edited latents."""
+    """The model's target `[B, Z, h, w]`: noise, velocity or the edited latents."""
     match schedule.config.prediction_type:
         case "epsilon":
             return draws.noise
@@ -194,7 +194,7 @@ def predict(
     editor: Callable[..., Tensor], batch: Batch, sample: Tensor, timesteps: Tensor, no_text: Tensor,
     reward: tuple[Tensor | None, Tensor | None], scales: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """What an editor predicts `[B, 4, h, w]` for `sample` `[B, 8, h, w]` and the texts of a batch.
+    """What an editor predicts `[B, Z, h, w]` for `sample` `[B, 2Z, h, w]` and the texts of a batch.
 
     Args:
         no_text: `[B]` bool, the samples that see the empty instruction.

@@ -10,7 +10,7 @@ from ..core.locks import locked
 from ..model.checkpoint import CHECKPOINT_FILES
 from ..model.smartedit.trained import own_files
 from .lora import LORA_FILE
-from .state import list_states
+from .state import list_states, remove_states
 
 RECORDS = {"config", "stage2"}  # entries of the training.json of a run, and of the recipe of mini
 
@@ -38,6 +38,14 @@ def run_folder(out: Path, resume: bool, overwrite: bool) -> Iterator[None]:
     finally:
         with suppress(OSError):  # it holds something
             out.rmdir()
+
+
+def remove_run(out: Path) -> None:
+    """Remove what the end of a new run would mix with its own: states, and what the report shows."""
+    remove_states(list_states(out))
+    grids = (path for path in (out / "validation").glob("*.png") if path.stem.isdecimal())
+    for path in (*grids, out / "scores.json"):
+        path.unlink(missing_ok=True)
 
 
 def check_new(out: Path) -> None:

@@ -14,6 +14,7 @@ from diffusers.training_utils import EMAModel
 from torch import nn
 
 from ..core.errors import MRCError
+from ..core.paths import snapshot
 from ..engine.models import layout_folders, model_folder
 from ..model.checkpoint import Checkpoint, load_checkpoint
 from ..model.extend import add_reward_blocks, add_rewards, widen_input
@@ -74,16 +75,22 @@ def open_accelerator(config: TrainConfig) -> Accelerator:
         )
     if config.mixed_precision == "fp16" and accelerator.device.type == "cpu":
         raise MRCError("mixed_precision is fp16, which needs a GPU; give bf16 or no")
+    if config.tracker and not accelerator.log_with:
+        raise MRCError(f"tracker is {config.tracker!r}, which is not installed; install it, or give --tracker ''")
     if config.shard and processes == 1:
         raise MRCError("shard needs more than one process; start mrc-train under torchrun, or leave --shard out")
     return accelerator
 
 
+def init_folder(config: TrainConfig) -> Path:
+    """The checkpoint to start from, as a folder or file on this disk."""
+    return snapshot(model_folder(config.init, "eager", options={"variant": config.variant}))
+
+
 def starting_point(config: TrainConfig) -> Checkpoint:
     """The checkpoint to start from, with the input channels and reward modules that the stage needs."""
-    source = model_folder(config.init, "eager", options={"variant": config.variant})
     layout = layout_folders({"variant": config.variant, "vae": config.vae, "base": config.base})
-    checkpoint = load_checkpoint(source, **layout)
+    checkpoint = load_checkpoint(init_folder(config), **layout)
     unet = checkpoint.unet
     if unet.embeds_guidance:
         raise MRCError(f"{config.init} is a distilled student; give the model that it was distilled from")
@@ -133,7 +140,7 @@ def make_editor(checkpoint: Checkpoint, config: TrainConfig) -> Editor:
     if checkpoint.unet.feature_bias:
         if not config.cache:
             raise MRCError("SmartEdit trains on cached states of its language model; give --cache and --no-augment")
-        return SmartEditor(checkpoint.unet, checkpoint.text_encoder, *load_conditioning(Path(config.init)))
+        return SmartEditor(checkpoint.unet, checkpoint.text_encoder, *load_conditioning(init_folder(config)))
     for name in ("train_qformer", "train_bim"):
         if getattr(config, name):
             raise MRCError(f"{name} is set, and {config.init} is no SmartEdit folder; leave it out")

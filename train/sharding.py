@@ -3,6 +3,9 @@
 accelerate's own FSDP needs an accelerator; torch's also runs on CPU processes, where it is tested.
 """
 
+from collections.abc import Iterable
+from typing import TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -12,12 +15,14 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .objective import Editor
 
+Key = TypeVar("Key")
+
 
 def shard(editor: Editor, device: torch.device) -> None:
-    """Shard in place: one group for each U-Net block, one for the rest of the U-Net, one for the text encoder."""
+    """Shard in place: one group for each U-Net block, one for the rest of the U-Net, one for each other part."""
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     down, middle, up = (editor.unet.get_submodule(name) for name in ("down_blocks", "mid_block", "up_blocks"))
-    for module in (*down.children(), middle, *up.children(), editor.unet, editor.text_encoder):
+    for module in (*down.children(), middle, *up.children(), *editor.children()):
         # by default torch leaves the outermost group gathered after a forward pass, with weights that then go stale
         sharded = fully_shard(module, mesh=mesh, reshard_after_forward=True)
         assert isinstance(sharded, FSDPModule)
@@ -27,6 +32,19 @@ def shard(editor: Editor, device: torch.device) -> None:
 def gathered(tensor: Tensor) -> Tensor:
     """The whole tensor; all processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered_on_first(tensors: Iterable[tuple[Key, Tensor]], first: bool) -> dict[Key, Tensor]:
+    """The whole tensors in the first process's memory, one by one; all processes must call it, and others get none.
+
+    So a card holds one of them at a time.
+    """
+    kept = {}
+    for name, tensor in tensors:
+        whole = gathered(tensor)
+        if first:
+            kept[name] = whole.detach().cpu()
+    return kept
 
 
 def shared_like(tensor: Tensor, parameter: Tensor) -> Tensor:

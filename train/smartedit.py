@@ -31,7 +31,7 @@ class SmartEditor(Editor):
         self, sample: Tensor, timesteps: Tensor, text: Tensor, scores: Tensor | None, reward_text: Tensor | None,
         features: Tensor, empty_text: Tensor, no_text: Tensor, scales: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """The U-Net's prediction `[B, 4, h, w]`.
+        """The U-Net's prediction `[B, Z, h, w]`.
 
         Samples without text keep the feature map, as in the release (DS_SmartEdit_model.py): it still tells them
         the instruction.

@@ -1,7 +1,7 @@
-"""Training states: everything a run needs to go on bit for bit, in one safetensors file.
+"""Training states: everything a run needs to go on bit for bit (but for float16's loss scale), in one safetensors file.
 
-    OUT/states/000500/state.safetensors   weights, averages, optimizer moments
-    OUT/states/000500/state.json          step, settings, loss curve
+    OUT/states/00000500/state.safetensors   weights, averages, optimizer moments
+    OUT/states/00000500/state.json          step, settings, loss curve
 
 All random numbers are functions of (seed, position), or of (seed, step, process) for the dropout of the
 reward layer, so no generator's state is stored.
@@ -23,7 +23,7 @@ from ..core.errors import MRCError
 from ..core.files import foreign_files, read_json, replace_folder
 from ..model.checkpoint import write_weights
 from .config import TrainConfig
-from .sharding import gathered, shared_like
+from .sharding import gathered_on_first, shared_like
 from .stored import check_record, check_tensors
 
 FILES = ("state.json", "state.safetensors")  # in this order they are removed: without the first it is no state
@@ -65,12 +65,12 @@ class TrainState:
         return [[self.curve[i][0], round(mean_loss(self.curve[i : i + count]), 5)]
                 for i in range(0, len(self.curve), count)]  # fmt: skip
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Weights, averages and optimizer moments, whole; all processes must call it."""
+    def tensors(self, first: bool = True) -> dict[str, Tensor]:
+        """Weights, averages and optimizer moments, whole; all processes must call it, and only the first gets them."""
         tensors: dict[str, Tensor] = {f"weights.{i}": parameter for i, parameter in enumerate(self.trained)}
         tensors |= {f"average.{i}": average for i, average in enumerate(self.average.shadow_params)}
         tensors |= optimizer_tensors(self.optimizer)
-        return {name: gathered(tensor) for name, tensor in tensors.items()}
+        return gathered_on_first(tensors.items(), first)
 
     @torch.no_grad()
     def restore(self, tensors: dict[str, Tensor], record: dict) -> None:
@@ -97,13 +97,16 @@ def mean_loss(rows: list[list[float]]) -> float:
 
 def save_state(config: TrainConfig, accelerator: Accelerator, state: TrainState) -> None:
     """`write_state`; all processes must call it, the first one writes."""
-    tensors = state.tensors()
+    tensors = state.tensors(accelerator.is_main_process)
     if accelerator.is_main_process:
         write_state(Path(config.out), config.record(), state, tensors, config.checkpoints_total_limit)
 
 
 def write_state(out: Path, config: dict, state: TrainState, tensors: dict[str, Tensor], limit: int) -> None:
-    """Write the state whole or not at all, then remove all but the last `limit` up to this step."""
+    """Write the state whole or not at all, then remove all but the last `limit` up to this step.
+
+    States of later steps go, too: they are of a run that went on from here before, otherwise.
+    """
     record = {
         "config": config, "curve": state.curve, "broken": sorted(state.broken), "resized": state.resized,
         "step": state.step,
@@ -111,8 +114,9 @@ def write_state(out: Path, config: dict, state: TrainState, tensors: dict[str, T
     with replace_folder(out / "states" / f"{state.step:08d}", check_state) as partial:
         write_weights(tensors, partial / "state.safetensors")
         (partial / "state.json").write_text(json.dumps(record))
-    earlier = [folder for folder in list_states(out) if int(folder.name) <= state.step]
-    remove_states(earlier[:-limit])
+    states = list_states(out)
+    earlier = [folder for folder in states if int(folder.name) <= state.step]
+    remove_states(earlier[:-limit] + states[len(earlier) :])
 
 
 def check_state(folder: Path) -> None:
@@ -164,9 +168,11 @@ def load_state(out: Path, which: str, config: dict) -> tuple[dict[str, Tensor], 
         raise MRCError(f"{folder} is of a later step than --steps {config['steps']}; give more, or an earlier --resume")
     if unknown := sorted(record["config"].keys() - config.keys()):
         raise MRCError(f"{folder} has unknown settings ({', '.join(unknown)}); {remedy}")
-    changed = [name for name, value in record["config"].items() if name not in RESUMABLE and config[name] != value]
+    # settings that the state's version did not have were at their defaults
+    before = {name: getattr(TrainConfig, name, value) for name, value in config.items()} | record["config"]
+    changed = [name for name, value in before.items() if name not in RESUMABLE and config[name] != value]
     if changed:
-        values = ", ".join(f"{name} {record['config'][name]!r} → {config[name]!r}" for name in changed)
+        values = ", ".join(f"{name} {before[name]!r} → {config[name]!r}" for name in changed)
         raise MRCError(f"{folder} was trained with other settings ({values}); give the same or start a new --out")
     return tensors, record
 

@@ -42,8 +42,8 @@ def build_text_states(checkpoint: Checkpoint, texts: set[str], folder: Path) -> 
             yield output.last_hidden_state.half().cpu().numpy()
 
     with swapped_folder(folder) as out:
-        write_array(out / "states.npy", len(rows), states())
-        write_array(out / "pooled.npy", len(rows), pooled)
+        write_array(out / "states.npy", states())
+        write_array(out / "pooled.npy", pooled)
         (out / "texts.json").write_text(json.dumps(rows))
 
 

@@ -62,7 +62,7 @@ def state_of(name: str) -> str:
 
 
 def checkpoint_backend(device: object) -> str:
-    """The fastest backend for a checkpoint on a card, the ground truth on a CPU."""
+    """The fastest backend for a checkpoint on a GPU, the ground truth on a CPU."""
     if find_spec("torch") is None or str(device).startswith("cpu"):
         return "eager"
     import torch

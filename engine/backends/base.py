@@ -52,7 +52,7 @@ class GuidedUNet(ABC):
 
     @abstractmethod
     def full(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
-        """Sample `[P, 8, h, w]` and guidance weights `[G, N]` → guided noise `[G, 4, h, w]`, all float32."""
+        """Sample `[P, 2Z, h, w]` and guidance weights `[G, N]` → guided noise `[G, Z, h, w]`, all float32."""
 
     def shallow(self, step: int, sample: np.ndarray, guidance: np.ndarray) -> np.ndarray:
         """As `full`, with the deep features of the last full step: lossy. Only where `reuses_features`."""
@@ -131,11 +131,11 @@ class Backend(ABC):
 
     @abstractmethod
     def vae_encoder(self, *, images: np.ndarray) -> np.ndarray:
-        """Images `[B, 3, H, W]` in -1…1 → source latents `[B, 4, h, w]`."""
+        """Images `[B, 3, H, W]` in -1…1 → source latents `[B, Z, h, w]`."""
 
     @abstractmethod
     def vae_decoder(self, *, latents: np.ndarray) -> np.ndarray:
-        """Latents `[B, 4, h, w]` → images `[B, 3, H, W]`; not finite if even float32 overflows."""
+        """Latents `[B, Z, h, w]` → images `[B, 3, H, W]`; not finite if even float32 overflows."""
 
     @abstractmethod
     def conditioner(

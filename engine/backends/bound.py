@@ -1,4 +1,4 @@
-"""Sessions of ONNX Runtime with bound inputs and outputs, on the host or on a card."""
+"""Sessions of ONNX Runtime with bound inputs and outputs, on the host or on a GPU."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

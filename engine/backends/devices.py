@@ -15,7 +15,7 @@ LOCK = RLock()  # the settings are the process's
 
 
 def torch_device(name: str | None) -> torch.device:
-    """The device of that name; for None the card, or the CPU where there is none.
+    """The device of that name; for None the GPU, or the CPU where there is none.
 
     Raises:
         MRCError: no such device here.
@@ -25,9 +25,9 @@ def torch_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise MRCError(f"device is {name!r}; give cpu, cuda, or cuda:1 for the second card") from None
+        raise MRCError(f"device is {name!r}; give cpu, cuda, or cuda:1 for the second GPU") from None
     if device.type not in ("cpu", "cuda"):
-        raise MRCError(f"device is {name!r}; give cpu, cuda, or cuda:1 for the second card")
+        raise MRCError(f"device is {name!r}; give cpu, cuda, or cuda:1 for the second GPU")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MRCError(f"device is {name!r} and PyTorch sees {torch.cuda.device_count()} GPUs here; give another")
     return device
@@ -41,7 +41,7 @@ def use_threads(count: int | None) -> None:
 
 @contextmanager
 def float32_products(device: torch.device, tf32: bool = False) -> Iterator[None]:
-    """Inside, a card computes float32 products and convolutions in float32 (IEEE), or with `tf32` in TF32.
+    """Inside, a GPU computes float32 products and convolutions in float32 (IEEE), or with `tf32` in TF32.
 
     PyTorch's own setting is TF32 for convolutions alone. Other threads wait, since it is the whole process's.
     """

@@ -9,7 +9,7 @@ from ...core.files import write_file
 from .providers import RTX, plug_in
 
 CARDS = Path("/proc/driver/nvidia/gpus")
-TIMINGS = "*.timing"  # what TensorRT measured on this card, of use to other graphs too
+TIMINGS = "*.timing"  # what TensorRT measured on this GPU, of use to other graphs too
 
 
 def engines_in(place: Path) -> dict[str, str]:
@@ -31,14 +31,14 @@ def timings(place: Path) -> Iterator[None]:
 
 
 def cards() -> str:
-    """The models of the cards here, as the driver tells; an engine is for one."""
+    """The models of the GPUs here, as the driver tells; an engine is for one."""
     found = sorted(CARDS.glob("*/information"))
     lines = [line for path in found for line in path.read_text().splitlines()]
     return "\n".join(line for line in lines if line.startswith("Model"))
 
 
 def tensorrt_machine() -> str:
-    """The cards, and the version of TensorRT: an engine is for one."""
+    """The GPUs, and the version of TensorRT: an engine is for one."""
     try:
         version = ctypes.CDLL("libnvinfer.so.10").getInferLibVersion()
     except OSError:
@@ -47,6 +47,6 @@ def tensorrt_machine() -> str:
 
 
 def rtx_machine() -> str:
-    """The cards, and the version of the plug-in."""
+    """The GPUs, and the version of the plug-in."""
     device = plug_in(RTX)
     return f"{cards()} {device.ep_metadata if device else ''}"

@@ -111,13 +111,16 @@ def cache_folder() -> Path | None:
     Not in the export folder, which may be read-only and holds what its manifest lists, no more. None, with a warning,
     if it cannot be made, or if others could give the engine another graph there.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("MRC_CACHE") or Path(home) / "mrc")
+    given = os.environ.get("MRC_CACHE")
+    folder = Path(given or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "mrc"))
     try:
+        folder = folder if given else folder.expanduser()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         state = folder.stat()
     except OSError as error:
         fault = error.strerror or str(error)
+    except RuntimeError:
+        fault = "this user has no home folder"
     else:
         others = "others can write there" if state.st_mode & 0o022 else ""
         fault = others if state.st_uid == os.getuid() else "it belongs to another user"

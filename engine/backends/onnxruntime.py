@@ -11,6 +11,7 @@ import onnxruntime
 from onnxruntime import InferenceSession, OrtValue, SessionOptions
 from tqdm import tqdm
 
+from ...core.cpu import cpu_features
 from ...core.errors import MRCError
 from ..failures import computing
 from ..graphs import FEATURE_BIAS, FOLDED, GRAPHS
@@ -73,7 +74,7 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         self.max_batch = 1 if max_batch is None else max_batch
         self.sizes = sides(self.geometry, sizes, self.max_batch)
         self.device, self.device_id = device_of(self.provider), int(self.options.get("device_id", 0))
-        # The provider that takes rows of the conditions on the card; without one the host does
+        # The provider that takes rows of the conditions on the GPU; without one the host does
         self.gathers = CUDA if self.provider in (CUDA, TENSORRT) else ""
         self.gathering: dict[int, InferenceSession] = {}
         self.wide: dict[str, InferenceSession] = {}  # graphs in float32
@@ -101,7 +102,7 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         if (self.provider == CPU and size < LARGE) or (cache := cache_folder()) is None:
             return plain()
         make, reopen, machine = {
-            CPU: (self.optimize, self.open_optimized, cpu),
+            CPU: (self.optimize, self.open_optimized, cpu_features),  # graphs are laid out for what the CPU can do
             TENSORRT: (self.build, self.open_engine, tensorrt_machine),
             RTX: (self.build_context, self.open_context, rtx_machine),
         }[self.provider]
@@ -133,7 +134,7 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
         return self.open(artifact, self.session_options(), engines_in(place))
 
     def build_context(self, artifact: Artifact, place: Path) -> None:
-        """Build the engines of a graph with TensorRT-RTX, and a graph that holds them."""
+        """Build the engines of a graph with TensorRT for RTX, and a graph that holds them."""
         options = self.session_options()
         options.add_session_config_entry("ep.context_enable", "1")
         options.add_session_config_entry("ep.context_embed_mode", "0")
@@ -212,8 +213,8 @@ class OnnxRuntimeBackend(ExportBackend[OrtValue]):
 class BoundUNet(GraphUNet[Any]):
     """The step graphs with the conditions of some branches, taken from the conditioner's outputs on the device.
 
-    A step then copies its sample to the card and the noise back. The sampler's arithmetic stays on the host: as a graph
-    of its own it would be as many launches as two small copies take, and every run waits for the card all the same.
+    A step then copies its sample to the GPU and the noise back. The sampler's arithmetic stays on the host: as a graph
+    of its own it would be as many launches as two small copies take, and every run waits for the GPU all the same.
     """
 
     backend: OnnxRuntimeBackend
@@ -236,9 +237,3 @@ def named(artifact: Artifact) -> str:
     """A graph in messages."""
     hint = " (bfloat16, for which ONNX Runtime's CPU provider has no convolution)"
     return artifact.path + (hint if artifact.precision == "bfloat16" else "")
-
-
-def cpu() -> str:
-    """What the CPU can do: optimized graphs are laid out for it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    return next((line for line in lines if line.startswith("flags")), "")

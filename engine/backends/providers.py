@@ -32,10 +32,10 @@ REFUSED = {
     "trt_cuda_graph_enable": "a recorded graph would read the inputs of the first step at every step",
 }
 NEEDS = {
-    CUDA: "it needs a card, its driver for CUDA 13, and what pip install 'mrc-edit[gpu]' brings",
-    TENSORRT: "it needs a card, its driver for CUDA 13, pip install 'mrc-edit[gpu]' and the libraries of TensorRT 10 "
+    CUDA: "it needs a GPU, its driver for CUDA 13, and what pip install 'mrc-edit[gpu]' brings",
+    TENSORRT: "it needs a GPU, its driver for CUDA 13, pip install 'mrc-edit[gpu]' and the libraries of TensorRT 10 "
     "on LD_LIBRARY_PATH",
-    RTX: "it needs a card, its driver, and what pip install 'mrc-edit[cpu,trt-rtx]' brings",
+    RTX: "it needs a GPU, its driver, and what pip install 'mrc-edit[cpu,trt-rtx]' brings",
 }
 LIBRARIES = {CUDA: "libonnxruntime_providers_cuda.so", TENSORRT: "libonnxruntime_providers_tensorrt.so"}
 COMPUTING = frozenset({
@@ -85,7 +85,7 @@ def plug_in(provider: str) -> onnxruntime.OrtEpDevice | None:
 
 
 def register_rtx() -> None:
-    """Register TensorRT-RTX, which is a plug-in of any package of ONNX Runtime.
+    """Register TensorRT for RTX, which is a plug-in of any package of ONNX Runtime.
 
     Raises:
         MRCError: it is not installed, or its library cannot be loaded.
@@ -103,7 +103,7 @@ def device_of(provider: str) -> str:
     if provider in (CUDA, TENSORRT):
         return "cuda"
     device = plug_in(provider)
-    # A plug-in brings its card's memory to any package of ONNX Runtime, or takes values from the host
+    # A plug-in brings its GPU's memory to any package of ONNX Runtime, or takes values from the host
     nvidia = device is not None and device.device.vendor_id == onnxruntime.OrtDeviceVendorId.NVIDIA
     memory = device.memory_info(onnxruntime.OrtDeviceMemoryType.DEFAULT) if device and nvidia else None
     return "cpu" if memory is None else "cuda"
@@ -199,7 +199,7 @@ def why_lost(provider: str) -> str:
     """What ONNX Runtime logs when it goes on without a provider."""
     if provider not in LIBRARIES:
         return "ONNX Runtime's log has the reason"
-    return missing_library(provider) or "its library loads, so the card or its driver is missing: look at nvidia-smi"
+    return missing_library(provider) or "its library loads, so the GPU or its driver is missing: look at nvidia-smi"
 
 
 def missing_library(provider: str) -> str:

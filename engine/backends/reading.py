@@ -33,7 +33,7 @@ def load_reader(
 
     Args:
         decode, template: as `model.smartedit.language.image_states`.
-        llm_precision: float32 or bfloat16; None for bfloat16 on a card and float32 on a CPU.
+        llm_precision: float32 or bfloat16; None for bfloat16 on a GPU and float32 on a CPU.
 
     Raises:
         MRCError: as `load_smartedit`, an option that cannot be, or options for a model that is no SmartEdit one.
@@ -86,7 +86,7 @@ class SmartEditReader(Reader):
         if device.type == "cuda":
             needed = sum(parameter.nbytes for part in parts for parameter in part.parameters())
             free = torch.cuda.mem_get_info(device)[0]
-            check_memory(needed, f"SmartEdit in {dtype_name(model.llm.dtype)}", free, "the card's memory")
+            check_memory(needed, f"SmartEdit in {dtype_name(model.llm.dtype)}", free, "the GPU's memory")
         for part in parts:
             part.to(device)
         self.read_before: Recent[tuple[Tensor, Tensor]] = Recent(KEPT)

@@ -1,4 +1,4 @@
-"""What a module launches on a card, recorded once for each set of shapes and then replayed at once."""
+"""What a module launches on a GPU, as a CUDA graph: recorded once for each set of shapes, then replayed in one call."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ class DeviceMemory:
         torch.cuda.current_stream(self.device).wait_stream(self.side)
         torch.cuda.empty_cache()  # what the side stream's results took, nobody else could use
         graph = torch.cuda.CUDAGraph()
-        # other threads of the process may go on using the card
+        # other threads of the process may go on using the GPU
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
             outputs = function()
         return graph.replay, outputs

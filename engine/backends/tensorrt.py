@@ -72,7 +72,7 @@ class TensorRTBackend(ExportBackend[Buffer]):
         return engine
 
     def config(self, graph: str, engine: Any) -> Any:
-        """How TensorRT-RTX runs an engine. It compiles before the first run, so that all runs compute the same."""
+        """How TensorRT for RTX runs an engine. It compiles before the first run, so that all runs compute the same."""
         trt, config = self.trt, engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER

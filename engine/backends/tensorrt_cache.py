@@ -1,4 +1,4 @@
-"""What TensorRT-RTX compiles for a GPU as it first runs an engine, kept between processes."""
+"""What TensorRT for RTX compiles for a GPU as it first runs an engine, kept between processes."""
 
 import hashlib
 from pathlib import Path

@@ -12,12 +12,12 @@ from .tensorrt_library import words
 
 REMEDY = "run mrc-export --trt again"
 DIAGNOSES = {  # bits of trt.EngineInvalidityDiagnostics
-    "VERSION_MISMATCH": "another version of TensorRT-RTX built it",
+    "VERSION_MISMATCH": "another version of TensorRT for RTX built it",
     "UNSUPPORTED_CC": "it was built for {target} and this GPU is sm{capability}",
     "OLD_CUDA_DRIVER": "the CUDA driver is too old for it",
     "OLD_CUDA_RUNTIME": "the CUDA runtime is too old for it",
     "INSUFFICIENT_GPU_MEMORY": "the GPU has too little memory for it",
-    "MALFORMED_ENGINE": "it is no engine of this TensorRT-RTX",
+    "MALFORMED_ENGINE": "it is no engine of this TensorRT for RTX",
     "CUDA_ERROR": "CUDA's driver or runtime is not installed as it should be",
 }
 Shapes = Mapping[str, tuple[int, ...]]
@@ -48,7 +48,7 @@ def open_engine(trt: Any, artifact: Artifact, content: bytes, built_by: str, cap
 
 
 def check_validity(trt: Any, runtime: Any, artifact: Artifact, content: bytes, capability: int) -> None:
-    """Put into words what TensorRT-RTX says of an engine before it is opened.
+    """Put into words what TensorRT for RTX says of an engine before it is opened.
 
     Raises:
         MRCError: it cannot run here.

@@ -1,4 +1,4 @@
-"""PyTorch made fast: the step graph over the kernels, channels last, on a card recorded and replayed."""
+"""PyTorch made fast: the step graph over the kernels, channels last, on a GPU as CUDA graphs."""
 
 import copy
 from collections.abc import Callable
@@ -44,9 +44,9 @@ def load(
     """Open a checkpoint.
 
     Args:
-        precision: float32, bfloat16, float16 (on a card), or tf32 (on a card: float32 with TF32 products). By default
-            bfloat16 on a card and float32 on a CPU.
-        device: by default the card, where there is one.
+        precision: float32, bfloat16, float16 (on a GPU), or tf32 (on a GPU: float32 with TF32 products). By default
+            bfloat16 on a GPU and float32 on a CPU.
+        device: by default the GPU, where there is one.
         compile: compile the step graphs with `torch.compile`, anew for each set of shapes.
         threads: of the CPU, in the whole process.
         options: keywords of `load_adapted` and of `load_reader`.
@@ -58,7 +58,7 @@ def load(
     if precision not in (None, *names):
         raise MRCError(f"precision is {precision!r}; the torch backend has {', '.join(names)} on {place.type}")
     if compile and place.type == "cpu":
-        raise MRCError("compile is True, and the step graphs are compiled for a card; leave it out on a CPU")
+        raise MRCError("compile is True, and the step graphs are compiled for a GPU; leave it out on a CPU")
     use_threads(threads)
     own = "float32" if place.type == "cpu" else "bfloat16"
     loading = {name: options.pop(name) for name in (*LAYOUT, *ADAPTERS) if name in options}
@@ -107,7 +107,7 @@ class TorchBackend(GraphBackend[Tensor]):
         if isinstance(array, Tensor):
             return array
         tensor = torch.from_numpy(np.ascontiguousarray(array))
-        # from pinned memory a copy waits for nothing that the card still computes
+        # from pinned memory a copy waits for nothing that the GPU still computes
         return tensor if self.device.type == "cpu" else tensor.pin_memory().to(self.device, non_blocking=True)
 
     def to_numpy(self, value: Tensor) -> np.ndarray:

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ...core.cluster import connected, prepare_ray
 from ...core.errors import MRCError
 from ...core.locks import own
 from .done import Done
@@ -68,16 +69,12 @@ def edit_on_ray(args: argparse.Namespace, place: Place, passes: list[list[Item]]
     """The entries of all passes, in any order, on the cluster of RAY_ADDRESS, or on a new one of this machine.
 
     Raises:
-        MRCError: ray is missing, or what a worker raises.
+        MRCError: ray is missing or does not start, or what a worker raises.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise MRCError("--ray needs the ray package: pip install 'mrc-edit[ray]'") from None
+    prepare_ray()
+    import ray
 
-    ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    try:
+    with connected():
         cards = int(ray.cluster_resources().get("GPU", 0))
         workers = min(args.workers or max(cards, 1), len(passes))
         size = max(1, min(MOST, len(passes) // (4 * workers)))
@@ -97,5 +94,3 @@ def edit_on_ray(args: argparse.Namespace, place: Place, passes: list[list[Item]]
             if isinstance(entries, str):
                 raise MRCError(entries)
             yield entries
-    finally:
-        ray.shutdown()

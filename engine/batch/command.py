@@ -20,7 +20,7 @@ def arguments() -> argparse.ArgumentParser:
         "Edit a folder, a table or tar shards. The same command again goes on where a run has ended.",
         usage="%(prog)s MODEL --batch IN OUT [flags]",
         epilog=f"A folder has {', '.join(IN_FOLDERS)}, *.parquet or *.tar. Status {FAILED}: OUT/{ERRORS} lists what "
-        "could not be edited; the rest is.",
+        "could not be edited; the rest is edited.",
     )
     parser.add_argument("model", help="as for mrc-edit")
     parser.add_argument(
@@ -32,16 +32,22 @@ def arguments() -> argparse.ArgumentParser:
         "tar files (required)",
     )
     output = parser.add_argument_group("output")
-    output.add_argument("--format", choices=FORMATS, default="png", help="of the edits (default: png)")
-    output.add_argument("--quality", type=int, metavar="Q", help="of JPEG and WebP, 1 to 100 (default: 75 and 80)")
-    output.add_argument("--json", action="store_true", help="print a JSON line an edit, and a last one (default: no)")
+    output.add_argument("--format", choices=FORMATS, default="png", help="format of the edits (default: png)")
+    output.add_argument(
+        "--quality", type=int, metavar="Q", help="quality of JPEG and WebP, 1 to 100 (default: 75 and 80)"
+    )
+    output.add_argument(
+        "--json", action="store_true", help="print a JSON line for each edit, and the counts at the end (default: no)"
+    )
     add_finishing_flags(output)
     cluster = parser.add_argument_group("many machines")
     cluster.add_argument(
-        "--ray", action="store_true", help="as a Ray Data job, on the cluster of RAY_ADDRESS or here (default: no)"
+        "--ray",
+        action="store_true",
+        help="edit as a Ray Data job, on the cluster at RAY_ADDRESS or on this machine (default: no)",
     )
     cluster.add_argument(
-        "--workers", type=int, metavar="N", help="models open at once with --ray (default: one a card, or one)"
+        "--workers", type=int, metavar="N", help="models open at once with --ray (default: one for each GPU, or one)"
     )
     add_edit_flags(parser)
     add_runtime_flags(parser)

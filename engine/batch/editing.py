@@ -21,6 +21,7 @@ from ..images import load_image
 from ..metadata import Metadata, read_metadata
 from ..outputs import Output, file_content
 from ..parameters import describe_edits, text_of
+from ..provenance import source_format
 from ..request import EditOptions
 from ..safety import UnsafeEdit
 from ..sources import Source
@@ -74,29 +75,31 @@ def open_editor(args: argparse.Namespace, place: Place) -> Editor:
 
 def edit_passes(editor: Editor, passes: Iterable[Sequence[Item]]) -> Iterator[list[Entry]]:
     """The entries of each pass, when they are in the ledger. The images of the next pass are read meanwhile."""
-    for loaded, failed in read_ahead(passes):
+    for loaded, failed in read_ahead(passes, editor.finishing.sign is not None):
         entries = [*failed, *(write(editor, *one) for one in edit_pass(editor, loaded))]
         add_to(editor.ledger, entries)
         yield entries
 
 
-def read_ahead(passes: Iterable[Sequence[Item]]) -> Iterator[tuple[list[Loaded], list[Entry]]]:
+def read_ahead(passes: Iterable[Sequence[Item]], signs: bool) -> Iterator[tuple[list[Loaded], list[Entry]]]:
     following: Future | None = None
     with ThreadPoolExecutor(1, "mrc-image") as reader:
         for some in passes:
-            current, following = following, reader.submit(read_pass, some)
+            current, following = following, reader.submit(read_pass, some, signs)
             if current is not None:
                 yield current.result()
         if following is not None:
             yield following.result()
 
 
-def read_pass(some: Sequence[Item]) -> tuple[list[Loaded], list[Entry]]:
-    """The images of a pass, and the entries of those that cannot be read."""
+def read_pass(some: Sequence[Item], signs: bool) -> tuple[list[Loaded], list[Entry]]:
+    """The images of a pass, and the entries of those that cannot be read, or named by what signs the edits."""
     loaded, failed = [], []
     for item in some:
         try:
             source = Source(item.name, item.read())
+            if signs:
+                source_format(source.open(), item.name)
             loaded.append(Loaded(item, source, load_image(source.image), read_metadata(source)))
         except (MRCError, OSError, MemoryError) as error:
             failed.append(failure(item, error))

@@ -68,10 +68,17 @@ def check(args: argparse.Namespace) -> None:
 
 
 def begun_seed(place: Place) -> int:
-    """The seed that the batch was begun with, or a random one."""
-    if (place.folder / RECORD).is_file():
-        return read_json(place.folder / RECORD, REMEDY)["seed"]
-    return check_seeds(None, 1)[0]
+    """The seed that the batch was begun with, or a random one.
+
+    Raises:
+        MRCError: its record has none.
+    """
+    path = place.folder / RECORD
+    if not path.is_file():
+        return check_seeds(None, 1)[0]
+    if not isinstance(seed := read_json(path, REMEDY).get("seed"), int):
+        raise MRCError(f"{path} has the seed {seed!r:.40}, not a whole number; {REMEDY}")
+    return seed
 
 
 def asked(args: argparse.Namespace, items: Sequence[Item]) -> dict[str, object]:
@@ -158,7 +165,8 @@ def report(args: argparse.Namespace, items: Sequence[Item], place: Place, done: 
             errors.append({"key": item.key, "image": item.name, "error": error})
     path = place.folder / ERRORS
     if errors:
-        write_file(path, "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors))
+        lines = "".join(json.dumps(error, ensure_ascii=False) + "\n" for error in errors)
+        write_file(path, lines.encode(errors="backslashreplace"))  # what is no UTF-8 in a name becomes JSON's \udc…
     else:
         path.unlink(missing_ok=True)
     counts = {"items": len(items), "edited": len(done.edits) - before, "edited before": before, "failed": len(errors)}

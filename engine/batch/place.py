@@ -25,7 +25,11 @@ from .item import Item
 
 WORK, ERRORS = ".mrc-batch", "errors.jsonl"
 PARTIAL = "partial-"  # how files begin that are being written
-Entry = dict[str, Any]  # of the ledger: an edit, an item that failed, or a shard
+Entry = dict[str, Any]  # of the ledger
+# What an entry has at least: an edit, an item that failed, or a shard
+ENTRIES: tuple[Mapping[str, type], ...] = (
+    {"key": str, "seed": int, "source": str, "sha256": str}, {"key": str, "error": str}, {"shard": str, "sha256": str},
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,9 +120,27 @@ def add_to(ledger: Path, entries: Sequence[Entry]) -> None:
 
 
 def read_ledgers(work: Path) -> list[Entry]:
-    """The entries of all processes. A line that a power cut left unfinished is as if it had never been."""
+    """The entries of all processes. A line that a power cut left unfinished is as if it had never been.
+
+    Raises:
+        MRCError: a finished line is damaged.
+    """
     entries: list[Entry] = []
     for path in sorted(work.glob("done-*.jsonl")):
         for line in path.read_bytes().split(b"\n")[:-1]:
-            entries += json.loads(line)
+            entries += entries_of(line, path)
     return entries
+
+
+def entries_of(line: bytes, ledger: Path) -> list[Entry]:
+    try:
+        entries = json.loads(line)
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, list) or not all(any(fits(entry, kind) for kind in ENTRIES) for entry in entries):
+        raise MRCError(f"{ledger} has a damaged line; remove that file, and the edits that it lists are made again")
+    return entries
+
+
+def fits(entry: object, kind: Mapping[str, type]) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(name), its) for name, its in kind.items())

@@ -26,6 +26,7 @@ PAIRS = tuple(
     )
 )
 Row = dict[str, Any] | str  # values by column, or why it cannot be read
+TOO_MANY = "it has more values than there are columns; put a text that has commas between double quotes"
 REMEDY = 'give {"IMAGE": ["instruction", …]} or [{"image": …, "instruction": …}, …]'
 
 
@@ -70,17 +71,20 @@ def csv_items(file: Path) -> list[Item]:
     """Of a table whose first line has the names of the columns."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
-        rows = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        # A row's values beyond the last column come under None
+        rows: list[Row] = [TOO_MANY if None in row else row for row in table]
     except (ValueError, csv.Error) as error:
         raise MRCError(f"{file} cannot be read as CSV in UTF-8 ({error}); mend it") from None
-    return file_items(file, [{name: value for name, value in row.items() if name is not None} for row in rows])
+    return file_items(file, rows, table.fieldnames or ())
 
 
-def file_items(file: Path, rows: Sequence[Row]) -> list[Item]:
-    """The items of rows whose images are files in the table's folder."""
+def file_items(file: Path, rows: Sequence[Row], header: Iterable[str] = ()) -> list[Item]:
+    """The items of rows whose images are files in the table's folder; `header` names the columns beside the rows."""
     # Hugging Face's image folders name the files of column X in X_file_name
     named = [row if isinstance(row, str) else {n.removesuffix("_file_name"): v for n, v in row.items()} for row in rows]
-    columns = choose_columns(set[str]().union(*(row for row in named if isinstance(row, dict))), file)
+    names = {name.removesuffix("_file_name") for name in header}
+    columns = choose_columns(names.union(*(row for row in named if isinstance(row, dict))), file)
     counts = Counter(str(row.get(columns[0])) for row in named if isinstance(row, dict))
     seen: Counter[str] = Counter()
     items = []

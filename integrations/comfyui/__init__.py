@@ -35,8 +35,8 @@ class MRCModel(io.ComfyNode):
                     "folder", default="mini", tooltip="checkpoint or export folder, mini, or OWNER/NAME on the hub"
                 ),
                 io.Combo.Input("backend", options=["auto", *BACKENDS], tooltip="auto: what fits the folder"),
-                io.Combo.Input("precision", options=list(PRECISIONS), tooltip="own: what the backend chooses"),
-                io.Combo.Input("tier", options=list(TIERS), tooltip="fast and turbo compute less, at a price"),
+                io.Combo.Input("precision", options=list(PRECISIONS), tooltip="own: the backend's choice"),
+                io.Combo.Input("tier", options=list(TIERS), tooltip="fast and turbo compute less and lose quality"),
             ],
             outputs=[Model.Output(display_name="model")],
         )
@@ -63,8 +63,8 @@ class MRCEdit(io.ComfyNode):
                 io.String.Input("instruction", multiline=True, tooltip="what to change"),
                 score("following", "how well the edit is to follow the instruction"),
                 score("preserving", "how well it is to keep all else"),
-                score("quality", "how good the picture is to be"),
-                io.String.Input("reward_text", default="", tooltip="what may go wrong; empty: nothing"),
+                score("quality", "how good the image is to look"),
+                io.String.Input("reward_text", default="", tooltip="faults to ask for; empty: none"),
                 io.Int.Input("steps", default=0, min=0, max=1000, tooltip=own),
                 io.Float.Input("guidance_scale", **scale),
                 io.Float.Input("image_guidance_scale", **scale),

@@ -52,7 +52,9 @@ class MRCExportCommand(BaseOptimumCLICommand):
         from mrc_edit.core.layout import LAYOUT
         from mrc_edit.export.options import add_options
 
-        parser.add_argument("-m", "--model", required=True, help="checkpoint: folder, or OWNER/NAME of the hub")
+        parser.add_argument(
+            "-m", "--model", required=True, help="checkpoint: folder, or OWNER/NAME on the Hugging Face hub"
+        )
         parser.add_argument("output", type=Path, help="export folder to write; an older export there is replaced")
         parser.add_argument("--dtype", choices=DTYPES, default="fp32", help="precision inside the graphs")
         add_options(parser)

@@ -1,6 +1,6 @@
 """The definition of `sampler_step`, for anyone to check against docs/mathematics.md.
 
-Shapes: B images, P U-Net inputs, latents of h×w.
+Shapes: B images, P U-Net inputs, latents h×w of Z channels.
 """
 
 from torch import Tensor
@@ -13,14 +13,14 @@ def sampler_step(
     """Advance `latents` and `denoised` by one step, and write the latent half of `sample`, all in place.
 
     Args:
-        noise: `[B, 4, h, w]`, the guided noise; may be half precision, like `sample`.
-        latents, denoised: `[B, 4, h, w]`, float32 like all that follows but `item` and `sample`.
-        fresh_noise: `[B, 4, h, w]`, or None where its coefficient e is 0.
+        noise: `[B, Z, h, w]`, the guided noise; may be half precision, like `sample`.
+        latents, denoised: `[B, Z, h, w]`, float32 like all that follows but `item` and `sample`.
+        fresh_noise: `[B, Z, h, w]`, or None where its coefficient e is 0.
         coefficients: `[4]`, a, b, c, e of latents, noise, denoised and fresh noise.
         denoised_coefficients: `[2]`, p, q of the old latents and the noise.
         input_scale: `[1]`, the factor on the latents that enter the U-Net.
         item: `[P]` int64, the image each U-Net input belongs to.
-        sample: `[P, 8, h, w]`; its second half, the source latents, stays as it is.
+        sample: `[P, 2Z, h, w]`; its second half, the source latents, stays as it is.
     """
     a, b, c, e = coefficients
     p, q = denoised_coefficients

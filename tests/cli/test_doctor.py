@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mrc_edit.cli import doctor, machine, self_test
-from mrc_edit.core import console
+from mrc_edit.core import console, memory
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine.backends import BACKENDS
 
@@ -44,6 +44,14 @@ def test_all_is_well(run):
     assert states == dict.fromkeys(BACKENDS, "works") | {"tensorrt": "no card"}
     assert report["providers"] == providers and report["backends"]["eager"]["seconds"] == 0.5
     assert report["machine"]["memory"]["total"] > 1e8 and report["versions"]["mrc-edit"] == console.VERSION.split()[1]
+
+
+def test_memory_is_that_of_the_container(monkeypatch, tmp_path):
+    for module in (machine, memory):
+        monkeypatch.setattr(module, "GROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("10000000\n")
+    (tmp_path / "memory.current").write_text("4000000\n")
+    assert machine.memory() == {"total": 10_000_000, "free": 6_000_000}
 
 
 @pytest.mark.parametrize(

@@ -163,9 +163,17 @@ def test_data_sets_are_repositories_of_their_own(hub, folder):
 
 
 def test_names():
-    names = ("a/b", "timbrooks/instruct-pix2pix", "a.b/c_d@v1.0", f"a/b@{'0' * 40}", "a/b@refs/pr/1")
+    names = (
+        "a/b",
+        "a/b/c",
+        "a/b/c/d.e@v1",
+        "timbrooks/instruct-pix2pix",
+        "a.b/c_d@v1.0",
+        f"a/b@{'0' * 40}",
+        "a/b@refs/pr/1",
+    )
     assert [name for name in names if not is_hub_name(name)] == []
-    paths = ("a", "./a", "../a", "/a/b", "a/b/c", "a/b@", "a/", "a/../b", "~/b", "a/b c", "a/b\n", "hf://a/b")
+    paths = ("a", "./a", "../a", "/a/b", "a/b/", "a/b//c", "a/b@", "a/", "a/../b", "~/b", "a/b c", "a/b\n", "hf://a/b")
     assert [path for path in paths if is_hub_name(path)] == []
 
 

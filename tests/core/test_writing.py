@@ -190,6 +190,32 @@ def test_a_file_of_a_live_writer_is_no_leftover(tmp_path):
     assert target.read_text() == "slow" and names(tmp_path) == ["out.parquet"]
 
 
+@pytest.mark.parametrize("state", ["left", "gone", "unreadable", "kept"])
+def test_a_leftover_stops_no_writer(tmp_path, monkeypatch, state):
+    """Of a killed writer; renamed by its writer meanwhile; of another user, also in a folder with the sticky bit."""
+    left = tmp_path / ".file.partial-0"
+    left.write_text("half")
+    own, unlink = files.own, Path.unlink
+
+    def own_later(path, flags):
+        if path == left and state == "gone":
+            left.rename(tmp_path / "file")
+        if path == left and state == "unreadable":
+            raise PermissionError(13, "Permission denied", str(path))
+        return own(path, flags)
+
+    def unlink_ours(path, **options):
+        if path == left and state == "kept":
+            raise PermissionError(1, "Operation not permitted", str(path))
+        unlink(path, **options)
+
+    monkeypatch.setattr(files, "own", own_later)
+    monkeypatch.setattr(Path, "unlink", unlink_ours)
+    write_file(tmp_path / "file", "whole")
+    assert (tmp_path / "file").read_text() == "whole"
+    assert left.exists() == (state in ("unreadable", "kept"))
+
+
 def test_no_folder_is_made_for_a_file(tmp_path):
     with pytest.raises(MRCError, match="No such file"):
         write_file(tmp_path / "none" / "file", "x")

@@ -176,7 +176,7 @@ def computing_card(card) -> Card:
 
 @pytest.fixture
 def plugged(card, monkeypatch):
-    """Beside it, ONNX Runtime for CPUs with TensorRT-RTX as a plug-in that is registered already."""
+    """Beside it, ONNX Runtime for CPUs with TensorRT for RTX as a plug-in that is registered already."""
     device = SimpleNamespace(
         ep_name=providers.RTX,
         ep_metadata={"version": "1"},

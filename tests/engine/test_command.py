@@ -277,6 +277,20 @@ def test_again_with_changes(run, two, tmp_path):
         assert run("--again", first, "mini", two[1], "-o", out)[0] == 0
 
 
+def test_an_adapter_given_takes_the_place_of_those_of_the_record(tmp_path):
+    record = dict.fromkeys(("model", "model_digest", "image", "image_digest", "instruction"), "x")
+    text = PngImagePlugin.PngInfo()
+    text.add_text("mrc-edit", json.dumps(record | {"settings": {"lora": ["a:1", "b:1"], "embedding": ["<t>=c"]}}))
+    Image.new("RGB", (8, 8)).save(tmp_path / "first.png", pnginfo=text)
+    for words, lora, embedding in (
+        ([], ["a:1", "b:1"], ["<t>=c"]),
+        (["--lora", "a:0.5"], ["a:0.5"], ["<t>=c"]),
+        (["--lora=d", "--lora=e", "--embedding", "<u>=f"], ["d", "e"], ["<u>=f"]),
+    ):
+        args, _ = command.parse(["--again", str(tmp_path / "first.png"), *words])
+        assert (args.lora, args.embedding) == (lora, embedding)
+
+
 def test_again_warns_of_another_model(run, two, tmp_path):
     first, other = tmp_path / "first.png", tmp_path / "other"
     assert run("mini", two[0], "make it brighter", *FAST, "-o", first)[0] == 0

@@ -60,6 +60,23 @@ def test_an_export_by_name_edits_and_its_digests_are_checked(hub, photo, tmp_pat
         Engine.from_pretrained("someone/exported")
 
 
+def test_a_folder_of_a_repository_is_a_model(hub, pushed, photo, tmp_path):
+    """As the released weights of MRC are laid out."""
+    shutil.move(pushed, tmp_path / "all" / "stage2")
+    (tmp_path / "all" / "stage1").mkdir()
+    (tmp_path / "all" / "stage1" / "model_index.json").write_text("{}")
+    hub.push("someone/both", tmp_path / "all")
+    small = {"num_inference_steps": 2, "seed": 1, "output_type": "latent"}
+    found = Engine.from_pretrained("someone/both/stage2@main", "eager").edit(photo, "make it night", **small).images
+    assert (found == Engine.from_pretrained("mini", "eager").edit(photo, "make it night", **small).images).all()
+    assert names(model_folder("someone/both/stage2")) == names(MINI / "checkpoint")
+    assert model_folder("someone/both/stage2").name == "stage2"
+    with pytest.raises(MRCError, match=r"name a folder in it \(someone/both/stage1, someone/both/stage2\)"):
+        Engine.from_pretrained("someone/both")
+    with pytest.raises(MRCError, match="someone/both on the hub has no folder stage3; it has stage1, stage2"):
+        Engine.from_pretrained("someone/both/stage3")
+
+
 def test_a_folder_goes_before_a_name(hub, pushed, tmp_path):
     hub.push(NAME, pushed)
     (tmp_path / NAME).mkdir(parents=True)
@@ -70,7 +87,7 @@ def test_a_folder_goes_before_a_name(hub, pushed, tmp_path):
     assert hub.log == []
 
 
-@pytest.mark.parametrize("neither", ["nowhere", "./someone/model", "/tmp/none/at/all", "a/b/c", "a/b@"])
+@pytest.mark.parametrize("neither", ["nowhere", "./someone/model", "/tmp/none/at/all", "a/b/", "a/b/../c", "a/b@"])
 def test_what_is_neither_folder_nor_name(hub, neither):
     with pytest.raises(MRCError, match=f"{neither} is neither a folder nor a name such as mini or OWNER/NAME"):
         Engine.from_pretrained(neither)
@@ -89,6 +106,14 @@ def test_what_cannot_be_opened_is_not_fetched(hub, pushed, backend, options, mes
     hub.push(NAME, pushed)
     with pytest.raises(MRCError, match=message):
         Engine.from_pretrained(NAME, backend, **options)
+    assert hub.fetched() == []
+
+
+def test_a_smartedit_folder_is_not_taken_for_a_plain_model(hub, pushed):
+    (pushed / "smartedit.json").write_text("{}")
+    hub.push(NAME, pushed)
+    with pytest.raises(MRCError, match="download it and give the folder"):
+        Engine.from_pretrained(NAME)
     assert hub.fetched() == []
 
 

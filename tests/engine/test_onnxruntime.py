@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mrc_edit.core import cpu
 from mrc_edit.core.errors import MRCError
 from mrc_edit.engine import Engine
 from mrc_edit.engine.backends import graph_cache
@@ -53,6 +54,14 @@ def test_a_changed_export_is_refused_though_its_optimized_graph_is_kept(tiny_exp
     graph.write_bytes(graph.read_bytes()[:-1] + b"x")
     with pytest.raises(MRCError, match="SHA-256 differs"), warnings.catch_warnings(action="error"):
         Engine.from_pretrained(tmp_path / "exported")
+
+
+def test_another_cpu_has_optimized_graphs_of_its_own(tiny_export, cached, tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu, "INFO", tmp_path / "cpuinfo")
+    for number, features in enumerate(("asimd", "asimd bf16"), start=1):  # of two Arm processors
+        (tmp_path / "cpuinfo").write_text(f"Features\t: {features}\n")
+        Engine.from_pretrained(tiny_export)
+        assert len(list(cached.glob("onnxruntime-*"))) == 6 * number
 
 
 def spoil(cached, monkeypatch, how):

@@ -130,11 +130,16 @@ def test_the_command_signs_what_it_writes(pair, tmp_path, monkeypatch, capsys):
     assert str(pair[1]) not in signed.info["mrc-edit"]
 
 
-def test_formats_that_cannot_be_signed_are_refused_before_a_model_loads(pair, tmp_path, monkeypatch, capsys):
-    (tmp_path / "photo.png").write_bytes(image_file("PNG"))
+@pytest.mark.parametrize(
+    ("source", "output", "told"), [("PNG", "out.tif", "an output is TIFF"), ("BMP", "out.png", "photo is BMP")]
+)
+def test_formats_that_cannot_be_signed_are_refused_before_a_model_loads(
+    pair, tmp_path, monkeypatch, capsys, source, output, told
+):
+    (tmp_path / "photo").write_bytes(image_file(source))
     monkeypatch.setattr(command.Engine, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
-    words = ["mini", str(tmp_path / "photo.png"), "snow", "-o", str(tmp_path / "out.tif")]
+    words = ["mini", str(tmp_path / "photo"), "snow", "-o", str(tmp_path / output)]
     monkeypatch.setattr(sys, "argv", ["mrc-edit", *words, "--provenance", *map(str, pair)])
     with pytest.raises(SystemExit) as ended:
         command.main()
-    assert ended.value.code == 2 and "an output is TIFF" in capsys.readouterr().err
+    assert ended.value.code == 2 and told in capsys.readouterr().err

@@ -80,7 +80,7 @@ def test_a_provider_that_got_lost_is_an_error_with_the_reason(card, monkeypatch,
 def test_a_lost_provider_whose_library_loads_points_to_the_driver(card, monkeypatch):
     card.lost.add(CUDA)
     monkeypatch.setattr(ctypes, "CDLL", lambda path: None)
-    with pytest.raises(MRCError, match="its library loads, so the card or its driver is missing"):
+    with pytest.raises(MRCError, match="its library loads, so the GPU or its driver is missing"):
         Engine.from_pretrained("mini")
 
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -529,6 +531,27 @@ def test_a_file_that_never_ends_takes_no_thread_of_others(mini, photo):
         asyncio.run(serve())
     finally:
         release.set()
+
+
+STUCK = """
+import asyncio, threading, types
+from mrc_edit.engine import AsyncEngine
+
+class Stuck(AsyncEngine):
+    def read(self, request):
+        threading.Event().wait()
+
+async def serve():
+    async with Stuck(types.SimpleNamespace(tier=None)) as serving:
+        await serving.edit(timeout=0.1)
+
+asyncio.run(serve())
+"""
+
+
+def test_nor_does_it_keep_the_process():
+    done = subprocess.run([sys.executable, "-c", STUCK], capture_output=True, text=True, check=False, timeout=60)
+    assert "TimedOut" in done.stderr
 
 
 def test_a_worker_that_fails_refuses_all(mini, photo, monkeypatch):

@@ -1,4 +1,4 @@
-"""The `tensorrt` backend over a stand-in of TensorRT and of the GPU, and over the real TensorRT-RTX as far as it goes
+"""The `tensorrt` backend over a stand-in of TensorRT and of the GPU, and over the real one for RTX as far as it goes
 without a GPU."""
 
 import hashlib
@@ -381,14 +381,14 @@ def test_no_gpu_and_no_package_are_one_error_each(gpu, exported, monkeypatch):
 
 
 needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT-RTX is not installed (extra trt-rtx)"
+    importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is missing (extra trt-rtx)"
 )
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
 @pytest.fixture(scope="module")
 def built(engine_export):
-    """An export whose first engine TensorRT-RTX built, for SM 8.6; the others are stand-ins."""
+    """An export whose first engine TensorRT for RTX built, for SM 8.6; the others are stand-ins."""
     folder = engine_export(MINI, "tensorrt_rtx")
     manifest, tools = read_manifest(folder), toolkit()
     stand_in = manifest.artifact("conditioner", "tensorrt_rtx")
@@ -424,7 +424,7 @@ def spoil(folder, tmp_path, how):
     ("how", "words"),
     [
         ("tampered", r"conditioner\S* is not the file that was exported: its SHA-256 differs"),
-        ("malformed", "cannot run here: it is no engine of this TensorRT-RTX"),
+        ("malformed", "cannot run here: it is no engine of this TensorRT for RTX"),
         ("version", r"was built by tensorrt_rtx 1\.6\.0 and this is 1\."),
         ("whole", "cannot run here: .*CUDA driver"),  # all is well but for the driver
     ],

@@ -108,6 +108,8 @@ def test_groups_of_one_shape_keep_their_own_features(tiny_export, fused, photo, 
         ("fast", {"guidance_every": True}, "from 1"),
         ("fast", {"guidance_interval": (0.8, 0.2)}, "two shares"),
         ("fast", {"guidance_interval": 0.5}, "two shares"),
+        ("fast", {"guidance_interval": ("a", "b")}, "two shares"),
+        ("fast", {"guidance_interval": (None, 1)}, "two shares"),
     ],
 )
 def test_bad_tiers(name, settings, word):

@@ -87,7 +87,7 @@ def test_a_plain_model_stays_on_the_device(plain, photo, error):
         ({"precision": "int8"}, "float32, bfloat16"),
         ({"precision": "tf32"}, "float32, bfloat16"),
         ({"precision": "float16"}, "slowly on a CPU"),
-        ({"compile": True}, "compiled for a card"),
+        ({"compile": True}, "compiled for a GPU"),
         ({"loop": True}, "no option loop"),
     ],
 )

@@ -145,7 +145,7 @@ def test_an_export_keeps_to_its_report(tmp_path, monkeypatch):
 
 
 def test_pictures_that_are_not_there_are_an_error(quick, tmp_path):
-    with pytest.raises(MRCError, match="no pictures"):
+    with pytest.raises(MRCError, match="no images"):
         precision_report(seeded_checkpoint(), tmp_path)
 
 

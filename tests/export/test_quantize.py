@@ -57,7 +57,7 @@ def test_zero_is_at_zero(full_export):
     assert len(zeros) > 10 and all(zero.dtype == np.int8 and zero == 0 for zero in zeros)
 
 
-@pytest.mark.skipif(find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT-RTX is not installed (extra trt-rtx)")
+@pytest.mark.skipif(find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is missing (extra trt-rtx)")
 def test_tensorrt_gets_the_same_graphs(full_export):
     manifest = read_manifest(full_export)
     for role in ("unet", "unet_shallow"):
@@ -96,6 +96,15 @@ def test_bad_pictures(tmp_path, pictures, content, word):
         (tmp_path / "texts.json").write_text(content)
     with pytest.raises(MRCError, match=word):
         pairs(tmp_path, 2)
+
+
+def test_a_list_of_edits_counts_as_its_first(tmp_path):
+    """As in training."""
+    for number, edit in enumerate(("a", ["b", "c"])):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "prompt.json").write_text(json.dumps({"edit": edit}))
+        (tmp_path / str(number) / "1_0.jpg").touch()
+    assert [text for _, text in pairs(tmp_path, 4)] == ["a", "a", "b", "b"]
 
 
 def test_int8_starts_from_float32(tiny, pictures, tmp_path):

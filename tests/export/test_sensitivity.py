@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("nncf", reason="NNCF is not installed")
+from mrc_edit.core import cpu
 from mrc_edit.engine.backends.openvino import CORE
 from mrc_edit.export import sensitivity
 from mrc_edit.export.calibration import step_samples
@@ -18,6 +19,17 @@ def test_weights_round_to_the_nearest_value(monkeypatch, greatest, expected):
     values, scale = sensitivity.int8_weight(weight, 1)
     assert values.tolist() == expected
     assert np.abs(values * scale - weight).max() <= scale.max() / 2
+
+
+@pytest.mark.parametrize(
+    ("text", "greatest"),
+    [("flags: avx2", 64), ("flags: avx2 avx_vnni", 127), ("Features: asimd", 127), ("", 127)],
+    ids=["x86", "VNNI", "Arm", "unknown"],
+)
+def test_the_range_of_weights_is_that_of_the_processor(monkeypatch, tmp_path, text, greatest):
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(cpu, "INFO", tmp_path / "cpuinfo")
+    assert sensitivity.greatest_weight.__wrapped__() == greatest
 
 
 def test_layers_that_spare_most_error_for_their_work_stay_out():

@@ -1,4 +1,4 @@
-"""TensorRT-RTX builds without a GPU; running its engines needs one."""
+"""TensorRT for RTX builds without a GPU; running its engines needs one."""
 
 import html.parser
 import importlib.util
@@ -28,7 +28,7 @@ from mrc_edit.export.tensorrt import Toolkit, engine_profiles, engine_sides, wit
 ONNX, CHECKPOINT = MODELS["mini"] / "onnx", MODELS["mini"] / "checkpoint"
 RTX = Toolkit("tensorrt_rtx", "1.7.1", ("sm75", "sm80", "sm86", "sm120"))
 needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT-RTX is not installed (extra trt-rtx)"
+    importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="TensorRT for RTX is missing (extra trt-rtx)"
 )
 
 

@@ -65,7 +65,7 @@ def test_the_model_that_edits_has_the_arguments_of_an_edit(repository):
 
 
 def test_engines_of_tensorrt_and_int8_graphs_are_models_too():
-    """Of TensorRT-RTX there is no backend."""
+    """Of TensorRT for RTX there is no backend."""
     manifest = read_manifest(EXPORT)
     unet = manifest.artifact("unet", "onnx")
     profile = {"branch": Bounds([1], [3], [3])}

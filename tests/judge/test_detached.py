@@ -1,5 +1,6 @@
 """A process that outlives the command that started it, long enough to finish what it has begun."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -13,9 +14,10 @@ from mrc_edit.judge.spending import Spending
 # A shell's background jobs ignore interrupts and so would this, if tests run in one
 PARENT = """
 import signal, sys
+from mrc_edit.core.errors import run_command
 from mrc_edit.judge.detached import run_detached
 signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.exit(run_detached('counting', sys.argv[1]))
+sys.exit(run_command(lambda: sys.exit(run_detached('counting', sys.argv[1]))))
 """
 CHILD = """
 import sys, time
@@ -57,10 +59,11 @@ def test_what_is_under_way_ends_after_the_command_is_killed(start, tmp_path):
         assert (tmp_path / "ended").exists()
 
 
-def test_an_interrupt_waits_for_what_is_under_way(start, tmp_path):
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_waits_for_what_is_under_way(start, tmp_path, sent, status):
     process = start()
-    process.send_signal(2)
-    assert process.wait() == 130 and (tmp_path / "ended").exists()
+    process.send_signal(sent)
+    assert process.wait() == status and (tmp_path / "ended").exists()
 
 
 def test_the_first_reason_is_told():

@@ -27,6 +27,30 @@ def test_the_installed_command_trains(plain, tmp_path):
     assert config["augment"] is False and config["stage"] == 1
 
 
+def test_one_of_several_processes_prints(plain, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loop, "train", lambda *arguments: "the checkpoint")
+    printed = {}
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        printed[rank] = run(capsys, plain, "--data", "miniature:4", "--out", tmp_path)[1].out
+    assert printed == {"0": "the checkpoint\n", "1": ""}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [(("CHECKPOINT", "--data", "miniature:4"), "loop"), (("--preset", "mini"), "miniature.recipe")],
+)
+def test_a_missing_package_is_one_line(tmp_path, capsys, monkeypatch, arguments, module):
+    monkeypatch.setitem(sys.modules, f"mrc_edit.train.{module}", None)  # as an import that fails
+    code, captured = run(capsys, *arguments, "--out", tmp_path)
+    assert code == 2 and "pip install 'mrc-edit[train,cpu]'" in captured.err
+
+
+def test_mini_refuses_a_seed_that_cannot_be(tmp_path, capsys):
+    code, captured = run(capsys, "--preset", "mini", "--out", tmp_path / "o", "--seed", -1)
+    assert code == 2 and "seed is -1" in captured.err and not (tmp_path / "o").exists()
+
+
 def test_a_preset_gives_way_to_flags(plain, tmp_path, capsys):
     code, _ = run(capsys, plain, "--preset", "mini", "--steps", 1, "--batch-size", 2, "--data", "miniature:2", "--out",
                   tmp_path / "o", "--workers", 0, "--validate-every", 0, "--tracker", "")  # fmt: skip

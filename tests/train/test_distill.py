@@ -273,6 +273,13 @@ def test_settings_that_cannot_be(wrong, message):
         settings(**wrong)
 
 
+def test_a_student_keeps_the_betas_that_its_teacher_had_by_default(plain):
+    """Those of the LCM sampler are others."""
+    teacher = replace(load_checkpoint(plain), scheduler=DDIMScheduler())
+    student = student_of(teacher, settings())
+    assert torch.equal(student.scheduler.alphas_cumprod, teacher.scheduler.alphas_cumprod)
+
+
 # ---- runs
 
 

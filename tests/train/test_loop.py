@@ -86,6 +86,13 @@ def test_pixels_and_texts_train_as_their_cached_latents_and_states(base, undistu
         train(replace(base, cache=str(tmp_path / "things"), out=str(tmp_path / "other")))
 
 
+def test_half_precision_trains_on_the_same_latents(base, undisturbed, tmp_path):
+    """float16 would overflow in the VAE of Stable Diffusion 1.5."""
+    train(replace(base, steps=1, mixed_precision="bf16", cache=str(tmp_path / "cache"), out=str(tmp_path / "half")))
+    for name in ("source.npy", "edited.npy"):
+        assert np.array_equal(np.load(tmp_path / "cache" / name), np.load(Path(base.cache) / name))
+
+
 def test_gradients_are_clipped_to_their_norm(base, tmp_path, tensors_of):
     """Adam does not see the scale of a gradient but its step after a much larger one does."""
     moved = {}

@@ -97,7 +97,11 @@ def test_rate_warms_up_and_decays():
      {"reward_dropout": 1.5}, {"mixed_precision": "int8"}, {"resolution": 0}, {"workers": -1}, {"lora_rank": 0},
      {"seed": -1}, {"change_weight": -1.0}, {"learning_rate": float("nan")}, {"beta2": 1.0}, {"ema_decay": 2.0},
      {"max_grad_norm": float("inf")}, {"min_snr_gamma": 0.0}, {"weight_decay": "much"}, {"workers": 1.5},
-     {"tracker": None}, {"least_score": 6}, {"resolution": 10**9}],
+     {"tracker": None}, {"least_score": 6}, {"resolution": 10**9},
+     # what would have no effect
+     {"reward_injection": "blocks", "stage": 1}, {"reward_injection": "blocks", "stage": "distill"},
+     {"reward_dropout": 0.1, "stage": 1}, {"reward_only": "text", "stage": "distill"}, {"photographs": "x"},
+     {"data_seed": 1}, {"reward_only": "latents", "shard": True}],
 )  # fmt: skip
 def test_settings_that_cannot_be(wrong):
     with pytest.raises(MRCError, match=next(iter(wrong))):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mrc_edit.core.errors import MRCError
-from mrc_edit.train.run_folder import check_own, run_folder
+from mrc_edit.train.run_folder import check_own, remove_run, run_folder
 
 
 def make(folder, *names):
@@ -39,6 +39,18 @@ def test_a_new_run_replaces_nothing(tmp_path, name, resume):
         enter(tmp_path, resume)
     enter(tmp_path, overwrite=True)
     assert (tmp_path / name).exists()
+
+
+def test_of_the_run_that_is_replaced_nothing_is_shown(finished):
+    make(finished, "validation/00000004.png", "validation/mine.png", "scores.json")
+    remove_run(finished)
+    left = {path.relative_to(finished).as_posix() for path in finished.rglob("*") if path.is_file()}
+    assert left == {
+        "validation/mine.png",
+        "checkpoint/model_index.json",
+        "checkpoint/unet/config.json",
+        "training.json",
+    }
 
 
 def test_other_files_and_what_a_kill_left_do_not_matter(tmp_path):

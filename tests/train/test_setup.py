@@ -1,6 +1,7 @@
 """What a run starts from: rewards, adapters, settings that cannot be used."""
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from mrc_edit.train import loop
 from mrc_edit.train.loop import train
 from mrc_edit.train.setup import starting_point
 
+TRACKERS = ("comet_ml", "aim", "clearml", "dvclive", "swanlab", "trackio")
+
 
 def test_what_cannot_be_trained(base, undisturbed, tmp_path):
     out = str(tmp_path / "x")
@@ -26,6 +29,8 @@ def test_what_cannot_be_trained(base, undisturbed, tmp_path):
         ({"shard": True}, "more than one process"),
         ({"mixed_precision": "fp16"}, "needs a GPU"),
         ({"tracker": "nonsense"}, "accelerate cannot"),
+        ({"tracker": next(name for name in TRACKERS if find_spec(name) is None)}, "not installed"),
+        ({"rewards": "r.json", "cache": None}, "has its own"),
     ):
         with pytest.raises(MRCError, match=message):
             train(replace(base, out=out, **change))
@@ -97,7 +102,7 @@ def test_rewards_enter_by_one_way_alone(base, undisturbed, tmp_path, way, silent
             assert both.get_submodule(layer).state_dict()[key].any()
     with pytest.raises(MRCError, match="rewards already"):
         starting_point(replace(base, reward_only=way, init=str(undisturbed / "checkpoint")))
-    with pytest.raises(MRCError, match="stage 1 trains without"):
+    with pytest.raises(MRCError, match="for stage 2, not 1"):
         replace(base, reward_only=way, stage=1)
 
 

@@ -54,6 +54,26 @@ def test_states_are_limited(base, tmp_path):
         train(replace(config, weight_decay=1.0), resume="latest")
 
 
+def test_going_back_leaves_no_state_of_the_other_way(base, tmp_path):
+    """`--resume latest` would take it up again."""
+    config = replace(base, stage=1, steps=3, checkpoint_every=1, out=str(tmp_path))
+    train(config)
+    train(replace(config, steps=2, learning_rate=1e-4), resume="1")
+    assert [path.name for path in list_states(tmp_path)] == ["00000001", "00000002"]
+
+
+def test_a_setting_that_an_older_version_did_not_have_was_at_its_default(base, tmp_path):
+    config = replace(base, stage=1, steps=1, checkpoint_every=1, out=str(tmp_path))
+    train(config)
+    path = list_states(tmp_path)[0] / "state.json"
+    record = json.loads(path.read_text())
+    del record["config"]["change_weight"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(MRCError, match=r"change_weight 0.0 → 2.0"):
+        train(replace(config, change_weight=2.0), resume="latest")
+    train(replace(config, steps=2), resume="latest")
+
+
 def test_a_full_disk_leaves_the_old_state(base, tmp_path, monkeypatch, tensors_of):
     from safetensors import SafetensorError
 

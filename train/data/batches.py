@@ -23,7 +23,7 @@ REPLACEMENTS = 100  # random samples tried in the place of a broken one, before 
 class LoadedBatch(TypedDict):
     """One process's share of a batch, b samples."""
 
-    source: Tensor  # [b, 3, size, size] in -1…1; from a cache latents [b, 4, h, w], unscaled
+    source: Tensor  # [b, 3, size, size] in -1…1; from a cache latents [b, Z, h, w], unscaled
     edited: Tensor  # the same; from a cache [b, 2, 4, h, w], mean and standard deviation of the scaled latents
     instructions: list[str]
     scores: Tensor | None  # [b, 3]; None where the data has no rewards

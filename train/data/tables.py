@@ -22,8 +22,10 @@ class Table:
     """A parquet file, a folder of them, or a `save_to_disk` folder; see `Triplets`. Images are bytes or paths."""
 
     def __init__(self, path: Path, columns: dict[str, str], files: list[Path]) -> None:
-        import datasets
-
+        try:
+            import datasets
+        except ImportError:
+            raise MRCError(f"{path} is a table, which needs datasets; pip install 'mrc-edit[train]'") from None
         self.path, self.folder = path, path if path.is_dir() else path.parent
         try:
             if (path / "dataset_info.json").is_file():

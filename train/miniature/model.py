@@ -2,7 +2,7 @@
 
     python -m mrc_edit.train.miniature.model OUT --vae VAE
 
-A forward pass of the 5.5 M-parameter U-Net over 32×32 latents is 1.4 GFLOP, so a training step of
+A forward pass of the 5.6 M-parameter U-Net over 32×32 latents is 1.4 GFLOP, so a training step of
 32 triplets is 0.14 TFLOP.
 """
 
@@ -94,7 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m mrc_edit.train.miniature.model", description="The untrained mini.")
     parser.add_argument("out", type=Path, help="checkpoint folder to write")
     parser.add_argument("--vae", type=Path, required=True, help="folder that mrc_edit.train.autoencoder wrote")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights (default: %(default)s)")
     args = parser.parse_args()
     sys.exit(run_command(lambda: save_checkpoint(miniature_checkpoint(args.vae, args.seed), args.out)))
 

@@ -66,14 +66,16 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument(
-        "--format", choices=list(FORMATS), default="folders", help="of the files (default: %(default)s)"
+        "--format", choices=list(FORMATS), default="folders", help="format of the files (default: %(default)s)"
     )
     parser.add_argument("--count", type=int, default=1000, help="number of triplets (default: %(default)s)")
     parser.add_argument("--photographs", type=Path, help="folder of photographs besides scikit-image's (default: none)")
-    parser.add_argument("--seed", type=int, default=0, help="of the triplets (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the triplets (default: %(default)s)")
     args = parser.parse_args()
 
     def run() -> None:
+        if args.seed < 0:
+            raise MRCError(f"--seed is {args.seed}; give a number from 0 up")
         if args.count < 1:
             raise MRCError(f"--count is {args.count}; give a number from 1 up")
         triplets = MiniatureTriplets(load_photographs(args.photographs), args.count, args.seed)

@@ -8,6 +8,7 @@ and the files of `results.py`.
 
 import argparse
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from ...core.errors import MRCError
@@ -36,10 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="openai: a model behind a server; oracle: exact and free, for miniature:N (default: %(default)s)",
     )  # fmt: skip
     add_judge_arguments(parser, "--model")
-    parser.add_argument("--photographs", help="of miniature:N, as for mrc-train (default: none)")
-    parser.add_argument("--seed", type=int, default=0, help="of miniature:N, as for mrc-train (default: %(default)s)")
+    parser.add_argument("--photographs", help="folder of photographs for miniature:N, as for mrc-train (default: none)")
     parser.add_argument(
-        "--ray", action="store_true", help="judge as a Ray job, on the cluster of RAY_ADDRESS or here (default: no)"
+        "--seed", type=int, default=0, help="seed of miniature:N, as for mrc-train (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--ray",
+        action="store_true",
+        help="judge as a Ray job, on the cluster at RAY_ADDRESS or on this machine (default: no)",
     )
     parser.add_argument(
         "--workers", type=int, default=2, help="processes of the Ray job; they share the limits (default: %(default)s)"
@@ -48,6 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    for package in ("datasets", "pyarrow"):  # needed after the judge was paid
+        if find_spec(package) is None:
+            raise MRCError(f"mrc-rewards build needs {package}; pip install 'mrc-edit[train,judge]'")
     config = BuildConfig(
         args.data,
         args.out,

@@ -6,7 +6,6 @@ it is not passed on. All workers store replies in OUT; the limits are shared out
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -15,7 +14,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ...core.cluster import connected, prepare_ray
 from ...core.errors import MRCError
+from ...core.hub import is_hub_name
 from ...judge import Reward
 from ...judge.batch import judge_all
 from ...judge.spending import Spending
@@ -55,15 +56,15 @@ def judge_on_ray(config: BuildConfig, count: int, spending: Spending) -> list[Re
     Runs on the cluster of RAY_ADDRESS, or on a new one of this machine.
 
     Raises:
-        MRCError: ray is missing, a limit is below one a worker, or what a worker raises.
+        MRCError: ray is missing or does not start, a limit is below one a worker, or what a worker raises.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise MRCError("--ray needs the ray package: pip install 'mrc-edit[ray]'") from None
+    prepare_ray()
+    import ray
 
     workers, options = config.ray_workers or 1, config.options
+    for name, limit in (("--max-requests", options.max_requests), ("--max-tokens", options.max_tokens)):
+        if limit is not None and limit < workers:
+            raise MRCError(f"{name} is {limit}, and {workers} --workers share it; give more, or fewer workers")
     share = replace(
         options,
         concurrency=max(1, options.concurrency // workers),
@@ -71,20 +72,19 @@ def judge_on_ray(config: BuildConfig, count: int, spending: Spending) -> list[Re
         max_tokens=None if options.max_tokens is None else options.max_tokens // workers,
     )
     share.spending()  # checks the limits before the workers start
-    ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
-    batch = min(share.concurrency * PER_THREAD, -(-count // workers))
-    numbers = ray.data.from_items(list(range(count)), override_num_blocks=-(-count // batch))
-    rows = numbers.map_batches(
-        Worker,
-        fn_constructor_args=(with_absolute_paths(replace(config, options=share)).to_json(),),
-        batch_size=batch,
-        compute=ray.data.ActorPoolStrategy(size=workers),
-        num_cpus=0.5,  # a worker waits for the server most of the time
-    )
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    judged: dict[int, Reward | str] = {}
-    try:
+    with connected():
+        batch = min(share.concurrency * PER_THREAD, -(-count // workers))
+        numbers = ray.data.from_items(list(range(count)), override_num_blocks=-(-count // batch))
+        rows = numbers.map_batches(
+            Worker,
+            fn_constructor_args=(with_absolute_paths(replace(config, options=share)).to_json(),),
+            batch_size=batch,
+            compute=ray.data.ActorPoolStrategy(size=workers),
+            num_cpus=0.5,  # a worker waits for the server most of the time
+        )
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        judged: dict[int, Reward | str] = {}
         for row in tqdm(rows.iter_rows(), total=count, desc="judge", unit="item", disable=None):
             if row["number"] < 0:
                 raise MRCError(row["result"])
@@ -92,14 +92,13 @@ def judge_on_ray(config: BuildConfig, count: int, spending: Spending) -> list[Re
                 raise MRCError(spending.reason)
             result = json.loads(row["result"])
             judged[row["number"]] = result if isinstance(result, str) else reward_from(result)
-    finally:
-        ray.shutdown()
     return [judged[number] for number in range(count)]
 
 
 def with_absolute_paths(config: BuildConfig) -> BuildConfig:
     """The same config for a worker with another working folder."""
-    data = config.data if config.data.startswith("miniature:") else str(Path(config.data).resolve())
+    named = config.data.startswith("miniature:") or (not Path(config.data).exists() and is_hub_name(config.data))
+    data = config.data if named else str(Path(config.data).resolve())
     photographs = config.photographs and str(Path(config.photographs).resolve())
     return replace(config, data=data, photographs=photographs, out=str(Path(config.out).resolve()))
 

@@ -39,6 +39,10 @@ class BuildConfig:
             raise MRCError(f"the oracle judges miniature:N alone, not {self.data}; give a --model")
         if self.judge == "openai" and not self.options.judge_model:
             raise MRCError("give --model, the vision-language model that judges, or --judge oracle")
+        if self.photographs is not None and not self.data.startswith("miniature:"):
+            raise MRCError(f"--photographs is {self.photographs}, which is for miniature:N; leave it out")
+        if self.seed < 0:
+            raise MRCError(f"--seed is {self.seed}; give a number from 0 up")
         if self.ray_workers is not None and self.ray_workers < 1:
             raise MRCError(f"--workers is {self.ray_workers}; give a number from 1 up")
 

@@ -15,6 +15,7 @@ from mrc_edit.engine.batch.inputs import open_items
 from mrc_edit.engine.batch.place import open_place, read_ledgers
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+ray = pytest.importorskip("ray", reason="--ray is tested where ray is installed")
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="--ray is tested where ray is installed")
 FLAGS = ["--seed", "3", "--steps", "1", "--resolution", "64", "--threads", "1"]
 
@@ -67,6 +68,13 @@ def test_what_a_worker_that_died_had_done_is_not_done_again(batch, folder, calls
     rows = worker({"items": [items[2:]]})["entries"]
     assert [entry["key"] for row in rows for entry in json.loads(row)] == ["2"] and len(calls()) == 4
     os.close(worker.lock)
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(batch, folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setattr(ray, "init", lambda *_, **__: {}["head"])
+    status, _, stderr = batch(folder(2), tmp_path / "out", "--ray")
+    assert status == 2 and stderr.count("\n") == 1 and "RAY_ADDRESS" in stderr
 
 
 @pytest.mark.slow

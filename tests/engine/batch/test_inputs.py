@@ -47,6 +47,15 @@ def test_a_table_beside_the_images(expected, name, text):
     assert read(made) == read(made / name) == items
 
 
+@pytest.mark.parametrize("quoted", ['1.png,"make it red, and blue"', ""])
+def test_a_text_that_commas_cut_is_an_item_with_a_problem(expected, quoted):
+    made, _ = expected
+    (made / "table.csv").write_text(f"image,instruction\n0.png,make it red, and blue\n{quoted}")
+    cut, *others = open_items(str(made / "table.csv"), 1)
+    assert cut.key == "table.csv row 1" and "more values than there are columns" in cut.problem
+    assert [(item.instruction, item.problem) for item in others] == [("make it red, and blue", "")] * bool(quoted)
+
+
 def test_several_instructions_and_several_edits_of_an_image(expected):
     made, _ = expected
     (made / "instructions.json").write_text(json.dumps({"0.png": ["3. Add Edit: a", "b: c"], "1.png": ["d"]}))

@@ -138,21 +138,44 @@ def test_what_has_changed_is_refused(batch, folder, calls, edits_of, monkeypatch
     assert edits_of(tmp_path / "out") == before and len(calls()) == number
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("batch.json", '{"version": "x"}', "begin anew"), ("batch.json", '{"seed": "x"}', "begin anew"),
+        ("done-0.jsonl", "[{]\n", "made again"), ("done-0.jsonl", "{}\n", "made again"),
+        ("done-0.jsonl", "[3]\n", "made again"), ("done-0.jsonl", '[{"key": "1"}]\n', "made again"),
+        ("done-0.jsonl", '[{"key": [], "error": "x"}]\n', "made again"), ("done-0.jsonl", '[{"key": "1"', ""),
+    ],
+)  # fmt: skip
+def test_a_damaged_record_is_one_line_with_the_remedy(batch, folder, calls, edits_of, tmp_path, name, content, remedy):
+    made = folder(2)
+    assert batch(made, tmp_path / "out")[0] == 0
+    before, record = edits_of(tmp_path / "out"), tmp_path / "out" / ".mrc-batch" / name
+    record.write_text(content)
+    status, _, stderr = batch(made, tmp_path / "out")
+    assert edits_of(tmp_path / "out") == before and len(calls()) == 2
+    if remedy:
+        assert status == 2 and stderr.count("\n") == 1 and str(record) in stderr and remedy in stderr
+        return
+    assert status == 0  # a line that a power cut left unfinished
+
+
 def test_what_cannot_be_edited_is_listed_and_the_rest_edited(batch, folder, calls, edits_of, tmp_path):
     made = folder(3)
     rows = [{"image": f"{i}.png", "instruction": f"thing {i}"} for i in range(3)]
     rows += [{"image": "broken.png", "instruction": "x"}, {"image": "../0.png", "instruction": "x", "key": "c"}]
     rows += [{"image": "2.png", "instruction": "fail"}, {"image": "1.png"}, {"image": "1.png", "key": "../a"}, 7]
-    rows += [{"image": "1.png", "instruction": "x", "key": "../a"}]
+    rows += [{"image": "1.png", "instruction": "x", "key": "../a"}, {"image": "é\udcff.png", "instruction": "x"}]
     (made / "instructions.json").write_text(json.dumps(rows))
     (made / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     for _ in range(2):  # what failed is tried again, and fails again
         status, stdout, stderr = batch(made, tmp_path / "out", "--batch-size", 8)
-        assert status == 1 and "failed: 7" in stdout and "broken: the image is a damaged PNG" in stderr
+        assert status == 1 and "failed: 8" in stdout and "broken: the image is a damaged PNG" in stderr
         errors = [json.loads(line) for line in (tmp_path / "out" / "errors.jsonl").read_text().splitlines()]
         words = ["broken: the image is a damaged PNG", "leads out", "it failed", "instruction is None"]
         told = [f"{error['key']}: {error['error']}" for error in errors]
-        assert len(errors) == 7 and all(any(word in line for line in told) for word in words), told
+        assert errors[-1]["image"] == "é\udcff.png"  # a name that is no UTF-8
+        assert len(errors) == 8 and all(any(word in line for line in told) for word in words), told
         assert sorted(edits_of(tmp_path / "out")) == ["0.png", "1-1.png", "2-1.png", "errors.jsonl"]
     (made / "broken.png").write_bytes((made / "0.png").read_bytes())  # mended: no edit was made of it
     assert batch(made, tmp_path / "out", "--batch-size", 8)[0] == 1
@@ -171,6 +194,17 @@ def test_an_edit_that_is_withheld_is_listed_and_not_made_again(batch, folder, ca
         assert sorted(edits_of(tmp_path / "out")) == ["0.png", "2.png", "errors.jsonl"]
         (error,) = map(json.loads, (tmp_path / "out" / "errors.jsonl").read_text().splitlines())
         assert error["key"] == "1" and "withheld" in error["error"]
+
+
+def test_an_image_that_cannot_be_signed_is_listed_before_its_edit(batch, folder, calls, monkeypatch, tmp_path):
+    from mrc_edit.engine.finishing import Finishing
+
+    monkeypatch.setattr(editing, "open_finishing", lambda _: Finishing(sign=lambda content, *_: content))
+    made = folder(3)
+    Image.open(made / "1.png").save(made / "1.png", "BMP")
+    assert batch(made, tmp_path / "out", "--provenance", "cert", "key")[0] == 1
+    (error,) = map(json.loads, (tmp_path / "out" / "errors.jsonl").read_text().splitlines())
+    assert "1.png is BMP" in error["error"] and len(calls()) == 2
 
 
 def test_tar_files_come_out_as_tar_files_or_a_folder(batch, shards, edits_of, tmp_path):

@@ -168,6 +168,14 @@ def test_missing_files_are_one_error(copied, tmp_path, name):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("wrong", [{"hidden_size": "wide"}, {"num_attention_heads": 7}, {"vision_config": 1}])
+def test_a_damaged_vision_config_is_one_error(copied, tmp_path, wrong):
+    path = copied / "vision" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    with pytest.raises(MRCError, match=r"vision/config.json describes no vision encoder"):
+        converted(copied, tmp_path / "out")
+
+
 def test_other_folders_are_not_replaced(release, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")

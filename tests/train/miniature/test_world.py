@@ -181,11 +181,12 @@ def test_the_world_can_be_written(photographs, form, tmp_path, monkeypatch):
         assert np.abs(difference).mean() < (6 if form == "folders" else 0.01)  # JPEG, PNG
 
 
-def test_a_world_of_nothing_is_refused(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["triplets", str(tmp_path / "o"), "--count", "0"])
+@pytest.mark.parametrize(("name", "value"), [("--count", "0"), ("--seed", "-1")])
+def test_a_world_that_cannot_be_is_refused(name, value, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["triplets", str(tmp_path / "o"), name, value])
     with pytest.raises(SystemExit) as stop:
         triplets.main()
-    assert stop.value.code == 2 and "--count is 0" in capsys.readouterr().err
+    assert stop.value.code == 2 and f"{name} is {value}" in capsys.readouterr().err
 
 
 def test_every_word_is_one_token(photographs):

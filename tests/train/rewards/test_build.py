@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -14,10 +15,14 @@ import pyarrow.parquet
 import pytest
 
 from mrc_edit.core.errors import MRCError
+from mrc_edit.judge.options import JudgeOptions
 from mrc_edit.judge.spending import Spending
 from mrc_edit.train.config import TrainConfig
 from mrc_edit.train.data import open_triplets
 from mrc_edit.train.rewards.build import build
+from mrc_edit.train.rewards.cluster import with_absolute_paths
+from mrc_edit.train.rewards.command import main
+from mrc_edit.train.rewards.config import BuildConfig
 
 FILES = ("RewardEdit.json", "rewards.jsonl", "report.json", "triplets.parquet")
 KILLS = int(os.environ.get("MRC_KILLS", "2"))
@@ -295,3 +300,39 @@ def test_killed_and_gone_on_with(worker, triplets_of, judge_server, config, comm
     print(f"{at_work} kills, {len(judge_server.log)} requests, {twice} asked again")
     assert len(judge_server.log) == asked + twice
     assert twice == 0 if not worker else twice <= 4 * KILLS
+
+
+@pytest.mark.parametrize("package", ["datasets", "pyarrow"])
+def test_what_the_end_needs_is_there_before_the_judge_is_paid(package, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mrc_edit.train.rewards.build.find_spec", lambda name: None if name == package else name)
+    with pytest.raises(SystemExit) as stop:
+        main(["build", "--data", "miniature:2", "--judge", "oracle", "--out", str(tmp_path / "o")])
+    assert stop.value.code == 2 and f"needs {package}; pip install" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["stats", "sheet"])
+def test_a_missing_package_is_one_line(name, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, f"mrc_edit.train.rewards.{name}", None)  # as an import that fails
+    with pytest.raises(SystemExit) as stop:
+        main([name])
+    assert stop.value.code == 2 and "pip install 'mrc-edit[train,judge]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"), [({"seed": -1}, "--seed is -1"), ({"data": "x", "photographs": "y"}, "--photographs is y")]
+)
+def test_settings_that_cannot_be(wrong, word):
+    given = {"data": "miniature:2", "out": "o", "options": JudgeOptions("good"), **wrong}
+    with pytest.raises(MRCError, match=word):
+        BuildConfig(**given)
+
+
+def test_workers_elsewhere_open_the_same_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    places = {}
+    for data in ("here", "someone/pairs@main", "miniature:2"):
+        given = with_absolute_paths(BuildConfig(data, "o", JudgeOptions("good")))
+        places[data] = given.data
+        assert given.out == str(tmp_path / "o")
+    assert places == {"here": str(tmp_path / "here")} | {n: n for n in ("someone/pairs@main", "miniature:2")}

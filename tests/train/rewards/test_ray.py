@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from mrc_edit.core.errors import MRCError
 from mrc_edit.judge.spending import Spending
 from mrc_edit.train.rewards.build import build
+from mrc_edit.train.rewards.cluster import judge_on_ray
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+ray = pytest.importorskip("ray", reason="--ray is tested where ray is installed")
 cluster_utils = pytest.importorskip("ray.cluster_utils", reason="--ray is tested where ray is installed")
 
 
@@ -21,6 +24,13 @@ def cluster():
     made.add_node(num_cpus=1)
     yield made
     made.shutdown()
+
+
+def test_a_cluster_that_does_not_answer_is_one_error(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    monkeypatch.setattr(ray, "init", lambda *_, **__: {}["head"])
+    with pytest.raises(MRCError, match=r"Ray does not start.*RAY_ADDRESS"):
+        judge_on_ray(config(tmp_path, workers=1), 2, Spending())
 
 
 @pytest.mark.slow
@@ -51,4 +61,4 @@ def test_two_workers_write_what_one_process_writes(
 
     limited = [*command, *arguments, "--ray", "--max-requests", "1"]
     done = subprocess.run(limited, check=False, **here)
-    assert done.returncode == 2 and "--max-requests is 0" in done.stderr
+    assert done.returncode == 2 and "--max-requests is 1, and 2 --workers" in done.stderr
