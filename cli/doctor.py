@@ -21,13 +21,13 @@ MOST_DIFFERENT = 0.1  # of a value in 0…1 of two backends' edits, 16 pixels a 
 def examine() -> dict[str, Any]:
     """Machine, versions, and what of each backend, provider, kernel and extra is here and works.
 
-    States are "works", "fails", "missing" and "no card".
+    States are "works", "fails", "missing" and "no GPU".
     """
     machine = describe_machine()
     backends = {}
     with tqdm(BACKENDS, desc="self-test", unit="backend", leave=False, disable=None) as names:
         for name in names:
-            backends[name] = examine_backend(name, bool(machine["cards"]))
+            backends[name] = examine_backend(name, bool(machine["gpus"]))
     compare(backends)
     providers = backends["onnxruntime"].pop("providers", {})
     report = {
@@ -42,12 +42,12 @@ def examine() -> dict[str, Any]:
     return report | {"works": "fails" not in states}
 
 
-def examine_backend(name: str, card: bool) -> dict[str, Any]:
+def examine_backend(name: str, gpu: bool) -> dict[str, Any]:
     """State of a backend, why, and for one that edits its seconds, precision and edit."""
     if (state := state_of(name)) != "available":
         return {"state": "missing", "why": state}
-    if name == "tensorrt" and not card:
-        return {"state": "no card", "why": "it is installed, and needs an NVIDIA card with its driver"}
+    if name == "tensorrt" and not gpu:
+        return {"state": "no GPU", "why": "it is installed, and needs an NVIDIA GPU with its driver"}
     try:
         answer = ask("mrc_edit.cli.self_test", {"backend": name}, "its self-test broke off")
     except MRCError as error:
@@ -87,7 +87,7 @@ def text_of(report: dict[str, Any]) -> str:
             "cpu": f"{machine['cpu']}, {machine['usable_cores']} of {machine['cores']} cores",
             "instructions": " ".join(machine["features"]) or "unknown",
             "memory": gigabytes["total"] + free,
-            "cards": "; ".join(machine["cards"]) or "none that nvidia-smi lists",
+            "gpus": "; ".join(machine["gpus"]) or "none that nvidia-smi lists",
             "system": f"{machine['system']}, Python {machine['python']}",
         },
         "versions": report["versions"],

@@ -23,7 +23,7 @@ INSTEAD = {"cpu": "gpu", "gpu": "cpu"}  # extras that cannot live together
 
 
 def describe_machine() -> dict[str, Any]:
-    """CPU, its cores and instructions, memory in bytes, and cards."""
+    """CPU, its cores and instructions, memory in bytes, and GPUs."""
     return {
         "system": platform.platform(),
         "python": platform.python_version(),
@@ -32,7 +32,7 @@ def describe_machine() -> dict[str, Any]:
         "usable_cores": len(usable_cores()),
         "features": [name for name in FEATURES if name in cpu_features().split()],
         "memory": memory(),
-        "cards": cards(),
+        "gpus": gpus(),
     }
 
 
@@ -46,7 +46,7 @@ def memory() -> dict[str, int]:
     return found if free is None else found | {"free": free}
 
 
-def cards() -> list[str]:
+def gpus() -> list[str]:
     """NVIDIA GPUs as their driver names them."""
     if shutil.which(QUERY[0]) is None:
         return []

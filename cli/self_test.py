@@ -44,8 +44,8 @@ def small(image: Any) -> np.ndarray:
     return np.asarray(image.resize((SIDE, SIDE)), dtype=np.float32) / 255
 
 
-def open_card() -> None:
-    """Open the card; engines are in no folder of this package."""
+def open_gpu() -> None:
+    """Open the GPU; engines are in no folder of this package."""
     from ..engine.backends.cuda import device
 
     device()
@@ -67,7 +67,7 @@ def answer(backend: str) -> dict[str, Any]:
         answered["providers"] = providers()
     try:
         if backend == "tensorrt":
-            open_card()
+            open_gpu()
         elif MODELS["mini"].is_dir():
             answered |= edit_with(backend)
         elif backend == "torch":

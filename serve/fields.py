@@ -43,7 +43,7 @@ class Fields(BaseModel):
     safety_identifier: str | None = Field(None, description="Accepted; nothing is done with it.")
 
     reward_scores: Scores | None = Field(None, description="Following, preserving, quality, each 0 to 5.")
-    reward_text: Text | None = Field(None, description="What may go wrong.")
+    reward_text: Text | None = Field(None, description='Faults to ask for, three texts joined by "; ".')
     reward_guidance: Scores | dict[Literal["image", "empty"], Scores] | None = Field(
         None, description="Scores to steer away from."
     )

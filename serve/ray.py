@@ -57,7 +57,7 @@ def started(replicas: serve.Application, name: str) -> DeploymentHandle:
 
 
 def deployment(model: Deployed) -> serve.Application:
-    """The replicas, each with its share of the cluster's cores and cards."""
+    """The replicas, each with its share of the cluster's cores and GPUs."""
     fewest, most = model.replicas
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     cores = share([node.get("CPU", 0) for node in nodes], most)

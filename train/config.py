@@ -191,7 +191,7 @@ PRESETS: dict[str, dict] = {
         "gradient_checkpointing": True,
         "checkpoint_every": 500,
     },
-    # rate of arXiv 2310.04378, average and weight decay of diffusers' script for it, a batch for one card
+    # rate of arXiv 2310.04378, average and weight decay of diffusers' script for it, a batch for one GPU
     "distill": {
         "stage": "distill",
         "batch_size": 16,

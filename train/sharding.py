@@ -37,7 +37,7 @@ def gathered(tensor: Tensor) -> Tensor:
 def gathered_on_first(tensors: Iterable[tuple[Key, Tensor]], first: bool) -> dict[Key, Tensor]:
     """The whole tensors in the first process's memory, one by one; all processes must call it, and others get none.
 
-    So a card holds one of them at a time.
+    So a GPU holds one of them at a time.
     """
     kept = {}
     for name, tensor in tensors:

@@ -15,7 +15,7 @@ EDIT = {"seconds": 0.5, "precision": "float32", "edit": np.full((16, 16, 3), 0.5
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """`mrc doctor` where the self-tests answer as given, by backend; all packages are there, and no card."""
+    """`mrc doctor` where the self-tests answer as given, by backend; all packages are there, and no GPU."""
 
     def call(answers, *arguments):
         def ask(module, request, failure):
@@ -26,7 +26,7 @@ def run(monkeypatch, capsys):
 
         monkeypatch.setattr(doctor, "ask", ask)
         monkeypatch.setattr(doctor, "state_of", lambda name: "available")
-        monkeypatch.setattr(machine, "cards", list)
+        monkeypatch.setattr(machine, "gpus", list)
         monkeypatch.setattr(sys, "argv", ["mrc", "doctor", *arguments])
         with pytest.raises(SystemExit) as end:
             console.mrc()
@@ -41,7 +41,7 @@ def test_all_is_well(run):
     report = json.loads(stdout)
     assert status == 0 and report["works"]
     states = {name: entry["state"] for name, entry in report["backends"].items()}
-    assert states == dict.fromkeys(BACKENDS, "works") | {"tensorrt": "no card"}
+    assert states == dict.fromkeys(BACKENDS, "works") | {"tensorrt": "no GPU"}
     assert report["providers"] == providers and report["backends"]["eager"]["seconds"] == 0.5
     assert report["machine"]["memory"]["total"] > 1e8 and report["versions"]["mrc-edit"] == console.VERSION.split()[1]
 
@@ -88,7 +88,7 @@ def test_what_is_missing_is_no_failure_and_names_its_installation(run, monkeypat
 def test_a_backend_whose_packages_are_missing_is_not_tried(monkeypatch):
     monkeypatch.setattr(doctor, "state_of", lambda name: "needs torch: pip install 'mrc-edit[torch]' (extra torch)")
     monkeypatch.setattr(doctor, "ask", lambda *_: pytest.fail("tried"))
-    assert doctor.examine_backend("eager", card=True)["state"] == "missing"
+    assert doctor.examine_backend("eager", gpu=True)["state"] == "missing"
 
 
 def test_a_native_library_that_does_not_load_fails(run, monkeypatch):
@@ -102,7 +102,7 @@ def test_a_native_library_that_does_not_load_fails(run, monkeypatch):
 
 
 def test_the_self_test_in_its_own_process():
-    answer = doctor.examine_backend("onnxruntime", card=False)
+    answer = doctor.examine_backend("onnxruntime", gpu=False)
     assert answer["state"] == "works" and answer["providers"]["CPUExecutionProvider"] == ""
     assert np.shape(answer["edit"]) == (16, 16, 3)
 
