@@ -88,7 +88,7 @@ def test_pictures_and_instructions_are_spread(pictures):
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(None, "no pictures"), ("[1]", "not an object"), ("{", "cannot be read"), ('{"0.png": [3]}', "text")],
+    [(None, "no images"), ("[1]", "not an object"), ("{", "cannot be read"), ('{"0.png": [3]}', "text")],
 )
 def test_bad_pictures(tmp_path, pictures, content, word):
     if content is not None:

@@ -42,7 +42,7 @@ def test_a_folder_goes_before_a_name(hub, pushed, tmp_path):
     assert hub.log == []
 
 
-@pytest.mark.parametrize("neither", ["nowhere", "./someone/edits", "a/b/c"])
+@pytest.mark.parametrize("neither", ["nowhere", "./someone/edits", "a/b/", "a/../b"])
 def test_what_is_neither(hub, neither):
     with pytest.raises(MRCError, match=f"{neither} does not exist; give a data set, or its name OWNER/NAME"):
         open_triplets(neither)
