@@ -9,7 +9,7 @@ COLLECTED: ContextVar[list[str] | None] = ContextVar("COLLECTED", default=None)
 
 
 def note(message: str) -> None:
-    """Warn whoever called the function that calls this, or add the message to those that are collected."""
+    """Warn, at the place that called our caller; inside `collecting`, add the message to the list there instead."""
     notes = COLLECTED.get()
     if notes is None:
         warnings.warn(message, stacklevel=3)

@@ -108,7 +108,7 @@ def instruct_pix2pix(folder: Path) -> list[tuple[Path, list]]:
     """Source images of InstructPix2Pix data with their instructions."""
     edits = {path: read_json(path, REMEDY).get("edit") for path in folder.glob("*/prompt.json")}
     return [
-        (image, edit[:1] if isinstance(edit, list) and edit else [edit])  # a list, of which training takes the first
+        (image, edit[:1] if isinstance(edit, list) and edit else [edit])  # training takes a list's first, too
         for path, edit in sorted(edits.items())
         for image in sorted(path.parent.glob("*_0.*"))[:1]
     ]
