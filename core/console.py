@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from .. import __version__
-from .errors import run_command
+from .errors import MRCError, run_command
 
 DISTRIBUTION = "mrc-edit"
 VERSION = f"{DISTRIBUTION} {__version__}"
@@ -30,6 +30,33 @@ def command_parser(name: str | None, description: str, **options: Any) -> argpar
     parser = argparse.ArgumentParser(prog=name, description=description, allow_abbrev=False, **options)
     parser.add_argument("--version", action="version", version=VERSION, help="print the version and exit")
     return parser
+
+
+def run_subcommand(
+    parser: argparse.ArgumentParser, purposes: dict[str, str], package: str, extra: str, arguments: list[str]
+) -> None:
+    """Run a subcommand: a module of `package` with `add_arguments` and `run`, imported when it is used.
+
+    Args:
+        purposes: what each subcommand does, by its name.
+        extra: what brings the packages that it may lack.
+
+    Raises:
+        MRCError: a package is missing, or what the subcommand raises.
+    """
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    for name, purpose in purposes.items():
+        subparser = subparsers.add_parser(name, help=purpose, description=purpose, allow_abbrev=False)
+        if name in arguments[:1]:
+            try:
+                module = import_module(f".{name}", package)
+            except ImportError as error:
+                raise MRCError(
+                    f"{parser.prog} {name} needs {error.name}; pip install '{DISTRIBUTION}[{extra}]'"
+                ) from None
+            module.add_arguments(subparser)
+    args = parser.parse_args(arguments)
+    module.run(args)
 
 
 mrc = script("mrc_edit.cli.command")

@@ -100,7 +100,8 @@ def kind_of(model: str, files: list[str]) -> str:
         return "export"
     if SMARTEDIT in files:
         raise MRCError(
-            f"{model} on the hub is a SmartEdit folder, and a name fetches no language model; download it and give the folder"
+            f"{model} on the hub is a SmartEdit folder, and a name fetches no language model; download it and give "
+            "the folder"
         )
     if INDEX in files:
         return "checkpoint"
