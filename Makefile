@@ -14,7 +14,7 @@ demo: .venv/demo.stamp
 	$(BIN)/python -m mrc_edit.demo out/demo
 
 test: .venv/dev.stamp
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 0
 
 check: lint
 	$(BIN)/python tests/changed.py

@@ -274,6 +274,16 @@ def module_at(path: Path):
     return module
 
 
+@pytest.fixture(scope="module")
+def ray_cluster():
+    """The environment of a command that is to run on the cluster of tests/ray_cluster.py."""
+    pytest.importorskip("ray", reason="--ray is tested where ray is installed")
+    command = [sys.executable, ROOT / "tests" / "ray_cluster.py"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield {"RAY_ADDRESS": process.stdout.readline().strip(), "RAY_USAGE_STATS_ENABLED": "0"}
+        process.stdin.close()
+
+
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """An empty hub with an empty cache, in place of the one that `huggingface_hub` knows; see tests/hub_server.py."""

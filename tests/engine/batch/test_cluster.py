@@ -14,30 +14,18 @@ from mrc_edit.engine.batch.command import arguments
 from mrc_edit.engine.batch.inputs import open_items
 from mrc_edit.engine.batch.place import open_place, read_ledgers
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray", reason="--ray is tested where ray is installed")
-cluster_utils = pytest.importorskip("ray.cluster_utils", reason="--ray is tested where ray is installed")
 FLAGS = ["--seed", "3", "--steps", "1", "--resolution", "64", "--threads", "1"]
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
-
-
 @pytest.fixture
-def run(cluster, tmp_path):
+def run(ray_cluster, tmp_path):
     """`run(*words)`: the command in a folder of its own; `kill` seconds after which it is killed."""
 
     def call(*words, kill=None):
         command = [sys.executable, "-m", "mrc_edit.engine.command", "mini", "--batch", *words, *FLAGS]
-        environment = os.environ | {"RAY_ADDRESS": cluster.address}
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        here = {"cwd": tmp_path, "env": os.environ | ray_cluster}
+        process = subprocess.Popen(command, **here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         if kill is not None:
             kill()
             process.send_signal(signal.SIGKILL)

@@ -13,17 +13,7 @@ from mrc_edit.judge.spending import Spending
 from mrc_edit.train.rewards.build import build
 from mrc_edit.train.rewards.cluster import judge_on_ray
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray", reason="--ray is tested where ray is installed")
-cluster_utils = pytest.importorskip("ray.cluster_utils", reason="--ray is tested where ray is installed")
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    made.add_node(num_cpus=1)
-    yield made
-    made.shutdown()
 
 
 def test_a_cluster_that_does_not_answer_is_one_error(config, tmp_path, monkeypatch):
@@ -35,7 +25,7 @@ def test_a_cluster_that_does_not_answer_is_one_error(config, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_two_workers_write_what_one_process_writes(
-    cluster, command, environment, triplets_of, judge_server, config, tmp_path
+    ray_cluster, command, environment, triplets_of, judge_server, config, tmp_path
 ):
     data = triplets_of(24, "folders")
     alone = config(data, "mixed", out="alone")
@@ -47,8 +37,7 @@ def test_two_workers_write_what_one_process_writes(
     parts = [os.path.relpath(path, tmp_path) for path in (data, together.out)]  # workers have another folder
     arguments = ["build", "--data", parts[0], "--out", parts[1], "--model", "mixed", "--base-url", judge_server.url]
     whole = [*command, *arguments, "--ray", "--workers", "2", "--concurrency", "2"]
-    address = {"RAY_ADDRESS": cluster.address}
-    here = {"cwd": tmp_path, "env": environment | address, "capture_output": True, "text": True}
+    here = {"cwd": tmp_path, "env": environment | ray_cluster, "capture_output": True, "text": True}
     done = subprocess.run(whole, check=False, **here)
     assert done.returncode == 0, done.stderr
     for name in ("RewardEdit.json", "rewards.jsonl", "report.json", "triplets.parquet"):
