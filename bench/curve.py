@@ -15,9 +15,10 @@ from statistics import median
 
 from mrc_edit.bench.miniature import edit_scenes, score_scenes, summary
 from mrc_edit.bench.options import command_parser, require_at_least, whole_numbers
-from mrc_edit.bench.report import Column, Row, add_output_options, new_figure, table, write_figure, write_report
+from mrc_edit.bench.report import Column, Row, add_output_options, table, write_report
 from mrc_edit.bench.runner import run_in_turn, seconds_of
 from mrc_edit.core.errors import MRCError, run_command
+from mrc_edit.core.figures import new_figure, write_figure
 from mrc_edit.core.reward import PERSPECTIVES
 from mrc_edit.core.schema import JsonObject
 from mrc_edit.engine import Engine

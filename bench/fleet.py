@@ -23,11 +23,12 @@ from mrc_edit.bench.fleet_model import Costs, Fleet, Outcome, check
 from mrc_edit.bench.fleet_run import measure, replay, running
 from mrc_edit.bench.machine import describe_machine
 from mrc_edit.bench.options import command_parser, require_at_least, whole_numbers
-from mrc_edit.bench.report import Column, Row, add_output_options, new_figure, table, write_figure, write_report
+from mrc_edit.bench.report import Column, Row, add_output_options, table, write_report
 from mrc_edit.bench.serving import request_body
 from mrc_edit.bench.simulation import Simulation
 from mrc_edit.bench.traffic import Traffic, arrivals
 from mrc_edit.core.errors import MRCError, run_command
+from mrc_edit.core.figures import new_figure, write_figure
 from mrc_edit.core.files import read_record, write_json
 
 LOAD = 0.7  # of replicas and servers, for which they are counted

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from mrc_edit.bench.machine import limited_threads
 from mrc_edit.bench.options import add_sampler_options, command_parser, require_at_least
-from mrc_edit.bench.report import Column, Row, add_output_options, new_figure, table, write_figure, write_report
+from mrc_edit.bench.report import Column, Row, add_output_options, table, write_report
 from mrc_edit.bench.slowdown import check_slowdown, read_earlier
 from mrc_edit.bench.timed_edits import time_variants
 from mrc_edit.bench.workload import PEERS, Variant, Workload, check_names, parse_variant
 from mrc_edit.core.errors import MRCError, run_command
+from mrc_edit.core.figures import new_figure, write_figure
 from mrc_edit.engine.backends import BACKENDS
 from mrc_edit.engine.manifest import NAME as MANIFEST
 from mrc_edit.engine.models import model_folder

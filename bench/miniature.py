@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mrc_edit.bench.report import Column, Row, new_figure, write_figure
+from mrc_edit.bench.report import Column, Row
 from mrc_edit.bench.significance import interval
+from mrc_edit.core.figures import new_figure, write_figure
 from mrc_edit.core.reward import PERSPECTIVES
 from mrc_edit.core.schema import JsonObject
 from mrc_edit.engine import Engine

@@ -1,4 +1,4 @@
-"""What a benchmark prints and writes: one list of rows as Markdown, CSV and JSON, and figures."""
+"""What a benchmark prints and writes: one list of rows as Markdown, CSV and JSON."""
 
 import argparse
 import csv
@@ -7,14 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
-from typing import TYPE_CHECKING
 
-from mrc_edit.core.errors import MRCError
 from mrc_edit.core.files import write_file, write_json
 from mrc_edit.core.tables import Table
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Row = Mapping[str, str | float | None]
 
@@ -80,19 +75,3 @@ def write_report(args: argparse.Namespace, report: Mapping, rows: Sequence[Row])
         write_json(args.json, report)
     if args.csv:
         write_file(args.csv, csv_text(rows))
-
-
-def new_figure(width: float, height: float) -> "Figure":
-    """An empty matplotlib figure, sizes in inches, that needs no display."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MRCError("figures need matplotlib: pip install 'mrc-edit[bench]', or leave out the figure") from None
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def write_figure(path: Path, figure: "Figure", dpi: int = 120) -> None:
-    """Write the figure in the format of the file's suffix, PNG without one."""
-    data = io.BytesIO()
-    figure.savefig(data, format=path.suffix[1:] or "png", dpi=dpi)
-    write_file(path, data.getvalue())

@@ -14,9 +14,10 @@ import numpy as np
 
 from mrc_edit.bench.miniature import edit_scenes, fault_texts, reward_texts, score_scenes, summary
 from mrc_edit.bench.options import add_sampler_options, command_parser, require_at_least, sampler_settings
-from mrc_edit.bench.report import Column, Row, add_output_options, new_figure, table, write_figure, write_report
+from mrc_edit.bench.report import Column, Row, add_output_options, table, write_report
 from mrc_edit.bench.significance import mean_interval
 from mrc_edit.core.errors import MRCError, run_command
+from mrc_edit.core.figures import new_figure, write_figure
 from mrc_edit.core.reward import PERSPECTIVES
 from mrc_edit.engine import Engine
 from mrc_edit.train.miniature.photographs import load_photographs

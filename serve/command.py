@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from ..core.cluster import prepare_ray
 from ..core.console import command_parser
 from ..core.errors import MRCError, run_command
-from ..core.precision import PRECISIONS
+from ..core.precision import PRECISIONS, TF32
 from ..engine.finishing import add_finishing_flags, open_finishing
 from ..engine.tiers import TIERS
 
@@ -35,7 +35,7 @@ def arguments() -> argparse.ArgumentParser:
     runtime = parser.add_argument_group("runtime")
     runtime.add_argument("--backend", default="auto", metavar="NAME", help="as for mrc-edit (default: auto)")
     runtime.add_argument(
-        "--precision", choices=(*PRECISIONS, "int8"), help="of the arithmetic (default: the backend's choice)"
+        "--precision", choices=(*PRECISIONS, TF32, "int8"), help="as for mrc-edit (default: the backend's choice)"
     )
     runtime.add_argument(
         "--tier", choices=list(TIERS), default="exact", help="of requests that name none (default: exact)"

@@ -116,6 +116,7 @@ def run(service: Service, sockets: list[socket.socket]) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of a client's image; what matters to it is in its answer
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # of a client's body: our line tells it
     config = uvicorn.Config(
         make_app(service),
         http=protocol(service.options.read_seconds),

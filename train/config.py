@@ -58,7 +58,9 @@ class TrainConfig:
         Between(0),
     ] = 0.0
     reward_injection: Annotated[
-        str, "where rewards enter the U-Net in stage 2: time (as released) or blocks (after every block too)"
+        str,
+        "where stage 2 adds reward layers: time (as released) or blocks (after every block too); those of a "
+        "checkpoint stay",
     ] = "time"
     reward_only: Annotated[
         str,

@@ -2,13 +2,13 @@
 
 import base64
 import html
-import io
 from pathlib import Path
 
-import matplotlib
+import matplotlib  # noqa: F401  where it is missing, that is told before the training
 import numpy as np
 
 from ..core.errors import MRCError
+from ..core.figures import encoded, new_figure
 from ..core.files import read_json, write_file
 from ..core.reward import PERSPECTIVES
 
@@ -72,14 +72,8 @@ def embedded(png: bytes) -> str:
 
 def loss_plot(means: list[list[float]]) -> bytes:
     """PNG of [step, loss] points."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 3))
+    figure = new_figure(7, 3)
+    axes = figure.subplots()
     axes.plot([step for step, _ in means], [loss for _, loss in means])
     axes.set(xlabel="step", ylabel="loss, mean of 50 steps")
-    figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    pyplot.close(figure)
-    return buffer.getvalue()
+    return encoded(figure, dpi=100)

@@ -1,10 +1,7 @@
 import csv
 import io
 
-import pytest
-from PIL import Image
-
-from mrc_edit.bench.report import Column, csv_text, new_figure, plain_table, table, write_figure
+from mrc_edit.bench.report import Column, csv_text, plain_table, table
 
 ROWS = [{"name": "a", "time_ms": 1234.5678, "psnr_db": None}, {"name": "b", "time_ms": 2.0, "psnr_db": 40.25}]
 COLUMNS = [
@@ -27,12 +24,3 @@ def test_a_plain_table_has_every_value():
     assert plain_table([{"kernel": "k", "registers": 123456, "error": 1.23456e-6}]).markdown().splitlines() == [
         "| kernel | registers | error |", "| --- | --- | --- |", "| k | 123456 | 1.23e-06 |",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "kind"), [("f.png", "PNG"), ("f.jpg", "JPEG"), ("f", "PNG")])
-def test_a_figure_has_the_format_of_its_suffix(tmp_path, name, kind):
-    figure = new_figure(3, 2)
-    figure.subplots().plot([0, 1])
-    write_figure(tmp_path / name, figure, dpi=50)
-    picture = Image.open(tmp_path / name)
-    assert (picture.format, picture.size) == (kind, (150, 100))

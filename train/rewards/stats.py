@@ -1,17 +1,16 @@
 """`mrc-rewards stats`: how scores are spread and which words name failures (the paper's figures 3 and 4)."""
 
 import argparse
-import io
 import json
 import re
 from collections import Counter
 from pathlib import Path
 from typing import TypedDict
 
-import matplotlib
 import numpy as np
 
 from ...core.errors import MRCError
+from ...core.figures import encoded, new_figure
 from ...core.files import read_json, write_file
 from ...core.reward import PERSPECTIVES
 from ..data.reward_edit import read_rewards, reward
@@ -120,10 +119,8 @@ def frequent_words(texts: list[str]) -> list[tuple[str, int]]:
 
 def draw(stats: Stats) -> bytes:
     """PNG: histograms in the upper row, words in the lower one."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(2, len(PERSPECTIVES), figsize=(12, 8), height_ratios=(2, 3))
+    figure = new_figure(12, 8)
+    axes = figure.subplots(2, len(PERSPECTIVES), height_ratios=(2, 3))
     for column, (perspective, row) in zip(axes.T, stats["perspectives"].items(), strict=True):
         above, below = column
         above.bar(range(6), row["histogram"], color="tab:blue")
@@ -131,8 +128,4 @@ def draw(stats: Stats) -> bytes:
         words, counts = zip(*reversed(row["words"]), strict=True) if row["words"] else ((), ())
         below.barh(words, counts, color="tab:orange")
         below.set(xlabel="failure texts with the word")
-    figure.tight_layout()
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100)
-    pyplot.close(figure)
-    return buffer.getvalue()
+    return encoded(figure, dpi=100)
