@@ -56,8 +56,8 @@ def arrays(truth) -> dict[str, np.ndarray]:
     return {
         "input_ids": ids.astype(np.int64),
         "images": np.tanh(random.standard_normal((2, 3, 64, 96))).astype(np.float32),
-        "latents": random.standard_normal((2, 4, 16, 24)).astype(np.float32),
-        "sample": random.standard_normal((2, 8, 16, 24)).astype(np.float32),
+        "latents": random.standard_normal((2, geometry.latent_channels, 16, 24)).astype(np.float32),
+        "sample": random.standard_normal((2, 2 * geometry.latent_channels, 16, 24)).astype(np.float32),
         "scores": np.array([[5, 5, 5], [1, 2.5, 0]], dtype=np.float32),
     }
 

@@ -65,8 +65,8 @@ def test_a_whole_export_opens(export, backend):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (geometry("latent_channels", 3), r"latents has 4 latent_channels, manifest.json 3"),
-        (geometry("text_length", 70), r"text_states has 40 length, manifest.json 70"),
+        (geometry("latent_channels", 3), r"latents has \d+ latent_channels, manifest.json 3"),
+        (geometry("text_length", 70), r"text_states has \d+ length, manifest.json 70"),
         (geometry("multiple", 18), r"multiple 18 and the vae_scale \d+"),
         (without_rewards, r"has timesteps, .*a model without rewards timesteps, text_states;"),
         (swapped_outputs, r"unet/model.onnx has noise, deep, and manifest.json deep, noise"),

@@ -150,7 +150,7 @@ def test_the_cpu_by_name(tiny_export, engine, photo, error):
 def test_an_overflow_in_half_precision_changes_no_other_edit():
     """The decoder in float32 serves the images that overflow, and these alone, in a batch and afterwards."""
     backend = Engine.from_pretrained("mini").backend
-    latents = np.random.RandomState(0).standard_normal((3, 4, 16, 16)).astype(np.float32)
+    latents = np.random.RandomState(0).standard_normal((3, backend.geometry.latent_channels, 16, 16)).astype(np.float32)
     before = backend.vae_decoder(latents=latents).copy()
     backend.manifest = dataclasses.replace(backend.manifest, precision="float16")  # its decoder serves as both
     decoder = backend.sessions["vae_decoder"]

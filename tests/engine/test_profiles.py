@@ -15,9 +15,11 @@ TURBO = {"tier": "turbo", "precision": "float32"}
 
 
 def test_the_numbers_of_the_step():
-    unet = read_manifest(shipped("mini", "onnxruntime")).artifact("unet", "onnx")
-    shapes = profile(unet, (64, 128, 256), 4, 2)
-    assert shapes["sample"] == {"min": [1, 8, 16, 16], "opt": [2, 8, 32, 32], "max": [6, 8, 64, 64]}
+    manifest = read_manifest(shipped("mini", "onnxruntime"))
+    shapes = profile(manifest.artifact("unet", "onnx"), (64, 128, 256), 4, 2)
+    channels = 2 * manifest.geometry.latent_channels
+    bounds = {"min": (1, 16), "opt": (2, 32), "max": (6, 64)}
+    assert shapes["sample"] == {name: [rows, channels, side, side] for name, (rows, side) in bounds.items()}
     assert shapes["guidance"] == {"min": [1, 1], "opt": [1, 3], "max": [4, 6]}
 
 

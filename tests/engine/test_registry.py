@@ -67,7 +67,7 @@ def threads_of(backend) -> int:
         options = [session.get_session_options() for session in backend.sessions.values()]
         return max(option.intra_op_num_threads for option in options)
     if type(backend).__name__ == "OpenVinoBackend":
-        model = backend.compiled("vae_decoder", {"latents": (1, 4, 8, 8)})
+        model = backend.compiled("vae_decoder", {"latents": (1, backend.geometry.latent_channels, 8, 8)})
         return model.get_property("INFERENCE_NUM_THREADS")
     return torch.get_num_threads()
 

@@ -301,7 +301,7 @@ def test_an_image_that_overflows_in_float16_is_decoded_in_float32(
 
     backend = load_backend(changed(exported, tmp_path, as_float16), "tensorrt")
     half, compute = backend.engines["vae_decoder"], stand_ins.tensorrt.FakeContext.compute
-    latents = np.random.RandomState(0).standard_normal((2, 4, 32, 32)).astype(np.float32)
+    latents = np.random.RandomState(0).standard_normal((2, backend.geometry.latent_channels, 32, 32)).astype(np.float32)
 
     def overflowing(context, address, size):
         compute(context, address, size)
