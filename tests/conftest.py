@@ -280,7 +280,9 @@ def ray_cluster():
     pytest.importorskip("ray", reason="--ray is tested where ray is installed")
     command = [sys.executable, ROOT / "tests" / "ray_cluster.py"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield {"RAY_ADDRESS": process.stdout.readline().strip(), "RAY_USAGE_STATS_ENABLED": "0"}
+        address = process.stdout.readline().strip()
+        assert address, "the cluster did not start"
+        yield {"RAY_ADDRESS": address, "RAY_USAGE_STATS_ENABLED": "0"}
         process.stdin.close()
 
 

@@ -4,7 +4,7 @@ import base64
 import html
 from pathlib import Path
 
-import matplotlib  # noqa: F401  where it is missing, that is told before the training
+import matplotlib  # noqa: F401  so a missing matplotlib stops the command before the training
 import numpy as np
 
 from ..core.errors import MRCError

@@ -61,12 +61,8 @@ def test_the_tight_profile_is_the_best_of_the_wide_one():
         for profile in tight:
             for name, bounds in profile.items():
                 assert bounds.min == bounds.opt == bounds.max == wide[name].opt
-    assert tight[0]["sample"].opt == [
-        2,
-        2 * manifest.geometry.latent_channels,
-        32,
-        32,
-    ]  # one image, with and without the source
+    channels = 2 * manifest.geometry.latent_channels
+    assert tight[0]["sample"].opt == [2, channels, 32, 32]  # one image, with and without the source
     assert tight[0]["guidance"].opt == [1, 3]
 
 
